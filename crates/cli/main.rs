@@ -1,0 +1,2 @@
+//! The program `df`.
+fn main() {}

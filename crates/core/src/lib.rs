@@ -1,0 +1,1 @@
+//! The words of distributive-flow: digests, names, manifests, recipes and releases

@@ -1,0 +1,1 @@
+//! Bytes and a base to fewer bytes, and back

@@ -1,0 +1,2 @@
+//! The program `df-node`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The machine's side: activation by symlink swap

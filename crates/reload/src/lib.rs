@@ -1,0 +1,1 @@
+//! Makes an executable hot-reloadable: listeners by name, readiness, draining

@@ -1,0 +1,1 @@
+//! Seeded trees, git repositories, nodes and faults for tests

@@ -1,0 +1,1 @@
+//! What df and df-node say to each other
