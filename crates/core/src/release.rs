@@ -1,0 +1,152 @@
+//! "Commit C by recipe R is image I", with how it is run and verified: what people call a version.
+//!
+//! # Format, version 1
+//!
+//! A release is one line of JSON: the fields of [`Release`] in their order, maps sorted, no spaces, absent options left out, no end of line. Its name is
+//! the BLAKE3 of those bytes. `format` is 1; a reader refuses any other, and any text that is not the one encoding of what it says.
+//! `testdata/release-v1.json` is a worked example. Limit: [`crate::limits::RELEASE_LEN`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::image::{ImageId, RecipeKey, ReleaseId};
+use crate::limits;
+use crate::name::{AppName, CommitId};
+use crate::spec::{Probe, RunSection, Sandbox};
+use crate::time::Timestamp;
+
+/// What is deployed: an image, where it comes from, how it is run and how it is verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// 1.
+    pub format: u32,
+    /// The application.
+    pub app: AppName,
+    /// The commit that it was built from.
+    pub commit: CommitId,
+    /// When that commit was made, as it says: equal commits give equal releases.
+    pub committed: Timestamp,
+    /// How it was built.
+    pub recipe_key: RecipeKey,
+    /// Whether the build was shut in.
+    pub sandbox: Sandbox,
+    /// What it is.
+    pub image: ImageId,
+    /// Bytes of its files.
+    pub image_len: u64,
+    /// What runs; nothing for an application that is only files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunSection>,
+    /// How a running version is verified.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verify: Vec<Probe>,
+}
+
+/// Bytes are not a release.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum ReleaseError {
+    #[error("a release of more than {} bytes", limits::RELEASE_LEN)]
+    TooLong,
+    #[error("not a release")]
+    Json(#[source] serde_json::Error),
+    #[error("a release of format {0}, this program knows 1")]
+    Format(u32),
+    #[error("not the canonical form of a release")]
+    NotCanonical,
+}
+
+impl Release {
+    /// Returns the canonical bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a release has no map keys that are not strings")
+    }
+
+    /// Reads canonical bytes.
+    ///
+    /// # Errors
+    /// Refuses what is too long, of another format, or not canonical.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ReleaseError> {
+        if bytes.len() > limits::RELEASE_LEN {
+            return Err(ReleaseError::TooLong);
+        }
+        let release: Self = serde_json::from_slice(bytes).map_err(ReleaseError::Json)?;
+        if release.format != 1 {
+            return Err(ReleaseError::Format(release.format));
+        }
+        if release.encode() != bytes {
+            return Err(ReleaseError::NotCanonical);
+        }
+        Ok(release)
+    }
+
+    /// Returns the release's name.
+    pub fn id(&self) -> ReleaseId {
+        ReleaseId(Digest::of(&self.encode()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::Label;
+    use crate::spec::{Handoff, Port, RunLimits};
+    use std::time::Duration;
+
+    fn example() -> Release {
+        let http: Label = "http".parse().expect("a label");
+        Release {
+            format: 1,
+            app: "greeter".parse().expect("a name"),
+            commit: "0123456789abcdef0123456789abcdef01234567".parse().expect("a commit"),
+            committed: Timestamp(315_532_800),
+            recipe_key: RecipeKey(Digest::of(b"recipe")),
+            sandbox: Sandbox::Off,
+            image: ImageId(Digest::of(b"image")),
+            image_len: 42,
+            run: Some(RunSection {
+                exec: "bin/greeter".parse().expect("a path"),
+                args: vec![],
+                env: [("RUST_LOG".to_owned(), "info".to_owned())].into(),
+                env_file: None,
+                user: None,
+                limits: RunLimits { memory: None, nofile: Some(4096) },
+                ports: [(http.clone(), Port { host: None, port: 8080, handoff: Handoff::Listener })].into(),
+                exclusive: false,
+                ready: Duration::from_secs(30),
+                drain: Duration::from_secs(30),
+            }),
+            verify: vec![Probe::Http { port: http, path: "/health".into(), status: 200 }],
+        }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let golden = include_str!("../testdata/release-v1.json").trim();
+        assert_eq!(String::from_utf8(example().encode()).expect("JSON"), golden);
+        assert_eq!(Release::decode(golden.as_bytes()).expect("a release"), example());
+        assert_eq!(example().id().to_string(), include_str!("../testdata/release-v1.id").trim());
+    }
+
+    #[test]
+    fn a_changed_setting_is_a_new_release() {
+        let mut other = example();
+        other.run.as_mut().expect("it runs").args.push("-v".into());
+        assert_ne!(other.id(), example().id());
+    }
+
+    #[test]
+    fn only_the_canonical_form_is_read() {
+        let golden = String::from_utf8(example().encode()).expect("JSON");
+        for bad in [
+            format!("{golden}\n"),
+            golden.replacen(':', ": ", 1),
+            golden.replacen("\"format\":1", "\"format\":2", 1),
+            golden.replacen("\"app\"", "\"x\":1,\"app\"", 1),
+            String::new(),
+        ] {
+            assert!(Release::decode(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The sections of df.yaml that belong to a commit: what is built, what is run, how it is verified.
+//!
+//! These are the checked values; the text of df.yaml is read by the command line. Their JSON (fields in the order below, maps sorted, no
+//! spaces, absent options left out) is what recipes and releases are hashed from, so a change here is a change of those formats.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{Label, PathText};
+
+/// How a commit becomes an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BuildSection {
+    /// What runs.
+    pub tool: BuildTool,
+    /// Path in the commit to path in the image: files and directories taken as they are.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub include: BTreeMap<PathText, PathText>,
+    /// Link targets that may leave the image.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outside_links: Vec<String>,
+    /// Whether an image that holds its build path is refused.
+    #[serde(default)]
+    pub relocatable: Relocatable,
+    /// How the build is shut in.
+    pub sandbox: Sandbox,
+}
+
+/// The program that makes the output directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum BuildTool {
+    /// A cargo project; its programs land in `bin/`.
+    Cargo(CargoBuild),
+    /// A shell command (`sh -c`) at the top of the source, and the directory that it leaves.
+    Command {
+        /// The line.
+        command: String,
+        /// The directory below the source that becomes the image.
+        output: PathText,
+    },
+    /// Nothing runs: the image is what `include` takes from the commit.
+    Files,
+}
+
+/// What cargo builds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CargoBuild {
+    /// The package; needed when the workspace has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<String>,
+    /// Programs; all of the package when both this and `examples` are empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bins: Vec<String>,
+    /// Examples, put into `bin/` too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub examples: Vec<String>,
+    /// The profile, `release` unless told.
+    pub profile: String,
+    /// Features of the package.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
+    /// Whether the package's default features are on.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub default_features: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+/// What happens to an image that holds the path it was built at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Relocatable {
+    /// It is said.
+    #[default]
+    Warn,
+    /// It is refused.
+    Required,
+}
+
+/// How a build is shut in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sandbox {
+    /// In namespaces of its own, without network.
+    Strict,
+    /// Not at all: with the rights of who runs df. A spoken choice, recorded in the release.
+    Off,
+}
+
+/// What runs on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunSection {
+    /// The program, a path in the image.
+    pub exec: PathText,
+    /// Its arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Its environment, besides the little that df-node gives.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// A file of `NAME=value` lines on the node: absolute, or relative to the data directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env_file: Option<String>,
+    /// Whom it runs as; the user of df-node unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// What it may use.
+    #[serde(default)]
+    pub limits: RunLimits,
+    /// Where it listens, by name; the first in order of names is descriptor 3.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<Label, Port>,
+    /// Never two versions at once: stop, then start.
+    #[serde(default)]
+    pub exclusive: bool,
+    /// READY=1 or the first passing probe has to come within this time.
+    #[serde(with = "milliseconds")]
+    pub ready: Duration,
+    /// After SIGTERM the program has this time before SIGKILL.
+    #[serde(with = "milliseconds")]
+    pub drain: Duration,
+}
+
+/// Resource limits of a program, as in setrlimit(2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunLimits {
+    /// Bytes of address space (RLIMIT_AS).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Open descriptors (RLIMIT_NOFILE).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nofile: Option<u64>,
+}
+
+/// One TCP port of a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// The address; the node's own (`add --listen`) unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<IpAddr>,
+    /// The port, 1..=65535.
+    pub port: u16,
+    /// How the port goes from one version to the next.
+    pub handoff: Handoff,
+}
+
+/// How a port goes from one version to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Handoff {
+    /// The program gets a listening descriptor (LISTEN_FDS); no client notices an upgrade.
+    Listener,
+    /// The program binds by itself with SO_REUSEPORT; clients waiting in the old version's queue are lost.
+    Reuseport,
+    /// The program binds by itself: the old is stopped, then the new started.
+    Restart,
+}
+
+/// One question to a running version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Probe {
+    /// A GET over HTTP/1.1 must answer with the status.
+    Http {
+        /// Which port.
+        port: Label,
+        /// The path, beginning with `/`.
+        path: String,
+        /// The status.
+        status: u16,
+    },
+    /// A connection must be accepted.
+    Tcp {
+        /// Which port.
+        port: Label,
+    },
+    /// A program of the image must end with status 0.
+    Command {
+        /// Its path in the image, then its arguments.
+        argv: Vec<String>,
+    },
+}
+
+impl Probe {
+    /// Returns what a person calls the probe: `http /health`, `tcp http`, `command bin/x`.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Http { path, .. } => format!("http {path}"),
+            Self::Tcp { port } => format!("tcp {port}"),
+            Self::Command { argv } => format!("command {}", argv.join(" ")),
+        }
+    }
+}
+
+/// A duration as a whole number of milliseconds.
+pub mod milliseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Writes the number; more than 2^64 ms is written as 2^64 - 1.
+    #[allow(clippy::missing_errors_doc, reason = "serde's signature")]
+    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Reads the number.
+    #[allow(clippy::missing_errors_doc, reason = "serde's signature")]
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
