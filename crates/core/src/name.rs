@@ -270,8 +270,8 @@ mod tests {
 
     #[test]
     fn errors_show_the_name_escaped() {
-        let error = AppName::new("\x1b[2J").expect_err("an escape is no name");
-        assert_eq!(error.to_string(), r#"application name "\u{1b}[2J" must begin with a letter or a digit"#);
+        let error = AppName::new("\x1b[2j").expect_err("an escape is no name");
+        assert_eq!(error.to_string(), r#"application name "\u{1b}[2j" must begin with a letter or a digit"#);
     }
 
     #[test]

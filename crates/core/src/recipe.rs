@@ -130,7 +130,7 @@ mod tests {
             (|r| drop(r.toolchain.insert("rustc".into(), "1.95.0".into())), "rustc: 1.94.0 -> 1.95.0"),
             (|r| r.target = "aarch64".into(), "target: x86_64-unknown-linux-gnu -> aarch64"),
             (|r| drop(r.environment.insert("TZ".into(), "UTC".into())), "environment TZ is new"),
-            (|r| drop(r.parts.clear()), "Cargo.lock is gone"),
+            (|r| r.parts.clear(), "Cargo.lock is gone"),
         ];
         for (edit, expected) in cases {
             let mut new = recipe();
