@@ -1,1 +1,7 @@
 //! The program df
+
+pub mod args;
+pub mod exit;
+pub mod name;
+pub mod next;
+pub mod time;
