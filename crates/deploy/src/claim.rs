@@ -1,0 +1,271 @@
+//! Who holds a port.
+//!
+//! The kernel lets sockets of one user share a port by SO_REUSEPORT, so binding alone does not show that a port is ours. This module reads the
+//! table of listening sockets before we join, and names the program behind one that is not ours.
+
+use df_core::text::escape;
+use std::fs;
+use std::io::{self, BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The program that listens on a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its process; with several, one of them, and not this process if another has it too.
+    pub pid: u32,
+    /// Its command name, as it calls itself; escaped when printed.
+    pub name: Vec<u8>,
+}
+
+/// Why a port can't be ours.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// A program listens there.
+    #[error("port {} on {} is held by {} (pid {})", address.port(), address.ip(), escape(&holder.name), holder.pid)]
+    Held { address: SocketAddr, holder: Holder },
+    /// Somebody has it, and we may not see who (a process of another user or container, or a socket that does not listen).
+    #[error("port {} on {} is in use, and this user can't see by which program", address.port(), address.ip())]
+    HeldUnseen { address: SocketAddr },
+    /// Without the table we can't tell.
+    #[error("read {}", path.display())]
+    ReadTable {
+        path: &'static Path,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Refuses an address on which somebody listens whose socket is not among our own inodes.
+///
+/// A wildcard overlaps every address of its family: who joins beside it takes its connections away, or loses his own.
+pub fn check(address: &SocketAddr, own: &[u64]) -> Result<(), ClaimError> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let foreign = listening(address)?.into_iter().find(|l| !own.contains(&l.inode) && overlaps(&l.address, address));
+    foreign.map_or(Ok(()), |listener| Err(held(address, listener.inode)))
+}
+
+/// Returns why binding failed with "address in use".
+pub fn refusal(address: &SocketAddr) -> ClaimError {
+    let both = [*address, any_of_other_family(address)];
+    let tables = both.iter().filter_map(|a| listening(a).ok()).flatten();
+    let blocks = |l: &Listening| both.iter().any(|a| overlaps(&l.address, a));
+    match tables.into_iter().find(blocks) {
+        Some(listener) => held(address, listener.inode),
+        None => ClaimError::HeldUnseen { address: *address },
+    }
+}
+
+/// A row of the kernel's table.
+#[derive(Debug, PartialEq, Eq)]
+struct Listening {
+    address: SocketAddr,
+    inode: u64,
+}
+
+/// How long the search for a name may take; it reads one link per open descriptor of the machine.
+const SEARCH: Duration = Duration::from_secs(2);
+
+fn held(address: &SocketAddr, inode: u64) -> ClaimError {
+    match holder(inode, Instant::now() + SEARCH) {
+        Some(holder) => ClaimError::Held { address: *address, holder },
+        None => ClaimError::HeldUnseen { address: *address },
+    }
+}
+
+fn overlaps(a: &SocketAddr, b: &SocketAddr) -> bool {
+    let (x, y) = (a.ip().to_canonical(), b.ip().to_canonical());
+    a.port() == b.port() && x.is_ipv4() == y.is_ipv4() && (x == y || x.is_unspecified() || y.is_unspecified())
+}
+
+/// A listener on the other family's wildcard can block ours, when it takes both families.
+fn any_of_other_family(address: &SocketAddr) -> SocketAddr {
+    let ip = if address.is_ipv4() { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+    SocketAddr::new(ip, address.port())
+}
+
+/// Reads the listening sockets of an address's family, and for IPv4 those of IPv6 too, which may hold a mapped address.
+fn listening(address: &SocketAddr) -> Result<Vec<Listening>, ClaimError> {
+    let mut all = read_table(Path::new("/proc/self/net/tcp6"))?;
+    if address.is_ipv4() {
+        all.extend(read_table(Path::new("/proc/self/net/tcp"))?);
+    }
+    Ok(all)
+}
+
+fn read_table(path: &'static Path) -> Result<Vec<Listening>, ClaimError> {
+    match fs::File::open(path) {
+        Ok(file) => parse_table(BufReader::new(file)).map_err(|source| ClaimError::ReadTable { path, source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()), // a kernel without IPv6
+        Err(source) => Err(ClaimError::ReadTable { path, source }),
+    }
+}
+
+/// Parses the table up to the first socket that does not listen: the kernel writes the listening ones first (`tcp_get_idx` in
+/// net/ipv4/tcp_ipv4.c), and on a busy machine the rest is long.
+fn parse_table(table: impl BufRead) -> io::Result<Vec<Listening>> {
+    let mut found = Vec::new();
+    for line in table.lines().skip(1) {
+        match parse_row(&line?) {
+            Some(listener) => found.push(listener),
+            None => break,
+        }
+    }
+    Ok(found)
+}
+
+fn parse_row(line: &str) -> Option<Listening> {
+    let mut fields = line.split_ascii_whitespace();
+    let (ip, port) = fields.nth(1)?.split_once(':')?;
+    let listens = fields.nth(1)? == "0A";
+    let inode = fields.nth(5)?.parse().ok()?;
+    let address = SocketAddr::new(parse_ip(ip)?, u16::from_str_radix(port, 16).ok()?);
+    listens.then_some(Listening { address, inode })
+}
+
+/// Parses words of 32 bits, each printed as this machine's integer of bytes in network order.
+fn parse_ip(hex: &str) -> Option<IpAddr> {
+    let word = |i: usize| u32::from_str_radix(hex.get(8 * i..8 * i + 8)?, 16).ok().map(u32::to_ne_bytes);
+    match hex.len() {
+        8 => word(0).map(|octets| Ipv4Addr::from(octets).into()),
+        32 => {
+            let words = [word(0)?, word(1)?, word(2)?, word(3)?];
+            let octets: [u8; 16] = words.concat().try_into().expect("four words of four bytes");
+            Some(Ipv6Addr::from(octets).into())
+        }
+        _ => None,
+    }
+}
+
+/// Looks for a process that has this socket open, until the deadline.
+fn holder(inode: u64, deadline: Instant) -> Option<Holder> {
+    let link = format!("socket:[{inode}]");
+    let mut pids: Vec<u32> =
+        fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    let own = std::process::id();
+    pids.sort_unstable_by_key(|&pid| (pid == own, pid));
+    for pid in pids {
+        if Instant::now() > deadline {
+            return None;
+        }
+        if has_open(pid, &link, deadline) {
+            let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+            return Some(Holder { pid, name: name.trim_ascii_end().to_vec() });
+        }
+    }
+    None
+}
+
+fn has_open(pid: u32, link: &str, deadline: Instant) -> bool {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+    let mut open = entries.flatten().take_while(|_| Instant::now() <= deadline);
+    open.any(|entry| fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == link))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+    use std::net::TcpListener;
+    use std::os::fd::{AsFd, OwnedFd};
+
+    fn inode(socket: impl AsFd) -> u64 {
+        rustix::fs::fstat(socket).unwrap().st_ino
+    }
+
+    /// A listener that would let us share.
+    fn sharing(ip: &str) -> (OwnedFd, SocketAddr) {
+        let address = SocketAddr::new(ip.parse().unwrap(), 0);
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        sockopt::set_socket_reuseport(&socket, true).unwrap();
+        bind(&socket, &address).unwrap();
+        listen(&socket, 1).unwrap();
+        let address = rustix::net::getsockname(&socket).unwrap().try_into().unwrap();
+        (socket, address)
+    }
+
+    /// The process's name; the test binary's, which the kernel cuts at 15 bytes.
+    fn own_name() -> String {
+        escape(fs::read("/proc/self/comm").unwrap().trim_ascii_end())
+    }
+
+    #[test]
+    fn rows_of_both_families_are_understood() {
+        let v4 = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
+                  0: 01004D7F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0\n   \
+                  1: 0100007F:1F90 0100007F:8000 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 100 0 0 10 0\n   \
+                  2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0 100 0 0 10 0\n";
+        let rows = parse_table(v4.as_bytes()).unwrap();
+        assert_eq!(rows, [Listening { address: "127.77.0.1:8080".parse().unwrap(), inode: 4711 }]);
+        let v6 = "   0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 9 1 0\n";
+        assert_eq!(parse_row(v6), Some(Listening { address: "[::1]:8080".parse().unwrap(), inode: 9 }));
+        for bad in ["", "x", "0: 0100007F 0 0A", "0: zz00007F:1F90 0 0A 0 0 0 0 0 1", "0: 0100007é:1F90 0 0A 0 0 0 0 0 1"] {
+            assert_eq!(parse_row(bad), None, "{bad}");
+        }
+    }
+
+    #[track_caller]
+    fn check_overlap(a: &str, b: &str, expect: bool) {
+        let (a, b) = (a.parse().unwrap(), b.parse().unwrap());
+        assert_eq!((overlaps(&a, &b), overlaps(&b, &a)), (expect, expect), "{a} and {b}");
+    }
+
+    #[test]
+    fn wildcards_overlap_their_family() {
+        check_overlap("127.0.0.1:80", "127.0.0.1:80", true);
+        check_overlap("127.0.0.1:80", "0.0.0.0:80", true);
+        check_overlap("127.0.0.1:80", "127.0.0.2:80", false);
+        check_overlap("127.0.0.1:80", "127.0.0.1:81", false);
+        check_overlap("[::1]:80", "[::]:80", true);
+        check_overlap("0.0.0.0:80", "[::]:80", false);
+        check_overlap("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true);
+    }
+
+    #[test]
+    fn a_socket_that_would_share_the_port_is_refused_by_name() {
+        for ip in ["127.0.0.1", "::1"] {
+            let (socket, address) = sharing(ip);
+            let refusal = check(&address, &[]).unwrap_err().to_string();
+            let expect = format!("port {} on {ip} is held by {} (pid {})", address.port(), own_name(), std::process::id());
+            assert_eq!(refusal, expect);
+            check(&address, &[inode(&socket)]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_plain_listener_is_named_when_binding_fails() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(matches!(refusal(&address), ClaimError::Held { holder, .. } if holder.pid == std::process::id()));
+    }
+
+    #[test]
+    fn a_listener_of_both_families_is_named_for_an_ipv4_port() {
+        let Ok(listener) = TcpListener::bind("[::]:0") else { return };
+        let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listener.local_addr().unwrap().port());
+        assert!(TcpListener::bind(address).is_err());
+        assert!(matches!(refusal(&address), ClaimError::Held { .. }));
+    }
+
+    #[test]
+    fn a_bound_socket_that_does_not_listen_has_no_name() {
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address: SocketAddr = rustix::net::getsockname(&socket).unwrap().try_into().unwrap();
+        assert_eq!(
+            refusal(&address).to_string(),
+            format!("port {} on 127.0.0.1 is in use, and this user can't see by which program", address.port())
+        );
+    }
+
+    #[test]
+    fn a_free_port_is_free() {
+        let (socket, address) = sharing("127.0.0.1");
+        rustix::net::shutdown(&socket, rustix::net::Shutdown::Read).unwrap();
+        check(&address, &[]).unwrap();
+    }
+}

@@ -1,0 +1,265 @@
+//! The group against the real kernel: who gets which connection.
+
+use super::*;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const HOSTS: [&str; 2] = ["127.0.0.1:0", "[::1]:0"];
+const SOON: Duration = Duration::from_secs(10);
+
+fn group(host: &str, generations: &[u64]) -> Group {
+    let group = Group::new(host.parse().unwrap());
+    generations.iter().for_each(|&g| drop(group.add(g).unwrap()));
+    group
+}
+
+fn clients(group: &Group, n: usize) -> Vec<TcpStream> {
+    (0..n).map(|_| group.dial_serving(SOON).unwrap()).collect()
+}
+
+/// Waits until the queues of the generations are exactly these; a connection is queued a moment after the client has it.
+#[track_caller]
+fn check_queues(group: &Group, expect: &[(u64, u32)]) {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let found: Vec<(u64, u32)> = expect.iter().map(|&(g, _)| (g, group.queue_len(g).unwrap())).collect();
+        if found == expect {
+            return;
+        }
+        assert!(Instant::now() < deadline, "queues {found:?}, expected {expect:?}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn clients_reach_the_serving_and_the_prober_the_trial() {
+    for host in HOSTS {
+        let group = group(host, &[1, 2]);
+        group.steer(1, None).unwrap();
+        let _before = clients(&group, 300);
+        check_queues(&group, &[(1, 300), (2, 0)]);
+        group.steer(1, Some(2)).unwrap();
+        let mut held = Vec::new();
+        for _ in 0..50 {
+            held.push(group.dial_trial(SOON).unwrap());
+            held.extend(clients(&group, 4));
+        }
+        check_queues(&group, &[(1, 500), (2, 50)]);
+        group.steer(2, None).unwrap();
+        let _after = clients(&group, 200);
+        check_queues(&group, &[(1, 500), (2, 250)]);
+    }
+}
+
+#[test]
+fn whoever_leaves_first_clients_reach_the_serving() {
+    for host in HOSTS {
+        for (serving, leave) in [(1, [2, 3]), (1, [3, 2]), (2, [1, 3]), (2, [3, 1]), (3, [1, 2]), (3, [2, 1])] {
+            let group = group(host, &[1, 2, 3]);
+            group.steer(serving, None).unwrap();
+            assert_eq!(group.remove(leave[0]).unwrap(), 0);
+            let _held = clients(&group, 100);
+            check_queues(&group, &[(serving, 100), (leave[1], 0)]);
+            group.steer(serving, Some(leave[1])).unwrap();
+            let _prober = group.dial_trial(SOON).unwrap();
+            check_queues(&group, &[(serving, 100), (leave[1], 1)]);
+            assert_eq!(group.remove(leave[1]).unwrap(), 1);
+            let _held_too = clients(&group, 100);
+            check_queues(&group, &[(serving, 200)]);
+        }
+    }
+}
+
+#[test]
+fn removing_under_load_strays_no_client() {
+    let done = AtomicBool::new(false);
+    for _ in 0..30 {
+        let group = group(HOSTS[0], &[1, 2, 3]);
+        group.steer(3, None).unwrap();
+        done.store(false, Ordering::Relaxed);
+        let n_clients = std::thread::scope(|scope| {
+            let load = scope.spawn(|| {
+                let mut held = Vec::new();
+                while !done.load(Ordering::Relaxed) || held.len() < 20 {
+                    held.extend(clients(&group, 1));
+                }
+                held
+            });
+            check_at_least(&group, 3, 5);
+            group.remove(1).unwrap();
+            done.store(true, Ordering::Relaxed);
+            load.join().unwrap()
+        });
+        check_queues(&group, &[(3, n_clients.len() as u32), (2, 0)]);
+        drop(group.add(4).unwrap());
+        assert_eq!(group.record().slots, [Some(4), Some(2), Some(3)], "the spare was not used");
+    }
+}
+
+#[track_caller]
+fn check_at_least(group: &Group, generation: u64, n: u32) {
+    let deadline = Instant::now() + SOON;
+    while group.queue_len(generation).unwrap() < n {
+        assert!(Instant::now() < deadline, "no load");
+        std::thread::yield_now();
+    }
+}
+
+/// The fallback that makes spares necessary: the kernel ignores an index beyond the group.
+#[test]
+fn an_index_beyond_the_group_spreads_clients_over_all_members() {
+    for host in HOSTS {
+        let group = group(host, &[1, 2]);
+        let code = program(Family::of(&group.address()), 7, None);
+        sys::attach(group.listener(1).unwrap(), &code).unwrap();
+        let _held = clients(&group, 200);
+        check_at_least(&group, 1, 1);
+        check_at_least(&group, 2, 1);
+    }
+}
+
+#[test]
+fn a_queued_client_is_counted_and_the_count_returns_to_zero() {
+    for host in HOSTS {
+        let group = group(host, &[1]);
+        let listener = std::net::TcpListener::from(group.listener(1).unwrap());
+        check_queues(&group, &[(1, 0)]);
+        let _held = clients(&group, 3);
+        check_queues(&group, &[(1, 3)]);
+        (0..3).for_each(|_| drop(listener.accept().unwrap()));
+        check_queues(&group, &[(1, 0)]);
+    }
+}
+
+#[test]
+fn probes_at_once_all_reach_the_trial() {
+    let group = group(HOSTS[0], &[1, 2]);
+    group.steer(1, Some(2)).unwrap();
+    let held: Vec<TcpStream> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3 * MAX_PROBERS).map(|_| scope.spawn(|| group.dial_trial(SOON).unwrap())).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    check_queues(&group, &[(1, 0), (2, held.len() as u32)]);
+    assert!(group.lock().probers.is_empty());
+}
+
+#[test]
+fn an_endpoint_is_forgotten_once_connected() {
+    let group = group(HOSTS[0], &[1, 2]);
+    group.steer(1, Some(2)).unwrap();
+    let prober = group.dial_trial(SOON).unwrap();
+    assert_ne!(prober.local_addr().unwrap(), group.address());
+    assert!(group.lock().probers.is_empty());
+    group.steer(2, None).unwrap();
+    assert_eq!(group.dial_trial(SOON).unwrap_err().kind(), io::ErrorKind::NotConnected);
+    assert!(group.lock().probers.is_empty());
+}
+
+#[test]
+fn a_listener_that_closes_is_closed_for_its_program_too() {
+    let group = group(HOSTS[0], &[1]);
+    let programs = std::net::TcpListener::from(group.listener(1).unwrap());
+    let blocked = std::thread::spawn(move || programs.accept().map(drop));
+    group.remove(1).unwrap();
+    assert!(blocked.join().unwrap().is_err());
+    assert_eq!(group.dial_serving(SOON).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_member_that_left_on_its_own_shifts_the_order() {
+    let group = group(HOSTS[0], &[1, 2, 3]);
+    group.steer(2, None).unwrap();
+    shutdown(group.listener(1).unwrap(), Shutdown::Read).unwrap();
+    group.steer(3, None).unwrap();
+    let _held = clients(&group, 50);
+    check_queues(&group, &[(2, 0), (3, 50)]);
+    assert_eq!(group.record().slots, [Some(3), Some(2)]);
+}
+
+#[test]
+fn an_order_that_is_lost_is_not_guessed() {
+    let group = group(HOSTS[0], &[1, 2, 3, 4]);
+    for leaver in [1, 2] {
+        shutdown(group.listener(leaver).unwrap(), Shutdown::Read).unwrap();
+    }
+    assert!(matches!(group.steer(4, None), Err(GroupError::OrderLost { .. })));
+}
+
+#[test]
+fn a_successor_adopts_what_is_left() {
+    for host in HOSTS {
+        let before = group(host, &[1, 2, 3]);
+        before.steer(3, Some(2)).unwrap();
+        let record = before.record();
+        let sockets = vec![None, Some(before.listener(2).unwrap()), Some(before.listener(3).unwrap())];
+        // What the death of the program that held the only descriptor does; tests that start programs may hold copies for a moment.
+        shutdown(before.listener(1).unwrap(), Shutdown::Read).unwrap();
+        drop(before);
+        let after = Group::adopt(&record, sockets).unwrap();
+        assert_eq!(after.record().slots, [Some(3), Some(2)]);
+        let _held = clients(&after, 50);
+        let _prober = after.dial_trial(SOON).unwrap();
+        check_queues(&after, &[(3, 50), (2, 1)]);
+    }
+}
+
+#[test]
+fn a_record_that_fits_other_sockets_is_refused() {
+    let (one, other) = (group(HOSTS[0], &[1]), group(HOSTS[0], &[1]));
+    let refusal = |sockets| Group::adopt(&one.record(), sockets).unwrap_err();
+    assert!(matches!(refusal(vec![]), GroupError::WrongRecord { .. }));
+    assert!(matches!(refusal(vec![Some(other.listener(1).unwrap())]), GroupError::WrongRecord { .. }));
+}
+
+#[test]
+fn a_foreign_socket_of_our_user_keeps_us_out() {
+    for host in HOSTS {
+        let foreign = open_listener(&host.parse().unwrap()).unwrap();
+        let address = local_address(&foreign).unwrap();
+        let group = Group::new(address);
+        assert!(matches!(group.add(1), Err(GroupError::Claim(ClaimError::Held { .. }))));
+        shutdown(&foreign, Shutdown::Read).unwrap();
+        drop(group.add(1).unwrap());
+        let _foreign = open_listener(&address).unwrap();
+        assert!(matches!(group.add(2), Err(GroupError::Claim(ClaimError::Held { .. }))));
+        assert_eq!(group.record().slots, [Some(1)]);
+    }
+}
+
+#[test]
+fn a_foreign_socket_that_does_not_share_is_named() {
+    let foreign = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refusal = Group::new(foreign.local_addr().unwrap()).add(1).unwrap_err().to_string();
+    assert!(refusal.ends_with(&format!("(pid {})", std::process::id())), "{refusal}");
+}
+
+#[test]
+fn a_wildcard_is_dialled_on_loopback() {
+    for host in ["0.0.0.0:0", "[::]:0"] {
+        let group = group(host, &[1, 2]);
+        group.steer(1, Some(2)).unwrap();
+        let _held = (clients(&group, 20), group.dial_trial(SOON).unwrap());
+        check_queues(&group, &[(1, 20), (2, 1)]);
+    }
+}
+
+#[test]
+fn an_exclusive_successor_gets_the_waiting_clients() {
+    let group = group(HOSTS[0], &[1]);
+    let _waiting = clients(&group, 7);
+    let listener = std::net::TcpListener::from(group.pass(1, 2).unwrap());
+    check_queues(&group, &[(2, 7)]);
+    drop(listener.accept().unwrap());
+    assert_eq!(group.record().serving, Some(2));
+}
+
+#[test]
+fn generations_are_checked() {
+    let group = Arc::new(group(HOSTS[0], &[1, 2]));
+    assert!(matches!(group.add(2), Err(GroupError::Present { generation: 2, .. })));
+    assert!(matches!(group.steer(3, None), Err(GroupError::Absent { generation: 3, .. })));
+    assert!(matches!(group.steer(1, Some(3)), Err(GroupError::Absent { generation: 3, .. })));
+    assert!(matches!(group.remove(1), Err(GroupError::Serving { generation: 1, .. })));
+    assert!(matches!(group.pass(1, 2), Err(GroupError::Present { generation: 2, .. })));
+    assert_eq!((group.record().serving, group.record().trial), (Some(1), None));
+}

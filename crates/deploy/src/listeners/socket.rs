@@ -1,0 +1,94 @@
+//! One listening socket, and one connection made from a chosen endpoint.
+
+use super::sys;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, getsockname, ipproto, listen, socket_with, sockopt};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+/// Connections that may wait for `accept`; the kernel caps it at net.core.somaxconn. Large, so that a burst while a program starts is queued.
+const BACKLOG: i32 = 4096;
+
+/// Returns how many established connections wait in a listener's queue.
+///
+/// Handshakes under way are not counted.
+pub fn queue_len(listener: impl AsFd) -> io::Result<u32> {
+    sys::accept_queue_len(listener)
+}
+
+/// Makes a socket that listens and joins the reuseport group of its address, as its last member.
+pub fn open_listener(address: &SocketAddr) -> io::Result<OwnedFd> {
+    let socket = stream_socket(address)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        // A dual socket would get IPv4 packets, whose ports the filter would seek at the wrong place.
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    bind(&socket, address)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Returns the address a socket is bound to.
+pub fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
+    Ok(SocketAddr::try_from(getsockname(socket)?)?)
+}
+
+/// Returns where to connect to reach a listener from its own machine: its address, or loopback if it listens on all.
+pub fn dial_address(listening: &SocketAddr) -> SocketAddr {
+    let mut address = *listening;
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}
+
+/// Makes a socket bound to a free port of the address that it will connect to, which is one of our own.
+///
+/// Without SO_REUSEADDR: nobody else can bind or use this endpoint while it is held.
+pub fn open_prober(target: &SocketAddr) -> io::Result<(OwnedFd, SocketAddr)> {
+    let socket = stream_socket(target)?;
+    let mut own = *target;
+    own.set_port(0);
+    bind(&socket, &own)?;
+    let endpoint = local_address(&socket)?;
+    Ok((socket, endpoint))
+}
+
+/// Connects a prober's socket and returns it as a blocking stream.
+pub fn connect_before(socket: OwnedFd, target: &SocketAddr, deadline: Instant) -> io::Result<TcpStream> {
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    match connect(&socket, target) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::INPROGRESS) => wait_writable(&socket, deadline)?,
+        Err(error) => return Err(error.into()),
+    }
+    sockopt::socket_error(&socket)??;
+    rustix::io::ioctl_fionbio(&socket, false)?;
+    let stream = TcpStream::from(socket);
+    stream.peer_addr()?;
+    Ok(stream)
+}
+
+fn stream_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    Ok(socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))?)
+}
+
+fn wait_writable(socket: &OwnedFd, deadline: Instant) -> io::Result<()> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+        match poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&timeout)) {
+            Ok(0) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the connection was not accepted in time")),
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
