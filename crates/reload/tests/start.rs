@@ -1,0 +1,29 @@
+//! What holds once per process, and therefore needs a process of its own: one test in this file.
+
+use distributive_flow::{Service, StartError};
+use std::io;
+
+#[test]
+fn descriptors_are_taken_once_and_a_foreign_handler_is_left_alone() {
+    let service = Service::from_env().expect("the first time");
+    assert!(matches!(Service::from_env(), Err(StartError::Again)), "the second time");
+
+    extern "C" fn foreign(_signal: libc::c_int) {}
+    let handler = foreign as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    // SAFETY: the handler does nothing, which is async-signal-safe.
+    unsafe { libc::signal(libc::SIGTERM, handler) };
+    assert_eq!(service.draining().expect_err("refused").kind(), io::ErrorKind::AlreadyExists);
+    // SAFETY: sets the default again and tells what was set before.
+    assert_eq!(unsafe { libc::signal(libc::SIGTERM, libc::SIG_DFL) }, handler, "it was left alone");
+
+    let draining = service.draining().expect("nobody else has a handler now");
+    let waiter = std::thread::spawn({
+        let draining = draining.clone();
+        move || draining.wait()
+    });
+    assert!(!draining.is_set());
+    // SAFETY: the signal is handled, as the lines above have it.
+    unsafe { libc::raise(libc::SIGTERM) };
+    waiter.join().expect("the waiter does not panic");
+    assert!(service.draining().expect("the same one").is_set());
+}
