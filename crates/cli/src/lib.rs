@@ -4,4 +4,5 @@ pub mod args;
 pub mod exit;
 pub mod name;
 pub mod next;
+pub mod progress;
 pub mod time;
