@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long a datagram may wait for room in the queue of a supervisor that does not read.
-const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A process as its supervisor sees it, or one that was started by hand and has no supervisor.
 #[derive(Debug)]

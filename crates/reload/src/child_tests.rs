@@ -135,3 +135,18 @@ fn every_sentence_reaches_the_supervisor() -> io::Result<()> {
     assert!(gone.ready().is_err(), "nobody hears it any more, and that is said");
     Ok(())
 }
+
+#[test]
+fn a_supervisor_that_does_not_read_cannot_hold_the_service() -> io::Result<()> {
+    let address = format!("@df-child-deaf-{}", std::process::id());
+    let _deaf = NotifySocket::bind(NotifyAddress::parse(OsStr::new(&address)).expect("good address"))?;
+    let service = service(&[("NOTIFY_SOCKET", &address)], Vec::new())?;
+    let (sender, outcome) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let refused = (0..100_000).find_map(|_| service.ready().err());
+        sender.send(refused.map(|e| e.kind()))
+    });
+    let refused = outcome.recv_timeout(Duration::from_secs(20)).expect("it came back");
+    assert_eq!(refused, Some(io::ErrorKind::WouldBlock));
+    Ok(())
+}

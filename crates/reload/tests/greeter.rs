@@ -79,6 +79,10 @@ fn a_keep_alive_connection_is_answered_once_more_and_told_to_close() {
     }
     greeter.signal(libc::SIGTERM);
     greeter.hear(|n| n.stopping);
+    // It is not closed at once: a request may be on its way.
+    client.get_ref().set_read_timeout(Some(Duration::from_millis(200))).expect("timeout");
+    assert_eq!(client.get_ref().peek(&mut [0]).expect_err("still open").kind(), ErrorKind::WouldBlock);
+    client.get_ref().set_read_timeout(Some(PATIENCE)).expect("timeout");
     send(client.get_mut(), "/health");
     assert!(read_answer(&mut client).0.contains("\r\nConnection: close\r\n"));
     assert_eq!(client.read(&mut [0]).expect("the end, no reset"), 0);
@@ -106,7 +110,7 @@ fn a_stream_stays_open_and_ends_properly() {
 #[test]
 fn foreign_requests_are_refused() {
     let greeter = Greeter::start(&[], "http");
-    let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(20_000));
+    let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(60_000));
     for (request, expect) in [
         (long.as_str(), "HTTP/1.1 431 Request Header Fields Too Large"),
         ("nonsense\r\n\r\n", "HTTP/1.1 400 Bad Request"),
@@ -116,8 +120,10 @@ fn foreign_requests_are_refused() {
     ] {
         let mut client = connect(greeter.address);
         client.write_all(request.as_bytes()).expect("send");
-        let (head, _) = read_answer(&mut BufReader::new(client));
+        let mut client = BufReader::new(client);
+        let (head, _) = read_answer(&mut client);
         assert_eq!(head.lines().next(), Some(expect), "{}", &request[..12]);
+        assert_eq!(client.read(&mut [0]).expect("the end, no reset"), 0);
     }
 }
 

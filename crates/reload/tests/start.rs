@@ -2,6 +2,8 @@
 
 use distributive_flow::{Service, StartError};
 use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
 
 #[test]
 fn descriptors_are_taken_once_and_a_foreign_handler_is_left_alone() {
@@ -21,9 +23,23 @@ fn descriptors_are_taken_once_and_a_foreign_handler_is_left_alone() {
         let draining = draining.clone();
         move || draining.wait()
     });
-    assert!(!draining.is_set());
+    assert_eq!(death_before_exec().signal(), Some(libc::SIGTERM), "a fork dies of the signal, as ever");
+    assert!(!draining.is_set(), "and its parent goes on");
     // SAFETY: the signal is handled, as the lines above have it.
     unsafe { libc::raise(libc::SIGTERM) };
     waiter.join().expect("the waiter does not panic");
     assert!(service.draining().expect("the same one").is_set());
+}
+
+/// Forks a child that gets SIGTERM while it still shares this program's handler and descriptors.
+fn death_before_exec() -> ExitStatus {
+    let mut command = Command::new("true");
+    // SAFETY: raise is async-signal-safe, and nothing else runs between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            libc::raise(libc::SIGTERM);
+            Ok(())
+        });
+    }
+    command.spawn().expect("fork").wait().expect("wait")
 }
