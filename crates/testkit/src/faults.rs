@@ -181,6 +181,7 @@ mod tests {
             Err(error) => return eprintln!("not run: {error}"),
         };
         let ballast = tmpfs.fill("ballast");
+        assert_eq!(fs::metadata(&ballast).expect("its metadata").len(), 1 << 20);
         let error = fs::write(tmpfs.dir().join("more"), [0; 8192]).expect_err("no room");
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         fs::remove_file(ballast).expect("a file of our own");

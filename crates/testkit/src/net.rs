@@ -80,7 +80,7 @@ pub fn http_get(addr: SocketAddr, path: &str, deadline: Duration) -> io::Result<
     }
 }
 
-/// Returns a loopback address that no other caller in this process gets, and rarely one in another: 127.64.0.0/10 by process id.
+/// Returns a loopback address that no other caller in this process gets, and rarely one in another: 127.128.0.0/10 by process id.
 ///
 /// Tests run side by side in processes and threads; an address of one's own makes every port free.
 pub fn own_loopback() -> Ipv4Addr {

@@ -1,6 +1,7 @@
 //! Which processes are still there? Found by what they descend from or where they run, ended by id.
 
 use crate::process::wait_until;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -22,17 +23,17 @@ pub fn running_under(dir: &Path) -> Vec<u32> {
 /// Kills what [`running_under`] lists, until nothing is left; returns how many it were.
 #[track_caller]
 pub fn kill_under(dir: &Path) -> usize {
-    let mut n_killed = 0;
+    let mut killed = BTreeSet::<u32>::new();
     // More than once: a supervisor may start a child between the look and the kill.
     let gone = wait_until(Duration::from_secs(10), || {
         let found = running_under(dir);
         let alive: Vec<u32> = found.into_iter().filter(|pid| state(*pid) != Some('Z')).collect();
         alive.iter().for_each(|pid| send(*pid, libc::SIGKILL));
-        n_killed += alive.len();
+        killed.extend(&alive);
         alive.is_empty().then_some(())
     });
     assert!(gone.is_some(), "processes below {} do not die: {:?}", dir.display(), running_under(dir));
-    n_killed
+    killed.len()
 }
 
 /// Lists all that descends from `pid`, children first; `pid` itself is not in it.
