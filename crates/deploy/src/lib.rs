@@ -4,3 +4,7 @@
 pub(crate) mod claim;
 #[allow(dead_code, unused_imports)]
 pub(crate) mod listeners;
+#[allow(dead_code, unused_imports)]
+pub(crate) mod launch;
+#[allow(dead_code)]
+pub(crate) mod process;
