@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::name;
 use crate::time::{self, Older};
@@ -25,6 +25,7 @@ use crate::time::{self, Older};
     disable_version_flag = true,
     arg_required_else_help = false,
     subcommand_required = true,
+    args_override_self = true,
     subcommand_value_name = "COMMAND",
     subcommand_help_heading = "Commands",
     max_term_width = 120,
@@ -82,8 +83,8 @@ pub struct Globals {
     /// Say more about each step; twice for still more
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
-    /// Colour the output
-    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Color::Auto)]
+    /// Colour the output: auto, always or never; auto obeys NO_COLOR
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Color::Auto, hide_possible_values = true)]
     pub color: Color,
     /// Give up after this time (30s, 5m, 2h)
     #[arg(long, global = true, value_name = "DURATION", value_parser = time::duration)]
@@ -448,19 +449,32 @@ pub(crate) const VERSIONS: ValueHint = ValueHint::Username;
 /// Global flags may stand anywhere. Clap lets the flags after a command replace those before it, so they are brought together first:
 /// `df --address a cp --address b` means both.
 pub fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
-    Cli::try_parse_from(std::iter::once(OsString::from("df")).chain(gather(args)))
+    let words = std::iter::once(OsString::from("df")).chain(gather(args));
+    let matches = grammar().try_get_matches_from(words)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut grammar()))
 }
 
 /// Returns the grammar itself, for help, manual pages and completions.
 pub fn grammar() -> clap::Command {
-    <Cli as clap::CommandFactory>::command()
+    Cli::command().mut_subcommands(with_help)
 }
 
-/// Moves leading global flags behind the command word, and those before the second word of `cache` and `list` behind that.
+/// Gives a command and those below it `-h` and `--help`. At the top `-h` is GNU df's, so clap's own flag, which would be there too, is off.
+fn with_help(command: clap::Command) -> clap::Command {
+    let help = Arg::new("help").short('h').long("help").action(ArgAction::Help).help("Print this help");
+    command.arg(help).mut_subcommands(with_help)
+}
+
+/// Moves leading global flags behind the command word, and those before the second word of `cache` and `list` behind that. `help` takes
+/// only words.
 fn gather(args: &[OsString]) -> Vec<OsString> {
     let (flags, rest) = args.split_at(name::leading_flags(args).len);
     let Some((command, rest)) = rest.split_first() else { return flags.to_vec() };
     let mut words = vec![command.clone()];
+    if command == "help" {
+        words.extend_from_slice(rest);
+        return words;
+    }
     let mut flags = flags.to_vec();
     let mut rest = rest;
     if ["cache", "list", "ls"].iter().any(|nested| command == nested) {

@@ -1,7 +1,9 @@
 //! The program df
 
 pub mod args;
+pub mod completions;
 pub mod exit;
+pub mod man;
 pub mod name;
 pub mod next;
 pub mod progress;

@@ -301,6 +301,17 @@ mod tests {
     }
 
     #[test]
+    fn the_next_df_ends_quietly_when_its_reader_goes_away() {
+        // Rust programs ignore SIGPIPE; `df | head` must not inherit that.
+        let at = Places::new();
+        at.put("next", b"#!/bin/sh\n/bin/grep SigIgn /proc/$$/status\n");
+        let output = run(&at.path_var("next"), b"/tmp", "");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mask = text.split("SigIgn:").nth(1).and_then(|rest| u64::from_str_radix(rest.trim(), 16).ok());
+        assert_eq!(mask.map(|mask| mask & (1 << 12)), Some(0), "{output:?}");
+    }
+
+    #[test]
     fn version_is_ours_and_then_the_next() {
         let at = Places::new();
         at.put("next", b"#!/bin/sh\necho \"df (GNU coreutils) 9.1 $1\"\n");

@@ -237,6 +237,9 @@ fn global_flags_stand_before_and_after_the_command() {
         assert_eq!(read(line).globals.address, ["a", "b", "c"], "{line}");
     }
     assert_eq!(read("-v cp -vv").globals.verbose, 3);
+    // An alias may hold a flag that is typed again; the last value counts.
+    assert!(read("--json cp --json").globals.json);
+    assert_eq!(read("-C a --color never cp -C b").globals.dir, Some("b".into()));
     assert_eq!(read("cp").globals.color, Color::Auto);
     assert_eq!(read("--color never cp").globals.color, Color::Never);
     assert_eq!(read("--parallel 3 ls --json nodes").globals.parallel.map(NonZeroUsize::get), Some(3));
@@ -269,6 +272,23 @@ fn hostile_words_are_refused_not_kept() {
     // Paths are whatever the system takes.
     let path = std::ffi::OsStr::from_bytes(b"-C\xff").to_owned();
     assert_eq!(parse(&[path, "cp".into()]).expect("a path").globals.dir, Some(std::ffi::OsStr::from_bytes(b"\xff").into()));
+}
+
+#[test]
+fn a_command_explains_itself() {
+    for line in [
+        "build --help",
+        "build -h",
+        "cache --help",
+        "cache put -h",
+        "help build",
+        "help cache put",
+        "--json cp --help",
+        "ls nodes -h",
+    ] {
+        let error = parse(&words(line)).map(|_| ()).expect_err("help is printed instead");
+        assert_eq!((error.kind(), error.exit_code()), (clap::error::ErrorKind::DisplayHelp, 0), "df {line}");
+    }
 }
 
 #[test]
