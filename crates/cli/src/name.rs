@@ -252,7 +252,7 @@ fn near(word: &OsStr) -> Option<&'static str> {
         .iter()
         .filter(|command| !command.name.starts_with('_'))
         .map(|command| (edits(word, command.name.as_bytes()), command.name))
-        .filter(|(n_edits, name)| *n_edits <= 2 && 2 * n_edits < name.len().max(3) && 2 * n_edits < word.len().max(3))
+        .filter(|(n_edits, name)| *n_edits <= 2 && 2 * n_edits < name.len().min(word.len()).max(3))
         .min_by_key(|(n_edits, _)| *n_edits)
         .map(|(_, name)| name)
 }

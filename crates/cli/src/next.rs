@@ -25,13 +25,13 @@ pub type FileId = (u64, u64);
 #[derive(Debug, thiserror::Error)]
 pub enum NextError {
     /// PATH has no further `df`.
-    #[error("this is distributive-flow, which has no such command, and PATH has no other `df` after {}", escape(.own.as_os_str().as_bytes()))]
+    #[error("these words are not for distributive-flow, and PATH has no other `df` after {}", escape(.own.as_os_str().as_bytes()))]
     None {
         /// Our own program.
         own: PathBuf,
     },
     /// Something on PATH that calls itself `df` calls us again.
-    #[error("this is distributive-flow, and the next `df` on PATH, {}, calls it back", escape(.next.as_os_str().as_bytes()))]
+    #[error("these words are not for distributive-flow, and the next `df` on PATH, {}, hands them back", escape(.next.as_os_str().as_bytes()))]
     Circle {
         /// The program that calls back.
         next: PathBuf,
@@ -336,6 +336,6 @@ mod tests {
         at.put("next", b"#!/bin/sh\necho never\n");
         let output = run(&at.path_var("next"), b"/tmp", "8");
         assert_eq!(output.status.code(), Some(127));
-        assert!(String::from_utf8_lossy(&output.stderr).contains("calls it back"), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("hands them back"), "{output:?}");
     }
 }
