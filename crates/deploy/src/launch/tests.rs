@@ -1,6 +1,7 @@
 //! The launcher, by starting real programs. The test binary plays `df-node`: started with a variable set, one test is `launch_main`.
 
 use super::*;
+use crate::listeners::Group;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -89,6 +90,37 @@ fn listeners_come_first_and_nothing_else_is_open() {
     let found = open.map(|(number, target)| format!("{number} {target}"));
     let found: Vec<String> = text.lines().take(1).map(String::from).chain(found).collect();
     assert_eq!(found, expect.lines().collect::<Vec<_>>());
+}
+
+/// What a supervisor does after it was killed: from records alone to steering again.
+#[test]
+fn a_successor_takes_the_listeners_back_from_running_programs() {
+    let group = Group::new("127.0.0.1:0".parse().unwrap());
+    let log = tempfile::tempfile().unwrap();
+    let start = |generation| {
+        let mut spec = script("exec sleep 100");
+        spec.listeners = vec!["http".into()];
+        let listener = group.add(generation).unwrap();
+        launcher().spawn(&spec, &[listener.as_fd()], log.as_fd(), SOON).unwrap()
+    };
+    let programs = [start(1), start(2)];
+    group.steer(1, Some(2)).unwrap();
+    let record = group.record();
+    drop(group);
+    let adopted = programs.each_ref().map(|program| Process::adopt(program.record()).unwrap());
+    let taken = adopted.each_ref().map(|process| process.take_listener(3, &record.address).unwrap());
+    let group = Group::adopt(&record, taken.map(Some).into()).unwrap();
+    assert_eq!(group.record(), record);
+    let _held = (group.dial_serving(SOON).unwrap(), group.dial_trial(SOON).unwrap(), group.dial_trial(SOON).unwrap());
+    let deadline = std::time::Instant::now() + SOON;
+    while (group.queue_len(1).unwrap(), group.queue_len(2).unwrap()) != (1, 2) {
+        assert!(std::time::Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    for program in &programs {
+        program.kill_group().unwrap();
+        program.wait(SOON).unwrap();
+    }
 }
 
 #[test]
