@@ -1,1 +1,28 @@
-//! The operator's side: nodes, transfers and rollouts
+//! The operator's side: which nodes there are, what they hold, what must travel, and in which order versions change.
+//!
+//! A survey is one round trip a node; a plan is a value; a transfer makes each delta once and sends it to every node that holds its base; a rollout is
+//! a pure machine that says which node is next. This crate meets the machine's side only in `df-wire`.
+//!
+//! Invariants: a dead node never stops the others; what a node says is bounded, and it chooses no path here; a delta that a node refuses is followed by
+//! one whole copy and no more; success is what nodes answered, never what was hoped.
+//!
+//! It refuses to print, to read df.yaml, to build, and to know how a node activates.
+
+pub mod address;
+pub mod connection;
+pub mod context;
+pub mod inventory;
+pub mod plan;
+pub mod program;
+pub mod rollout;
+pub mod survey;
+pub mod transfer;
+pub mod transport;
+
+pub use address::Address;
+pub use connection::{Connection, NodeError, Options};
+pub use context::Context;
+pub use inventory::{Inventory, Node};
+pub use program::NodeProgram;
+pub use survey::{Claim, Reached};
+pub use transfer::{Copied, Deltas, Images};
