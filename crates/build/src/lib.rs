@@ -1,1 +1,38 @@
-//! From a commit to an output directory
+//! From a commit to an output directory.
+//!
+//! A [`Repository`] gives the objects of a [`Commit`]; a [`Builder`] says which [`df_core::Recipe`] the commit has here (fast: nothing runs when
+//! nothing changed) and performs it: source at one fixed path, a clean environment, then cargo or a command, then a fresh directory that holds
+//! what was asked for and nothing else.
+//!
+//! It refuses to: read the working tree; run anything that a repository's configuration names (hooks, filters, attributes, fsmonitor, transports);
+//! honour replace refs; fetch git objects; guess a missing lock file; call `sandbox: strict` what is none. It does not name, keep or send images:
+//! its output is a directory, and who imports it is not its business.
+//!
+//! Invariants:
+//! - Source comes from git objects alone, each name checked before it reaches the file system; all writing goes through held directory descriptors.
+//! - Equal trees are built at the same path, with the same times (1980-01-01), modes and environment.
+//! - Packages of the source never come from a kept target directory: they are cleaned before each build, because cargo judges freshness by times.
+//! - A directory that a build hands out holds directories 0755, files 0644 or 0755 and symbolic links; nothing in it is shared with the build.
+//! - Whatever a build started in its process group is dead before its output is read.
+
+mod cargo;
+mod directory;
+mod environment;
+mod keep;
+mod lock;
+mod log;
+mod output;
+mod process;
+mod recipe;
+mod relocate;
+mod run;
+pub mod source;
+mod toolchain;
+
+pub use cargo::CargoError;
+pub use output::OutputError;
+pub use process::ProcessError;
+pub use recipe::RecipeError;
+pub use run::{BuildError, BuildEvent, Builder, Built};
+pub use source::{Commit, OpenError, Repository, ResolveError, TreeError};
+pub use toolchain::ToolchainError;

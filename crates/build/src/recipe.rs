@@ -1,0 +1,113 @@
+//! The recipe of a commit, found without building: two kept files when nothing changed.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use df_core::recipe::Change;
+use df_core::spec::{BuildSection, BuildTool};
+use df_core::{AppName, Digest, Recipe, TreePath};
+use serde::{Deserialize, Serialize};
+
+use crate::environment::Host;
+use crate::keep::Keep;
+use crate::source::{Commit, Repository, Source, TreeError, n_changed};
+use crate::toolchain::{self, Chosen, Toolchain, ToolchainError};
+
+/// The one platform there is so far.
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// Applications whose last recipe is kept.
+const N_KEPT: usize = 1000;
+
+/// A commit has no recipe here.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum RecipeError {
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    #[error(transparent)]
+    Toolchain(#[from] ToolchainError),
+}
+
+/// A recipe, and what performing it needs to know besides.
+pub(crate) struct Prepared {
+    pub recipe: Recipe,
+    pub toolchain: Option<Toolchain>,
+    pub target_dir: PathBuf,
+}
+
+pub(crate) fn prepare(
+    repository: &Repository,
+    commit: &Commit,
+    section: &BuildSection,
+    app: &AppName,
+    host: &Host,
+    keep: &Keep,
+) -> Result<Prepared, RecipeError> {
+    let source = Source::of(repository, commit, keep)?;
+    source.check_links(&section.outside_links)?;
+    let toolchain = match section.tool {
+        BuildTool::Files => None,
+        BuildTool::Cargo(_) => Some(tools(repository, commit, &source, host, keep, true)?),
+        BuildTool::Command { .. } => Some(tools(repository, commit, &source, host, keep, false)?),
+    };
+    let target_dir = target_dir(keep, app, host, toolchain.as_ref());
+    let environment = match &section.tool {
+        BuildTool::Files => BTreeMap::new(),
+        BuildTool::Cargo(_) => crate::cargo::environment(host, &keep.dir, &target_dir),
+        BuildTool::Command { .. } => host.environment(),
+    };
+    let recipe = Recipe {
+        source: source.digest,
+        parts: source.parts,
+        build: section.clone(),
+        toolchain: toolchain.as_ref().map(|t| t.versions.clone()).unwrap_or_default(),
+        target: TARGET.into(),
+        environment,
+    };
+    Ok(Prepared { recipe, toolchain, target_dir })
+}
+
+/// Returns the target directory that an application's builds share: another one for other tools or another environment, because cargo itself
+/// does not see every such change (a new C compiler, for one).
+fn target_dir(keep: &Keep, app: &AppName, host: &Host, toolchain: Option<&Toolchain>) -> PathBuf {
+    let versions = toolchain.map(|t| &t.versions);
+    let key = Digest::of(format!("{versions:?} {:?}", host.environment()).as_bytes());
+    keep.dir.join("target").join(app.as_str()).join(key.short())
+}
+
+/// Returns what differs from the recipe that the application was last built by; `None` when none is known.
+pub(crate) fn changes(keep: &Keep, app: &AppName, recipe: &Recipe) -> Option<Vec<Change>> {
+    let last: Last = keep.read("last", &format!("{app}.json"))?;
+    let mut changes = recipe.changes_since(&last.recipe);
+    let n = if last.recipe.source == recipe.source { None } else { n_changed(keep, last.recipe.source, recipe.source) };
+    if let Some(n @ 1..) = n {
+        let part = if n == 1 { "1 source file".to_owned() } else { format!("{n} source files") };
+        changes.retain(|change| change.part != "source");
+        changes.push(Change { part, old: last.recipe.source.short(), new: recipe.source.short() });
+    }
+    Some(changes)
+}
+
+/// Remembers the recipe by which an application was built.
+pub(crate) fn remember(keep: &Keep, app: &AppName, recipe: &Recipe) {
+    keep.write_json("last", &format!("{app}.json"), &Last { recipe: recipe.clone() }, N_KEPT);
+}
+
+#[derive(Serialize, Deserialize)]
+struct Last {
+    recipe: Recipe,
+}
+
+fn tools(
+    repository: &Repository,
+    commit: &Commit,
+    source: &Source,
+    host: &Host,
+    keep: &Keep,
+    cargo: bool,
+) -> Result<Toolchain, ToolchainError> {
+    let names = ["rust-toolchain", "rust-toolchain.toml"];
+    let digests: Vec<(&'static str, Digest)> = names.iter().filter_map(|name| Some((*name, *source.parts.get(*name)?))).collect();
+    let read = |name: &str| repository.file(commit, &TreePath::new(name.as_bytes()).ok()?).ok().flatten();
+    toolchain::of(host, keep, &Chosen { digests, read: &read }, cargo)
+}

@@ -1,0 +1,306 @@
+//! The build: a commit and its section in, an output directory out.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use df_core::recipe::Change;
+use df_core::spec::{BuildSection, BuildTool, Relocatable, Sandbox};
+use df_core::{AppName, Recipe};
+
+use crate::cargo::{Cargo, CargoError};
+use crate::environment::Host;
+use crate::keep::{Keep, drop_oldest, make_dir};
+use crate::lock::Lock;
+use crate::log::Log;
+use crate::output::{self, OutputError};
+use crate::process::{self, Order, ProcessError};
+use crate::recipe::{self, Prepared, RecipeError};
+use crate::relocate;
+use crate::source::{Commit, Repository, WriteError};
+
+/// Logs kept.
+const N_LOGS: usize = 50;
+
+/// Builds commits of one application, always below the same directory.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    app: AppName,
+    host: Host,
+    keep: Keep,
+}
+
+/// What was built. The directory is there as long as this value: whoever wants it, copies or imports it before.
+#[derive(Debug)]
+pub struct Built {
+    /// The tree that becomes the image.
+    pub output: PathBuf,
+    /// What it was built by.
+    pub recipe: Recipe,
+    /// Everything the build said.
+    pub log: PathBuf,
+    /// Whether a program ran; false when the image is made of the commit's own files.
+    pub compiled: bool,
+    _output: tempfile::TempDir,
+    // After the directory: no other build may clear it away before.
+    _lock: Lock,
+}
+
+/// What a build tells while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BuildEvent {
+    /// Another build holds the one source directory; this one goes on when it is done.
+    Waiting,
+    /// `sandbox: off`: what the commit names runs with the rights of who runs df. Said before anything runs.
+    Unsandboxed,
+    /// A part of the build begins: `source`, `fetch`, `compile`, `command`, `output`.
+    Phase(&'static str),
+    /// A package was compiled, or was there already.
+    Compiled {
+        /// Packages so far.
+        done: usize,
+        /// Packages at most; the features chosen may need fewer.
+        total: usize,
+        /// What was compiled last, fit for a terminal.
+        name: String,
+    },
+    /// These files (at most twenty) hold a path of this machine.
+    NotRelocatable {
+        /// Their paths in the image, fit for a terminal.
+        paths: Vec<String>,
+    },
+}
+
+impl std::fmt::Display for BuildEvent {
+    /// Writes the event as one line.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Waiting => f.write_str("waiting for another build on this machine"),
+            Self::Unsandboxed => f.write_str("sandbox: off — the build runs with your rights"),
+            Self::Phase(phase) => f.write_str(phase),
+            Self::Compiled { done, total, name } => write!(f, "compiled {name} ({done} of at most {total})"),
+            Self::NotRelocatable { paths } => write!(f, "the image holds paths of this machine: {}", paths.join(", ")),
+        }
+    }
+}
+
+/// A commit was not built.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum BuildError {
+    #[error("sandbox: strict is not built yet; write `sandbox: off` to build with your own rights")]
+    Strict,
+    #[error("the build was cancelled")]
+    Cancelled,
+    /// A program said no: the last 50 lines, fit for a terminal, and where the rest is.
+    #[error("{what} ended with {how}; its log is {}", log.display())]
+    Failed { what: &'static str, how: String, lines: Vec<String>, log: PathBuf },
+    #[error("the image would hold paths of this machine, and build.relocatable is required: {}", paths.join(", "))]
+    NotRelocatable { paths: Vec<String> },
+    #[error("cannot use {} for building", path.display())]
+    Place { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    #[error(transparent)]
+    Source(#[from] WriteError),
+    #[error(transparent)]
+    Cargo(CargoError),
+    #[error(transparent)]
+    Process(ProcessError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+}
+
+impl Builder {
+    /// Makes a builder that works below `<cache_dir>/build`, with the few variables of df's own environment that a build may see.
+    ///
+    /// # Errors
+    /// The directory is made if need be; the error says why it cannot be. Its path has to be UTF-8: compilers get it as text.
+    pub fn new(cache_dir: &Path, app: AppName) -> Result<Self, BuildError> {
+        let failed = |source| BuildError::Place { path: cache_dir.into(), source };
+        make_dir(&cache_dir.join("build")).map_err(failed)?;
+        let dir = cache_dir.join("build").canonicalize().map_err(failed)?;
+        if dir.to_str().is_none() {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "the path is not UTF-8")));
+        }
+        Ok(Self { app, host: Host::of(&|name| std::env::var(name).ok()), keep: Keep { dir } })
+    }
+
+    /// Returns the recipe of a commit without building it.
+    ///
+    /// Fast when neither the tree nor the tools are new: a handful of small files is read and no program runs. A new tree is read from git's objects, new
+    /// tools are asked for their versions.
+    ///
+    /// # Errors
+    /// A tree that cannot be source, or tools that are missing: said before anything is compiled.
+    pub fn recipe_of(&self, repository: &Repository, commit: &Commit, section: &BuildSection) -> Result<Recipe, RecipeError> {
+        Ok(self.prepare(repository, commit, section)?.recipe)
+    }
+
+    /// Returns why a recipe is not the one the application was last built by; empty when it is, `None` when it was never built here.
+    ///
+    /// Source files are counted (`3 source files`) when the manifest of the last source is still kept.
+    pub fn changes(&self, recipe: &Recipe) -> Option<Vec<Change>> {
+        recipe::changes(&self.keep, &self.app, recipe)
+    }
+
+    /// Builds a commit.
+    ///
+    /// Waits for other builds of this machine's user first. `cancel` may be set from another thread (or a signal handler): then whatever runs is killed.
+    /// However it ends, no process of the build's group is left; a process that made a session of its own is (`sandbox: off` shuts nothing in).
+    ///
+    /// # Errors
+    /// Nothing of a failed build is handed out; its log is kept.
+    pub fn build(
+        &self,
+        repository: &Repository,
+        commit: &Commit,
+        section: &BuildSection,
+        events: &mut dyn FnMut(BuildEvent),
+        cancel: &AtomicBool,
+    ) -> Result<Built, BuildError> {
+        let compiled = section.tool != BuildTool::Files;
+        match section.sandbox {
+            Sandbox::Strict if compiled => return Err(BuildError::Strict),
+            Sandbox::Off if compiled => events(BuildEvent::Unsandboxed),
+            // Nothing runs, so nothing has to be shut in.
+            Sandbox::Strict | Sandbox::Off => {}
+        }
+        let prepared = self.prepare(repository, commit, section)?;
+        let lock_path = self.keep.dir.join("lock");
+        let lock = Lock::take(&lock_path, cancel, || events(BuildEvent::Waiting)).map_err(place(&lock_path))?;
+        let lock = lock.ok_or(BuildError::Cancelled)?;
+
+        let mut log = self.begin_log(commit)?;
+        let output = self.make_output()?;
+        events(BuildEvent::Phase("source"));
+        let source = self.source_dir()?;
+        if compiled {
+            repository.write_tree(commit, &source)?;
+        }
+        self.run_tool(section, &prepared, &source, output.path(), &mut log, events, cancel)?;
+        events(BuildEvent::Phase("output"));
+        output::include(repository, commit, section, output.path())?;
+        output::refuse_empty(output.path())?;
+        if compiled {
+            self.check_relocatable(section, output.path(), events)?;
+        }
+        recipe::remember(&self.keep, &self.app, &prepared.recipe);
+        let path = output.path().to_owned();
+        Ok(Built { output: path, recipe: prepared.recipe, log: log.path().into(), compiled, _output: output, _lock: lock })
+    }
+
+    fn prepare(&self, repository: &Repository, commit: &Commit, section: &BuildSection) -> Result<Prepared, RecipeError> {
+        recipe::prepare(repository, commit, section, &self.app, &self.host, &self.keep)
+    }
+
+    fn source_dir(&self) -> Result<PathBuf, BuildError> {
+        let source = self.keep.dir.join("src");
+        make_dir(&source).map_err(place(&source))?;
+        Ok(source)
+    }
+
+    fn begin_log(&self, commit: &Commit) -> Result<Log, BuildError> {
+        let dir = self.keep.dir.join("log");
+        make_dir(&dir).map_err(place(&dir))?;
+        drop_oldest(&dir, N_LOGS);
+        let path = dir.join(format!("{}-{}.log", self.app, commit.id));
+        Log::create(&path).map_err(place(&path))
+    }
+
+    /// Makes a new output directory; what builds that were killed left behind goes first, which the lock allows.
+    fn make_output(&self) -> Result<tempfile::TempDir, BuildError> {
+        let dir = self.keep.dir.join("output");
+        make_dir(&dir).map_err(place(&dir))?;
+        remove_others(&dir, None).map_err(place(&dir))?;
+        tempfile::Builder::new().prefix(self.app.as_str()).tempdir_in(&dir).map_err(place(&dir))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "all of them are what a running build is")]
+    fn run_tool(
+        &self,
+        section: &BuildSection,
+        prepared: &Prepared,
+        source: &Path,
+        out: &Path,
+        log: &mut Log,
+        events: &mut dyn FnMut(BuildEvent),
+        cancel: &AtomicBool,
+    ) -> Result<(), BuildError> {
+        match (&section.tool, &prepared.toolchain) {
+            (BuildTool::Cargo(wanted), Some(toolchain)) => {
+                let target_dir = &prepared.target_dir;
+                if let (Some(parent), Some(own)) = (target_dir.parent(), target_dir.file_name()) {
+                    make_dir(parent).and_then(|()| remove_others(parent, Some(own))).map_err(place(parent))?;
+                }
+                let environment = &prepared.recipe.environment;
+                let built = Cargo { source, target_dir, host: &self.host, environment, toolchain, log, cancel, events }.build(wanted);
+                output::programs(&built.map_err(|error| cargo_failed(error, log))?, out)?;
+            }
+            (BuildTool::Command { command, output }, _) => {
+                events(BuildEvent::Phase("command"));
+                let args = ["-c".to_owned(), command.clone()];
+                let environment = &prepared.recipe.environment;
+                let order = Order { program: Path::new("/bin/sh"), args: &args, dir: source, environment };
+                let status = process::run(&order, log, cancel, &mut |bytes, log| log.add(bytes)).map_err(process_failed)?;
+                if !status.success() {
+                    return Err(failed("the build command", process::ending(status), log));
+                }
+                output::directory_left(source, output, out)?;
+            }
+            (BuildTool::Cargo(_), None) | (BuildTool::Files, _) => {}
+        }
+        Ok(())
+    }
+
+    fn check_relocatable(&self, section: &BuildSection, out: &Path, events: &mut dyn FnMut(BuildEvent)) -> Result<(), BuildError> {
+        let paths = relocate::held_paths(out, &[&self.keep.dir, &self.host.cargo_home]).map_err(place(out))?;
+        match section.relocatable {
+            _ if paths.is_empty() => Ok(()),
+            Relocatable::Required => Err(BuildError::NotRelocatable { paths }),
+            Relocatable::Warn => {
+                events(BuildEvent::NotRelocatable { paths });
+                Ok(())
+            }
+        }
+    }
+}
+
+fn place(path: &Path) -> impl FnOnce(io::Error) -> BuildError {
+    let path = path.to_owned();
+    move |source| BuildError::Place { path, source }
+}
+
+/// Removes everything in a directory but one name.
+fn remove_others(dir: &Path, kept: Option<&std::ffi::OsStr>) -> io::Result<()> {
+    use std::os::fd::AsFd as _;
+    use std::os::unix::ffi::OsStrExt as _;
+    let open = crate::directory::open(dir)?;
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        if Some(&*name) != kept {
+            crate::directory::remove(open.as_fd(), name.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+fn failed(what: &'static str, how: String, log: &mut Log) -> BuildError {
+    BuildError::Failed { what, how, lines: log.last_lines(), log: log.path().into() }
+}
+
+fn process_failed(error: ProcessError) -> BuildError {
+    match error {
+        ProcessError::Cancelled => BuildError::Cancelled,
+        error => BuildError::Process(error),
+    }
+}
+
+fn cargo_failed(error: CargoError, log: &mut Log) -> BuildError {
+    match error {
+        CargoError::Ended { what, how } => failed(what, how, log),
+        CargoError::Process(error) => process_failed(error),
+        error => BuildError::Cargo(error),
+    }
+}
