@@ -1,1 +1,32 @@
-//! Bytes and a base to fewer bytes, and back
+//! Bytes and a base to fewer bytes, and back.
+//!
+//! The unit is a pair of images: [`encode`] makes a delta from the one that a receiver holds to the one it shall have, [`apply`] makes the image of it.
+//! Files that both manifests hold travel as nothing, by digest. [`choose::plan`] pairs the rest with old bytes that resemble them, and each [`Piece`] of that
+//! plan is one stretch of new bytes against one stretch of old ones. When the base lies only with the receiver, [`signature`] and [`encode_rsync`] stand in.
+//!
+//! It knows no path of a file system, no socket and no store: bytes come through a [`ReadBlob`] and go into a [`Sink`] or a writer. It does not decide whether a
+//! delta is worth it, keeps none, and does not link or copy what the base holds already: that is the receiver's business.
+//!
+//! Invariants:
+//! - Both sides compute the plan from the two manifests; no delta says where its bytes go. The plan is part of the format ([`mod@format`]).
+//! - A receiver never gives bytes a name that they do not have: the manifest is checked by its digest before the sink sees anything, every blob by its BLAKE3
+//!   before [`Sink::finish`]. A bad delta costs time and nothing else; [`ApplyError::is_damaged`] says when a whole copy is worth asking for.
+//! - Memory is bounded whatever a delta claims: one piece at a time, at most 64 MiB of base, 64 MiB of target and what was received of the packed bytes (no
+//!   more than 73 MiB), besides the two manifests. The encoder holds that, and up to 512 MiB of tables at the thorough level, for each of at most eight pieces
+//!   at once.
+
+pub mod apply;
+pub mod choose;
+pub mod diff;
+pub mod format;
+pub mod signature;
+
+mod codec;
+mod read;
+
+pub use apply::{Applied, ApplyError, Sink, apply};
+pub use choose::{Piece, Plan, Slice};
+pub use codec::CodecError;
+pub use diff::{EncodeError, Encoded, Level, encode, encode_rsync};
+pub use read::ReadBlob;
+pub use signature::{SignatureError, signature};

@@ -1,0 +1,224 @@
+//! Which old bytes each new byte may be made of. Pure: both sides compute it from the two manifests, and get the same.
+
+use std::collections::{HashMap, HashSet};
+
+use df_core::{Digest, Kind, Manifest};
+
+mod cut;
+mod pair;
+
+pub(crate) use cut::window;
+
+/// A part of a file's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Slice {
+    /// The file's content.
+    pub digest: Digest,
+    /// Where in it.
+    pub offset: u64,
+    /// How much of it.
+    pub len: u64,
+}
+
+/// A stretch of new bytes and the stretch of old ones that it is packed against; each at most 64 MiB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// Slices of the base's files, one after the other; none when nothing resembles the target.
+    pub base: Vec<Slice>,
+    /// Slices of the target's files, one after the other.
+    pub target: Vec<Slice>,
+}
+
+/// What a delta holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// In the order they are sent. Together they hold each blob that the base lacks once, whole and in order.
+    pub pieces: Vec<Piece>,
+    /// Bytes of distinct blobs that both images hold; they do not travel.
+    pub reused_len: u64,
+    /// Bytes of distinct blobs that only the target holds.
+    pub new_len: u64,
+}
+
+impl Piece {
+    /// Returns the bytes of its base.
+    pub fn base_len(&self) -> u64 {
+        self.base.iter().map(|slice| slice.len).sum()
+    }
+
+    /// Returns the bytes of its target.
+    pub fn target_len(&self) -> u64 {
+        self.target.iter().map(|slice| slice.len).sum()
+    }
+}
+
+/// Decides what travels, and against which old bytes.
+///
+/// Blobs that both manifests hold are left out. Each other one, in the order of the target's manifest, is paired with the base's file of the same path; else of
+/// the same path without digits, so that version numbers do not matter; else of the same name and about the same length; else of a similar name; else of the same
+/// extension and nearly the same length; else with whatever is left in the base that nothing else wants. Small files share a piece, so that what moved
+/// between them costs nothing; those of 16 MiB and more have one each, and those of 64 MiB and more are cut in windows of 32 MiB, each against 64 MiB around
+/// the proportional place of the old.
+///
+/// Takes O(n log n) of the entries of both.
+pub fn plan(base: Option<&Manifest>, target: &Manifest) -> Plan {
+    let held: HashSet<Digest> = base.map(|base| base.blobs().into_iter().map(|(digest, _)| digest).collect()).unwrap_or_default();
+    let (reused, new): (Vec<_>, Vec<_>) = target.blobs().into_iter().partition(|(digest, _)| held.contains(digest));
+    let total = |blobs: &[(Digest, u64)]| blobs.iter().map(|(_, len)| len).sum();
+    Plan { pieces: cut::pieces(&pair::pair(base, target, &held)), reused_len: total(&reused), new_len: total(&new) }
+}
+
+/// Returns a blob that is listed with two lengths, in one manifest or between the two. No tree has one; a plan of such lists makes no sense.
+pub(crate) fn two_lengths(base: Option<&Manifest>, target: &Manifest) -> Option<Digest> {
+    let mut lens = HashMap::new();
+    base.into_iter().chain([target]).flat_map(Manifest::entries).find_map(|entry| match entry.kind {
+        Kind::File { len, digest, .. } if *lens.entry(digest).or_insert(len) != len => Some(digest),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use df_core::Entry;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A manifest of `path length content-name` lines; directories are added.
+    fn manifest(files: &[(&str, u64, &str)]) -> Manifest {
+        let mut entries = Vec::new();
+        let mut directories = HashSet::new();
+        for &(path, len, content) in files {
+            let parts: Vec<&str> = path.split('/').collect();
+            for n in 1..parts.len() {
+                if directories.insert(parts[..n].join("/")) {
+                    entries.push(Entry { path: parts[..n].join("/").parse().expect("a path"), kind: Kind::Directory });
+                }
+            }
+            let kind = Kind::File { executable: false, len, digest: Digest::of(content.as_bytes()) };
+            entries.push(Entry { path: path.parse().expect("a path"), kind });
+        }
+        Manifest::new(entries).expect("a tree")
+    }
+
+    /// Shows pieces as `base slices > target slices`, each content by name, with its stretch in MiB when it is not whole.
+    #[track_caller]
+    fn check(base: &[(&str, u64, &str)], target: &[(&str, u64, &str)], expected: &[&str]) {
+        let names: HashMap<Digest, (&str, u64)> =
+            base.iter().chain(target).map(|&(_, len, content)| (Digest::of(content.as_bytes()), (content, len))).collect();
+        let show = |slices: &[Slice]| {
+            let one = |slice: &Slice| match names[&slice.digest] {
+                (name, len) if (slice.offset, slice.len) == (0, len) => name.to_owned(),
+                (name, _) => format!("{name}[{}+{}]", slice.offset / MIB, slice.len / MIB),
+            };
+            slices.iter().map(one).collect::<Vec<_>>().join(" ")
+        };
+        let plan = plan(Some(&manifest(base)), &manifest(target));
+        let shown: Vec<String> =
+            plan.pieces.iter().map(|piece| format!("{} > {}", show(&piece.base), show(&piece.target))).collect();
+        assert_eq!(shown, expected);
+        for piece in &plan.pieces {
+            assert!(piece.base_len() <= crate::format::BASE_LEN && piece.target_len() <= crate::format::TARGET_LEN);
+        }
+        assert_eq!(plan.new_len, plan.pieces.iter().map(Piece::target_len).sum::<u64>());
+    }
+
+    #[test]
+    fn what_both_hold_does_not_travel_whatever_its_name() {
+        check(&[("a", 9, "x"), ("b", 9, "y")], &[("c/d", 9, "x"), ("e", 9, "y"), ("f", 9, "x")], &[]);
+    }
+
+    #[test]
+    fn equal_new_files_travel_once() {
+        check(&[], &[("a", 9, "x"), ("b", 9, "x"), ("c", 9, "y")], &[" > x y"]);
+    }
+
+    #[test]
+    fn the_same_path_comes_first_then_the_same_but_for_digits() {
+        check(
+            &[("bin/a", 900, "a"), ("lib/foo-1.2.so", 900, "foo1"), ("lib/bar-1.so", 900, "bar1")],
+            &[("bin/a", 900, "A"), ("lib/bar-2.so", 900, "bar2"), ("lib/foo-1.10.so", 900, "foo2")],
+            &["a bar1 foo1 > A bar2 foo2"],
+        );
+    }
+
+    #[test]
+    fn of_files_with_one_name_the_nearest_in_length_is_taken() {
+        check(
+            &[("a/index.js", 100, "small"), ("b/index.js", 1000, "large"), ("c/index.js", 990, "kept")],
+            &[("c/index.js", 990, "kept"), ("d/index.js", 996, "new")],
+            &["large > new"],
+        );
+    }
+
+    #[test]
+    fn similar_names_and_extensions_count_when_lengths_are_near() {
+        check(
+            &[("js/app-3f2a.js", 900, "old"), ("x", 5000, "x")],
+            &[("assets/app-9b1c.js", 1000, "new"), ("x", 5000, "x")],
+            &["old > new"],
+        );
+        check(
+            &[("a/one.rs", 1000, "one"), ("b", 10, "b")],
+            &[("a/one.rs", 1000, "one"), ("a/two.rs", 1050, "two"), ("b", 10, "b")],
+            &["one > two"],
+        );
+        check(
+            &[("a/one.rs", 1000, "one"), ("b", 10, "b")],
+            &[("a/one.rs", 1000, "one"), ("a/two.rs", 1500, "two"), ("b", 10, "b")],
+            &[" > two"],
+        );
+    }
+
+    #[test]
+    fn what_nothing_else_wants_is_better_than_nothing() {
+        check(
+            &[("alpha", 700, "p"), ("beta", 500, "q"), ("k", 9, "k")],
+            &[("k", 9, "k"), ("z/gamma.txt", 1200, "new")],
+            &["p q > new"],
+        );
+    }
+
+    #[test]
+    fn small_files_share_a_piece_and_large_ones_have_their_own() {
+        check(
+            &[("a", MIB, "a"), ("b", 20 * MIB, "b"), ("c", MIB, "c")],
+            &[("a", MIB, "A"), ("b", 20 * MIB, "B"), ("c", MIB, "C")],
+            &["b > B", "a c > A C"],
+        );
+    }
+
+    #[test]
+    fn pieces_of_small_files_are_closed_when_full() {
+        let old: Vec<_> = [("a", "a"), ("b", "b"), ("c", "c")].map(|(path, content)| (path, 15 * MIB, content)).into();
+        let new: Vec<_> = [("a", "A"), ("b", "B"), ("c", "C")].map(|(path, content)| (path, 15 * MIB, content)).into();
+        check(&old, &new, &["a b > A B", "c > C"]);
+    }
+
+    #[test]
+    fn huge_files_are_cut_in_windows_against_the_proportional_place() {
+        check(
+            &[("disk", 200 * MIB, "old")],
+            &[("disk", 100 * MIB, "new")],
+            &["old[0+64] > new[0+32]", "old[64+64] > new[32+32]", "old[128+64] > new[64+32]", "old[183+16] > new[96+4]"],
+        );
+    }
+
+    #[test]
+    fn a_small_file_does_not_drag_a_huge_one_in() {
+        check(&[("log", 200 * MIB, "old")], &[("log", MIB, "new")], &["old[97+4] > new"]);
+    }
+
+    #[test]
+    fn empty_files_travel_and_help_nobody() {
+        check(&[("a", 0, "")], &[("a", 5, "x")], &[" > x"]);
+        check(&[("a", 5, "x")], &[("a", 0, "")], &[" > "]);
+    }
+
+    #[test]
+    fn a_blob_of_two_lengths_is_found() {
+        let (a, b) = (manifest(&[("a", 5, "x")]), manifest(&[("b", 6, "x")]));
+        assert_eq!(two_lengths(Some(&a), &b), Some(Digest::of(b"x")));
+        assert_eq!(two_lengths(Some(&a), &a), None);
+    }
+}

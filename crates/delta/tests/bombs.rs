@@ -1,0 +1,112 @@
+//! A delta that claims much takes little: this test counts what the process allocates, so it is alone in its file.
+
+#![allow(missing_docs, reason = "a test")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use df_core::{Digest, Entry, ImageId, Kind, Manifest};
+use df_delta::{ApplyError, Sink};
+
+struct Counting;
+
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call goes to the system's allocator unchanged; only numbers are kept beside it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        PEAK.fetch_max(NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller's promises are passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn manifest(&mut self, _: &Manifest) -> io::Result<()> {
+        Ok(())
+    }
+    fn blob(&mut self, _: Digest, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn write(&mut self, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Applies, and returns the error and the most that was allocated at once.
+fn bomb(image: ImageId, after_header: &[u8]) -> (ApplyError, usize) {
+    let delta = [b"dfd\x01\x00", &[0; 32][..], image.0.as_bytes(), after_header].concat();
+    let before = NOW.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let error = df_delta::apply(None, image, &mut &delta[..], &mut Nowhere).expect_err("a bomb");
+    (error, PEAK.load(Ordering::Relaxed) - before)
+}
+
+fn part(codec: u8, raw: u32, packed: u32, bytes: &[u8]) -> Vec<u8> {
+    [&[codec][..], &raw.to_le_bytes(), &packed.to_le_bytes(), bytes].concat()
+}
+
+/// A zstd frame of `blocks` times 128 KiB of zeroes: four bytes each.
+fn zeroes(blocks: usize) -> Vec<u8> {
+    let block = |last: u32| (1 << 20 | 1 << 1 | last).to_le_bytes()[..3].to_vec();
+    let mut bytes = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 17 << 3];
+    (1..=blocks).for_each(|n| bytes.extend([block(u32::from(n == blocks)), vec![0]].concat()));
+    bytes
+}
+
+/// A list of one file of that length.
+fn list(len: u64) -> Manifest {
+    let kind = Kind::File { executable: false, len, digest: Digest::of(b"x") };
+    Manifest::new(vec![Entry { path: "a".parse().expect("a path"), kind }]).expect("a list")
+}
+
+/// The manifest as it follows a header, then what is given.
+fn listed(manifest: &Manifest, then: &[u8]) -> Vec<u8> {
+    let bytes = manifest.encode();
+    let len = bytes.len() as u32;
+    [&len.to_le_bytes()[..], &part(0, len, len, &bytes), then].concat()
+}
+
+#[test]
+fn claims_take_neither_memory_nor_time() {
+    let start = Instant::now();
+    let (huge, small) = (list(1 << 40), list(1000));
+    let any = ImageId(Digest::of(b"any"));
+    let frame = zeroes(200);
+    let gib = (1_u32 << 30).to_le_bytes();
+    let windows = 32 << 20;
+    let claims = [
+        ("a manifest of 4 GiB", any, u32::MAX.to_le_bytes().to_vec()),
+        ("a manifest of 1 GiB that does not come", any, [&gib[..], &part(0, windows, windows, b"x")].concat()),
+        ("a manifest of 1 GiB that unpacks to less", any, [&gib[..], &part(1, windows, frame.len() as u32, &frame)].concat()),
+        ("a part longer than is due", small.image(), listed(&small, &part(1, u32::MAX, 9, b"x"))),
+        ("a part packed to more than it holds", small.image(), listed(&small, &part(1, 1000, u32::MAX, b"x"))),
+        ("25 MiB in a part of 1000 bytes", small.image(), listed(&small, &part(1, 1000, frame.len() as u32, &frame))),
+        ("a terabyte that does not come", huge.image(), listed(&huge, &part(0, windows, windows, b"x"))),
+    ];
+    for (what, image, after_header) in claims {
+        let (error, peak) = bomb(image, &after_header);
+        assert!(matches!(error, ApplyError::Damaged(_) | ApplyError::ManifestTooLarge { .. }), "{what}: {error:?}");
+        // The plan of a terabyte has 32,768 pieces, and one part of a manifest may take what it says; nothing may take more.
+        let limit = if what.contains("tera") || what.contains("unpacks") { 40 << 20 } else { 1 << 16 };
+        assert!(peak < limit, "{what}: {peak} bytes");
+    }
+    assert!(start.elapsed() < Duration::from_secs(20), "took {:?}", start.elapsed());
+}

@@ -1,0 +1,9 @@
+//! What goes in must come out, or be refused: deltas from outside, on trees in memory.
+
+#![allow(missing_docs, reason = "tests")]
+
+mod golden;
+mod hostile;
+mod round_trip;
+mod rsync;
+mod trees;

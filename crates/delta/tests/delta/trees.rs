@@ -1,0 +1,146 @@
+//! Trees, readers and sinks in memory, and the one place that calls the crate.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+
+use df_core::{Digest, Entry, Kind, Manifest};
+use df_delta::{Applied, ApplyError, EncodeError, Level, Sink};
+
+/// Paths to contents.
+pub type Tree = BTreeMap<String, Vec<u8>>;
+
+pub fn tree<const N: usize>(files: [(&str, Vec<u8>); N]) -> Tree {
+    files.into_iter().map(|(path, bytes)| (path.to_owned(), bytes)).collect()
+}
+
+pub fn manifest(tree: &Tree) -> Manifest {
+    let mut directories = BTreeSet::new();
+    let mut entries = Vec::new();
+    for (path, bytes) in tree {
+        directories.extend(path.match_indices('/').map(|(slash, _)| path[..slash].to_owned()));
+        let kind = Kind::File { executable: false, len: bytes.len() as u64, digest: Digest::of(bytes) };
+        entries.push(Entry { path: path.parse().expect("a path"), kind });
+    }
+    entries.extend(directories.iter().map(|path| Entry { path: path.parse().expect("a path"), kind: Kind::Directory }));
+    Manifest::new(entries).expect("a tree")
+}
+
+/// Contents by digest.
+pub struct Blobs(HashMap<Digest, Vec<u8>>);
+
+impl Blobs {
+    pub fn of(tree: &Tree) -> Self {
+        Self(tree.values().map(|bytes| (Digest::of(bytes), bytes.clone())).collect())
+    }
+
+    pub fn read(&self, digest: Digest, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let bytes = self.0.get(&digest).ok_or(io::ErrorKind::NotFound)?;
+        Ok(bytes.get(offset as usize..offset as usize + len).ok_or(io::ErrorKind::UnexpectedEof)?.to_vec())
+    }
+
+    pub fn damage(&mut self) {
+        for bytes in self.0.values_mut() {
+            bytes.iter_mut().for_each(|byte| *byte ^= 0x55);
+        }
+    }
+}
+
+/// Keeps what it gets, and watches the order of calls.
+#[derive(Default)]
+pub struct Kept {
+    pub manifest: Option<Manifest>,
+    pub blobs: HashMap<Digest, Vec<u8>>,
+    current: Option<(Digest, u64, Vec<u8>)>,
+}
+
+impl Sink for Kept {
+    fn manifest(&mut self, manifest: &Manifest) -> io::Result<()> {
+        assert!(self.manifest.replace(manifest.clone()).is_none(), "the manifest came twice");
+        Ok(())
+    }
+
+    fn blob(&mut self, digest: Digest, len: u64) -> io::Result<()> {
+        assert!(self.manifest.is_some() && self.current.is_none(), "a blob began before the manifest or within another one");
+        self.current = Some((digest, len, Vec::new()));
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.current.as_mut().expect("a blob began").2.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let (digest, len, bytes) = self.current.take().expect("a blob began");
+        assert_eq!((Digest::of(&bytes), bytes.len() as u64), (digest, len), "a blob was finished that is not what its name says");
+        assert!(self.blobs.insert(digest, bytes).is_none(), "a blob came twice");
+        Ok(())
+    }
+}
+
+pub fn encode(base: Option<&Tree>, target: &Tree, level: Level) -> Result<Vec<u8>, EncodeError> {
+    let (old, new) = (base.map(|base| (manifest(base), Blobs::of(base))), Blobs::of(target));
+    let mut out = Vec::new();
+    let read_new = |digest, offset, len| new.read(digest, offset, len);
+    let encoded = match &old {
+        None => df_delta::encode(None, (&manifest(target), &read_new), level, &mut out),
+        Some((base, blobs)) => {
+            let read_old = |digest, offset, len| blobs.read(digest, offset, len);
+            df_delta::encode(Some((base, &read_old)), (&manifest(target), &read_new), level, &mut out)
+        }
+    }?;
+    assert_eq!(encoded.bytes, out.len() as u64);
+    Ok(out)
+}
+
+/// Applies a delta that must make `target`, and returns the tree that came out.
+pub fn apply(base: Option<&Tree>, target: &Tree, delta: &[u8]) -> Result<Tree, ApplyError> {
+    apply_to(base.map(|base| (manifest(base), Blobs::of(base))), target, delta)
+}
+
+pub fn apply_to(base: Option<(Manifest, Blobs)>, target: &Tree, delta: &[u8]) -> Result<Tree, ApplyError> {
+    let mut sink = Kept::default();
+    let read_old = |digest, offset, len| base.as_ref().expect("only with a base").1.read(digest, offset, len);
+    let given = base.as_ref().map(|(manifest, _)| (manifest, &read_old as df_delta::ReadBlob<'_>));
+    let Applied { manifest, .. } = df_delta::apply(given, self::manifest(target).image(), &mut &*delta, &mut sink)?;
+    assert_eq!(sink.manifest.as_ref(), Some(&manifest));
+    let file = |entry: &Entry| match entry.kind {
+        Kind::File { len, digest, .. } => {
+            let bytes =
+                sink.blobs.get(&digest).cloned().unwrap_or_else(|| read_old(digest, 0, len as usize).expect("the base holds it"));
+            Some((entry.path.to_string(), bytes))
+        }
+        _ => None,
+    };
+    Ok(manifest.entries().iter().filter_map(file).collect())
+}
+
+/// Encodes, applies, compares; returns the bytes of the delta.
+#[track_caller]
+pub fn check(base: Option<&Tree>, target: &Tree) -> usize {
+    let delta = encode(base, target, Level::Fast).expect("encodes");
+    let made = apply(base, target, &delta).expect("applies");
+    assert!(&made == target, "another tree came out");
+    delta.len()
+}
+
+/// A seeded source of bytes (splitmix64).
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.next() as u8).collect()
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+}
