@@ -8,3 +8,5 @@ pub(crate) mod listeners;
 pub(crate) mod launch;
 #[allow(dead_code)]
 pub(crate) mod process;
+#[allow(dead_code, unused_imports)]
+pub(crate) mod probe;
