@@ -1,2 +1,5 @@
-//! The program `df-node`.
-fn main() {}
+//! The program `df-node`: what df puts on a node.
+
+fn main() -> std::process::ExitCode {
+    df_deploy::main()
+}

@@ -1,0 +1,29 @@
+//! What this crate's tests share.
+
+use df_core::{Digest, ImageId, RecipeKey, Release, Timestamp, spec::Sandbox};
+
+use crate::layout::Layout;
+
+/// Returns an empty node in a directory that goes away.
+pub(crate) fn layout() -> (tempfile::TempDir, Layout) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let layout = Layout { root: dir.path().join("root"), data: dir.path().join("data"), tmp: dir.path().join("tmp") };
+    layout.create().expect("made");
+    (dir, layout)
+}
+
+/// Returns a release of files only; `n` makes it another one.
+pub(crate) fn release(app: &str, n: u64) -> Release {
+    Release {
+        format: 1,
+        app: app.parse().expect("a name"),
+        commit: format!("{n:040x}").parse().expect("a commit"),
+        committed: Timestamp(0),
+        recipe_key: RecipeKey(Digest::of(&n.to_le_bytes())),
+        sandbox: Sandbox::Off,
+        image: ImageId(Digest::of(&n.to_be_bytes())),
+        image_len: 0,
+        run: None,
+        verify: vec![],
+    }
+}

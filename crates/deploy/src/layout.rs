@@ -1,0 +1,140 @@
+//! Where everything lies on a node.
+//!
+//! ```text
+//! ROOT/store/<digest>/                      an image, read-only; complete and synced when it has its name
+//! ROOT/manifests/<digest>                   its manifest, there before the image is
+//! ROOT/incoming/<id>/                       a receive under way, with a lock of its own
+//! ROOT/apps/<app>/generations/<n>/          image -> store path; record.json
+//! ROOT/apps/<app>/current                   -> generations/<n>/image; moved by one rename
+//! ROOT/apps/<app>/staged/<release>.json     a release that was copied and not run
+//! ROOT/apps/<app>/history.jsonl             every attempt, append-only
+//! ROOT/run/                                 locks, the supervisor's socket, process records
+//! ROOT/log/<app>/<n>.log                    output
+//! DATA/<app>/, TMP/<app>/                   the application's own state, and what it may lose
+//! ```
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use df_core::{AppName, ImageId, ReleaseId};
+
+/// The directories of one node. They may lie on different file systems.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// What df keeps.
+    pub root: PathBuf,
+    /// What applications keep; made, and after that never touched.
+    pub data: PathBuf,
+    /// What applications may lose.
+    pub tmp: PathBuf,
+}
+
+impl Layout {
+    /// Makes the directories that are missing, readable by everybody (programs run as other users) and writable by us.
+    ///
+    /// # Errors
+    /// A directory cannot be made.
+    pub fn create(&self) -> io::Result<()> {
+        let below = ["", "store", "manifests", "incoming", "apps", "run", "log", "bin"];
+        below.iter().try_for_each(|name| make_dir(&self.root.join(name)))?;
+        make_dir(&self.data)?;
+        make_dir(&self.tmp)
+    }
+
+    /// Returns where images lie.
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    /// Returns where an image is visible.
+    pub fn image(&self, image: ImageId) -> PathBuf {
+        self.store().join(image.to_string())
+    }
+
+    /// Returns where manifests lie.
+    pub fn manifests(&self) -> PathBuf {
+        self.root.join("manifests")
+    }
+
+    /// Returns where an image's manifest lies.
+    pub fn manifest(&self, image: ImageId) -> PathBuf {
+        self.manifests().join(image.to_string())
+    }
+
+    /// Returns where receives are under way.
+    pub fn incoming(&self) -> PathBuf {
+        self.root.join("incoming")
+    }
+
+    /// Returns where applications lie.
+    pub fn apps(&self) -> PathBuf {
+        self.root.join("apps")
+    }
+
+    /// Returns where an application lies.
+    pub fn app(&self, app: &AppName) -> PathBuf {
+        self.apps().join(app.as_str())
+    }
+
+    /// Returns where an application's generations lie.
+    pub fn generations(&self, app: &AppName) -> PathBuf {
+        self.app(app).join("generations")
+    }
+
+    /// Returns where a generation lies.
+    pub fn generation(&self, app: &AppName, number: u64) -> PathBuf {
+        self.generations(app).join(number.to_string())
+    }
+
+    /// Returns the link that names the serving generation.
+    pub fn current(&self, app: &AppName) -> PathBuf {
+        self.app(app).join("current")
+    }
+
+    /// Returns where an application's history lies.
+    pub fn history(&self, app: &AppName) -> PathBuf {
+        self.app(app).join("history.jsonl")
+    }
+
+    /// Returns where releases lie that were copied and not run.
+    pub fn staged(&self, app: &AppName) -> PathBuf {
+        self.app(app).join("staged")
+    }
+
+    /// Returns where one such release lies.
+    pub fn staged_release(&self, app: &AppName, release: ReleaseId) -> PathBuf {
+        self.staged(app).join(format!("{release}.json"))
+    }
+
+    /// Returns where locks, sockets and process records lie.
+    pub fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// Returns where an application's output lies.
+    pub fn logs(&self, app: &AppName) -> PathBuf {
+        self.root.join("log").join(app.as_str())
+    }
+
+    /// Returns where a generation's output lies.
+    pub fn log(&self, app: &AppName, number: u64) -> PathBuf {
+        self.logs(app).join(format!("{number}.log"))
+    }
+
+    /// Returns the application's own state.
+    pub fn app_data(&self, app: &AppName) -> PathBuf {
+        self.data.join(app.as_str())
+    }
+
+    /// Returns what the application may lose.
+    pub fn app_tmp(&self, app: &AppName) -> PathBuf {
+        self.tmp.join(app.as_str())
+    }
+}
+
+/// Makes a directory and those above it, 0755, whatever the umask; one that exists stays as it is.
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(path)
+}

@@ -1,0 +1,295 @@
+//! `df-node serve`: answers one operator over two streams, until they end.
+//!
+//! What concerns running programs is passed on to the supervisor unchanged; everything else is answered here.
+
+use std::io::{Read, Write};
+use std::time::SystemTime;
+
+use df_cache::export::ExportError;
+use df_core::{AppName, ImageId, Release, Timestamp};
+use df_wire::message::{AppState, Difference, Fault, FaultKind, LockHolder, Serving, Slice, Survey};
+use df_wire::{Reply, Request};
+
+use crate::collect::{self, Policy, Situation};
+use crate::conversation::{Conversation, TalkError};
+use crate::layout::Layout;
+use crate::lock::{Lock, LockError};
+use crate::receive::{self, ReceiveError};
+use crate::store::StoreError;
+use crate::{control, generation, history, logs, machine, staged, store};
+
+/// Answers an operator until it is done.
+///
+/// # Errors
+/// The connection broke or the other side does not speak the protocol. What was being received is swept later.
+pub fn serve(layout: &Layout, input: impl Read, output: impl Write) -> Result<(), TalkError> {
+    let mut node = Node { layout, lock: None, talk: Conversation::open(input, output)? };
+    while let Some(request) = node.talk.request()? {
+        node.answer(request)?;
+    }
+    Ok(())
+}
+
+struct Node<'a, R, W> {
+    layout: &'a Layout,
+    lock: Option<Lock>,
+    talk: Conversation<R, W>,
+}
+
+impl<R: Read, W: Write> Node<'_, R, W> {
+    fn answer(&mut self, request: Request) -> Result<(), TalkError> {
+        if self.lock.is_none() && needs_lock(&request) {
+            return self.fault(fault(FaultKind::Refused, "whoever changes something takes the lock first"));
+        }
+        match request {
+            Request::Logs { app, generation, lines, follow } => self.logs(&app, generation, lines, follow),
+            Request::Manifest { image } => self.manifest(image),
+            Request::Sign { image, stretches, block_len } => self.sign(image, &stretches, block_len),
+            Request::Receive { image, base, len, image_len } => self.receive(image, base, len, image_len),
+            Request::Activate { .. } | Request::Rollback { .. } | Request::Start { .. } | Request::Stop { .. } | Request::Verify { .. } => {
+                control::forward(self.layout, &request, &mut self.talk)
+            }
+            other => match self.answer_at_once(other) {
+                Ok(reply) => self.talk.reply(&reply),
+                Err(fault) => self.fault(fault),
+            },
+        }
+    }
+
+    fn answer_at_once(&mut self, request: Request) -> Result<Reply, Fault> {
+        match request {
+            Request::Survey => survey(self.layout).map(|survey| Reply::Survey(Box::new(survey))),
+            Request::Lock { who, command } => self.take_lock(who, command),
+            Request::Check { image } => check(self.layout, image),
+            Request::Stage { release } => stage(self.layout, &release),
+            Request::History { app, limit } => {
+                let entries = history::last(&self.layout.history(&app), limit.min(1000) as usize).map_err(failed)?;
+                Ok(Reply::History { entries })
+            }
+            Request::Collect { app, count, older, dry_run } => collect(self.layout, &app, Policy { count: count as usize, older }, dry_run),
+            _ => Err(fault(FaultKind::Unsupported, "this node does not know the request")),
+        }
+    }
+
+    fn fault(&mut self, fault: Fault) -> Result<(), TalkError> {
+        self.talk.reply(&Reply::Fault(Box::new(fault)))
+    }
+
+    fn take_lock(&mut self, who: String, command: String) -> Result<Reply, Fault> {
+        let short = |text: String| df_core::text::shorten(&text, 200);
+        let holder = LockHolder { who: short(who), command: short(command), since: now() };
+        match Lock::take(&self.layout.run().join("lock"), &holder) {
+            Ok(lock) => {
+                self.lock = Some(lock);
+                Ok(Reply::Done)
+            }
+            Err(LockError::Held(_)) if self.lock.is_some() => Ok(Reply::Done),
+            Err(LockError::Held(holder)) => {
+                let message = format!("{} is at work here: {} since {}", holder.who, holder.command, holder.since);
+                Err(fault(FaultKind::Locked(holder), message))
+            }
+            Err(LockError::Io(error)) => Err(failed(error)),
+        }
+    }
+
+    fn manifest(&mut self, image: ImageId) -> Result<(), TalkError> {
+        match store::manifest(self.layout, image) {
+            Ok(manifest) => {
+                let bytes = manifest.encode();
+                self.talk.reply(&Reply::Bytes { len: bytes.len() as u64 })?;
+                self.talk.bytes(&bytes)
+            }
+            Err(error) => self.fault(of_store(error)),
+        }
+    }
+
+    fn sign(&mut self, image: ImageId, stretches: &[Vec<Slice>], block_len: u32) -> Result<(), TalkError> {
+        match signatures(self.layout, image, stretches, block_len) {
+            Ok(signatures) => {
+                self.talk.reply(&Reply::Signatures { lens: signatures.iter().map(|s| s.len() as u64).collect() })?;
+                signatures.iter().try_for_each(|signature| self.talk.bytes(signature))
+            }
+            Err(fault) => self.fault(fault),
+        }
+    }
+
+    fn receive(&mut self, image: ImageId, base: Option<ImageId>, len: u64, image_len: u64) -> Result<(), TalkError> {
+        if store::holds(self.layout, image) {
+            return self.talk.reply(&Reply::Received { reused: image_len, held: true });
+        }
+        // With a base, unchanged files cost nothing; only what surely has to be written is asked for.
+        let needed = if base.is_none() { image_len } else { len };
+        let room = receive::check_room(self.layout, needed);
+        let received = room.and_then(|()| receive::receive(self.layout, image, base, &mut self.talk.announced(len)));
+        match received {
+            Ok(received) => self.talk.reply(&Reply::Received { reused: received.reused, held: false }),
+            Err(error) => self.fault(of_receive(&error)),
+        }
+    }
+
+    fn logs(&mut self, app: &AppName, generation: Option<u64>, lines: u32, follow: bool) -> Result<(), TalkError> {
+        let number = generation.map_or_else(|| generation::current(self.layout, app), Ok);
+        let log = number.map_err(failed).and_then(|number| {
+            if number == 0 {
+                return Err(fault(FaultKind::Missing, format!("{app} has no current generation here")));
+            }
+            logs::Log::open(&self.layout.log(app, number)).map_err(failed)
+        });
+        match log {
+            Ok(log) => logs::send(log, lines.min(10_000) as usize, follow, &mut self.talk),
+            Err(fault) => self.fault(fault),
+        }
+    }
+}
+
+fn needs_lock(request: &Request) -> bool {
+    match request {
+        Request::Collect { dry_run, .. } => !dry_run,
+        Request::Survey
+        | Request::Lock { .. }
+        | Request::Manifest { .. }
+        | Request::Sign { .. }
+        | Request::Check { .. }
+        | Request::Verify { .. }
+        | Request::Logs { .. }
+        | Request::History { .. } => false,
+        Request::Receive { .. }
+        | Request::Stage { .. }
+        | Request::Activate { .. }
+        | Request::Rollback { .. }
+        | Request::Start { .. }
+        | Request::Stop { .. } => true,
+    }
+}
+
+/// Says what the node holds and runs.
+fn survey(layout: &Layout) -> Result<Survey, Fault> {
+    let mut running = control::running(layout).map_err(failed)?;
+    let mut apps = vec![];
+    for app in generation::apps(layout).map_err(failed)? {
+        let state = running.iter().position(|state| state.app == app).map(|at| running.swap_remove(at));
+        let records = generation::list(layout, &app).map_err(failed)?;
+        apps.push(AppState {
+            current: generation::current(layout, &app).map_err(failed)?,
+            wanted: control::wanted(layout, &app),
+            running: state.map(|state| state.running).unwrap_or_default(),
+            generations: records.iter().map(generation::Record::to_wire).collect(),
+            staged: staged::list(layout, &app).map_err(failed)?,
+            app,
+        });
+    }
+    Ok(Survey {
+        arch: std::env::consts::ARCH.to_owned(),
+        kernel: machine::kernel(),
+        libc: machine::libc(),
+        free: machine::free(&layout.root).map_err(failed)?,
+        now: now(),
+        images: store::images(layout).map_err(failed)?,
+        lock: Lock::holder(&layout.run().join("lock")).map_err(failed)?,
+        apps,
+    })
+}
+
+/// Reads an image back from disk.
+fn check(layout: &Layout, image: ImageId) -> Result<Reply, Fault> {
+    let manifest = store::manifest(layout, image).map_err(of_store)?;
+    let found = df_cache::check::tree(&layout.image(image), &manifest).map_err(failed)?;
+    let differences = found.into_iter().take(1000).map(|difference| Difference {
+        path: String::from_utf8_lossy(&difference.path).into_owned(),
+        kind: difference.kind.to_string(),
+        expected: difference.expected,
+        found: difference.found,
+    });
+    Ok(Reply::Checked { differences: differences.collect() })
+}
+
+fn stage(layout: &Layout, release: &str) -> Result<Reply, Fault> {
+    let release = Release::decode(release.as_bytes()).map_err(|error| fault(FaultKind::Refused, chain(&error)))?;
+    if !store::holds(layout, release.image) {
+        return Err(of_store(StoreError::Missing(release.image)));
+    }
+    staged::add(layout, &release, now()).map_err(failed)?;
+    Ok(Reply::Done)
+}
+
+fn collect(layout: &Layout, app: &AppName, policy: Policy, dry_run: bool) -> Result<Reply, Fault> {
+    let records = generation::list(layout, app).map_err(failed)?;
+    let current = generation::current(layout, app).map_err(failed)?;
+    let running = control::running(layout).map_err(failed)?;
+    let running: Vec<u64> = running.iter().filter(|state| state.app == *app).flat_map(|state| state.running.iter().map(|r| r.generation)).collect();
+    let gone = collect::plan(&Situation { records: &records, current, running: &running }, policy);
+    let collected = collect::perform(layout, app, &gone, policy, dry_run).map_err(failed)?;
+    Ok(Reply::Collected { collected })
+}
+
+/// Computes signatures of stretches of an image; refuses sizes that no honest operator asks for.
+fn signatures(layout: &Layout, image: ImageId, stretches: &[Vec<Slice>], block_len: u32) -> Result<Vec<Vec<u8>>, Fault> {
+    let manifest = store::manifest(layout, image).map_err(of_store)?;
+    let contents = store::Contents::new(layout, image, &manifest);
+    stretches.iter().map(|stretch| signature(&contents, stretch, block_len)).collect()
+}
+
+fn signature(contents: &store::Contents, stretch: &[Slice], block_len: u32) -> Result<Vec<u8>, Fault> {
+    let len = stretch.iter().try_fold(0_u64, |sum, slice| sum.checked_add(slice.len));
+    if len.is_none_or(|len| len > df_delta::format::BASE_LEN) {
+        return Err(fault(FaultKind::Refused, "a stretch that is too long"));
+    }
+    let mut bytes = vec![];
+    for slice in stretch {
+        bytes.extend(contents.read(slice.digest, slice.offset, slice.len as usize).map_err(failed)?);
+    }
+    df_delta::signature(&bytes, block_len).map_err(|error| fault(FaultKind::Refused, error.to_string()))
+}
+
+fn of_store(error: StoreError) -> Fault {
+    let kind = match error {
+        StoreError::Missing(_) => FaultKind::Missing,
+        StoreError::Damaged(_) => FaultKind::Damaged,
+        StoreError::Io { .. } => FaultKind::Failed,
+    };
+    fault(kind, chain(&error))
+}
+
+fn of_receive(error: &ReceiveError) -> Fault {
+    let full = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source())
+        .filter_map(|e| e.downcast_ref::<std::io::Error>())
+        .any(|e| matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded));
+    let kind = match error {
+        ReceiveError::NoRoom { .. } => FaultKind::DiskFull,
+        _ if full => FaultKind::DiskFull,
+        ReceiveError::Busy => FaultKind::Refused,
+        ReceiveError::Base(_) | ReceiveError::Export(ExportError::Damaged { .. }) => FaultKind::DeltaRefused,
+        ReceiveError::Delta(error) if error.is_damaged() => FaultKind::DeltaRefused,
+        ReceiveError::Delta(_) | ReceiveError::Export(_) | ReceiveError::Io { .. } => FaultKind::Failed,
+    };
+    fault(kind, chain(error))
+}
+
+/// Makes a fault of which nothing more is known.
+pub(crate) fn fault(kind: FaultKind, message: impl Into<String>) -> Fault {
+    let message = df_core::text::shorten(&message.into(), df_core::limits::TEXT_LEN);
+    Fault { kind, message, log: String::new(), probes: vec![], serving: None }
+}
+
+/// Makes a fault of an error of the system.
+pub(crate) fn failed(error: impl std::error::Error) -> Fault {
+    fault(FaultKind::Failed, chain(&error))
+}
+
+/// Returns an error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Returns this machine's clock.
+pub(crate) fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+/// Returns what serves, from the records alone.
+pub(crate) fn serving(layout: &Layout, app: &AppName, pid: Option<i32>) -> Option<Serving> {
+    let current = generation::current(layout, app).ok().filter(|&current| current > 0)?;
+    let record = generation::read(layout, app, current).ok()?;
+    Some(Serving { generation: current, commit: record.release.commit, image: record.release.image, pid, from: record.from })
+}

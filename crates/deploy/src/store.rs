@@ -1,0 +1,139 @@
+//! The images that a node holds.
+//!
+//! An image is held when its directory has its name: everything was checked and synced before. Its manifest is there before and goes after it.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use df_cache::durable;
+use df_core::{Digest, ImageId, Kind, Manifest, limits};
+
+use crate::layout::Layout;
+
+/// An image cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum StoreError {
+    #[error("the node holds no image {}", .0.short())]
+    Missing(ImageId),
+    #[error("the manifest of image {} is damaged", .0.short())]
+    Damaged(ImageId),
+    #[error("{}", path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Returns whether an image is held.
+pub fn holds(layout: &Layout, image: ImageId) -> bool {
+    layout.image(image).is_dir() && layout.manifest(image).is_file()
+}
+
+/// Returns the images that are held.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn images(layout: &Layout) -> io::Result<Vec<ImageId>> {
+    let mut images = vec![];
+    for entry in fs::read_dir(layout.store())? {
+        let image = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+        images.extend(image.filter(|image| holds(layout, *image)));
+    }
+    images.sort();
+    Ok(images)
+}
+
+/// Reads the manifest of an image that is held, and checks that it is the one.
+///
+/// # Errors
+/// The image is not held, or its manifest is not what its name says.
+pub fn manifest(layout: &Layout, image: ImageId) -> Result<Manifest, StoreError> {
+    if !holds(layout, image) {
+        return Err(StoreError::Missing(image));
+    }
+    let path = layout.manifest(image);
+    let mut bytes = vec![];
+    let read = File::open(&path).and_then(|file| file.take(limits::MANIFEST_LEN + 1).read_to_end(&mut bytes));
+    read.map_err(|source| StoreError::Io { path, source })?;
+    if Digest::of(&bytes) != image.0 {
+        return Err(StoreError::Damaged(image));
+    }
+    Manifest::decode(&bytes).map_err(|_| StoreError::Damaged(image))
+}
+
+/// Gives an image its name: from here on it is held.
+///
+/// `tree` is complete, checked and synced, and lies on the same file system. After a crash midway the image is held or it is not.
+///
+/// # Errors
+/// The manifest cannot be written or the tree not renamed; one that is held already is no error.
+pub fn adopt(layout: &Layout, image: ImageId, manifest: &Manifest, tree: &Path) -> io::Result<()> {
+    durable::write(&layout.manifest(image), &manifest.encode(), 0o444)?;
+    match durable::publish(tree, &layout.image(image)) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes an image: it loses its name first, durably, then its bytes.
+///
+/// # Errors
+/// It cannot be renamed or removed; what is left is swept by the next collection.
+pub fn remove(layout: &Layout, image: ImageId) -> io::Result<()> {
+    let doomed = layout.incoming().join(format!(".gone-{image}"));
+    durable::rename(&layout.image(image), &doomed)?;
+    durable::sync_dir(&layout.store())?;
+    durable::remove_tree(&doomed)?;
+    fs::remove_file(layout.manifest(image))
+}
+
+/// The contents of an image's files, by digest.
+#[derive(Debug)]
+pub struct Contents {
+    root: PathBuf,
+    /// Any path for a digest, and one for each executable bit.
+    paths: HashMap<(Digest, bool), PathBuf>,
+}
+
+impl Contents {
+    /// Lists what an image holds.
+    pub fn new(layout: &Layout, image: ImageId, manifest: &Manifest) -> Self {
+        let mut paths = HashMap::new();
+        for entry in manifest.entries() {
+            if let Kind::File { executable, digest, .. } = entry.kind {
+                paths.entry((digest, executable)).or_insert_with(|| entry.path.as_path().to_owned());
+            }
+        }
+        Self { root: layout.image(image), paths }
+    }
+
+    /// Returns a file with this content and this executable bit.
+    pub fn exact(&self, digest: Digest, executable: bool) -> Option<PathBuf> {
+        self.paths.get(&(digest, executable)).map(|path| self.root.join(path))
+    }
+
+    /// Returns a file with this content.
+    pub fn any(&self, digest: Digest) -> Option<PathBuf> {
+        self.exact(digest, false).or_else(|| self.exact(digest, true))
+    }
+
+    /// Reads a part of a content; the bytes are what lies on the disk, not checked.
+    ///
+    /// # Errors
+    /// The image has no such content, or it is shorter.
+    pub fn read(&self, digest: Digest, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let path = self.any(digest).ok_or(io::ErrorKind::NotFound)?;
+        let file = File::open(path)?;
+        if file.metadata()?.len() < offset.saturating_add(len as u64) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
+}
