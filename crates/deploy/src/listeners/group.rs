@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 /// Endpoints of the prober that the filter knows at once; one more waits for its turn.
 pub const MAX_PROBERS: usize = 16;
 
+/// How often a queue is looked at; nothing tells when it becomes empty.
+const POLL: Duration = Duration::from_millis(2);
+
 /// The listening sockets of one address.
 ///
 /// Dropping it closes our descriptors and nothing else: programs go on with theirs, so that a supervisor may come and go.
@@ -202,6 +205,24 @@ impl Group {
         let state = self.lock();
         let index = state.index(generation)?;
         queue_len(&state.slots.as_slice()[index].content).map_err(state.system("reading the queue"))
+    }
+
+    /// Waits until a generation's queue was empty for `quiet`, and returns whether that came within the timeout.
+    ///
+    /// For the old generation after a switch, while it goes on accepting. A handshake that began before the switch still ends in
+    /// its queue, a round trip later, and nothing shows it before: `quiet` is the time that handshakes under way are given.
+    pub fn wait_drained(&self, generation: u64, quiet: Duration, timeout: Duration) -> Result<bool, GroupError> {
+        let start = Instant::now();
+        let mut seen_empty = None;
+        while start.elapsed() <= timeout {
+            if self.queue_len(generation)? > 0 {
+                seen_empty = None;
+            } else if seen_empty.get_or_insert_with(Instant::now).elapsed() >= quiet {
+                return Ok(true);
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(false)
     }
 
     /// Connects as any client does.

@@ -263,3 +263,68 @@ fn generations_are_checked() {
     assert!(matches!(group.pass(1, 2), Err(GroupError::Present { generation: 2, .. })));
     assert_eq!((group.record().serving, group.record().trial), (Some(1), None));
 }
+
+/// A program: answers every connection with its generation, until its listener is closed.
+fn program_of(group: &Group, generation: u64) -> std::thread::JoinHandle<()> {
+    let listener = std::net::TcpListener::from(group.add(generation).unwrap());
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            io::Write::write_all(&mut stream, &generation.to_le_bytes()).unwrap();
+        }
+    })
+}
+
+fn ask(mut stream: TcpStream) -> u64 {
+    let mut answer = [0; 8];
+    io::Read::read_exact(&mut stream, &mut answer).unwrap();
+    u64::from_le_bytes(answer)
+}
+
+#[test]
+fn a_queue_that_nobody_empties_is_not_drained() {
+    let group = group(HOSTS[0], &[1, 2]);
+    let _waiting = clients(&group, 1);
+    group.steer(2, None).unwrap();
+    assert!(!group.wait_drained(1, Duration::from_millis(1), Duration::from_millis(50)).unwrap());
+    assert!(group.wait_drained(2, Duration::from_millis(1), SOON).unwrap());
+}
+
+#[test]
+fn handoffs_under_load_lose_no_client_and_show_no_client_the_trial() {
+    use std::sync::atomic::AtomicU64;
+    for host in HOSTS {
+        let group = Group::new(host.parse().unwrap());
+        let mut old_program = program_of(&group, 1);
+        let (oldest, newest, done) = (AtomicU64::new(1), AtomicU64::new(1), AtomicBool::new(false));
+        let load = || {
+            let mut n_asked = 0;
+            while !done.load(Ordering::SeqCst) {
+                let before = oldest.load(Ordering::SeqCst);
+                let answer = ask(group.dial_serving(SOON).unwrap());
+                let after = newest.load(Ordering::SeqCst);
+                assert!((before..=after).contains(&answer), "generation {answer} answered, {before} to {after} may have");
+                n_asked += 1;
+            }
+            n_asked
+        };
+        std::thread::scope(|scope| {
+            let clients = [scope.spawn(load), scope.spawn(load)];
+            for new in 2..=15 {
+                let program = program_of(&group, new);
+                group.steer(new - 1, Some(new)).unwrap();
+                (0..20).for_each(|_| assert_eq!(ask(group.dial_trial(SOON).unwrap()), new));
+                newest.store(new, Ordering::SeqCst);
+                group.steer(new, None).unwrap();
+                assert!(group.wait_drained(new - 1, Duration::from_millis(20), SOON).unwrap());
+                oldest.store(new, Ordering::SeqCst);
+                assert_eq!(group.remove(new - 1).unwrap(), 0);
+                std::mem::replace(&mut old_program, program).join().unwrap();
+            }
+            done.store(true, Ordering::SeqCst);
+            let n_asked: u32 = clients.into_iter().map(|client| client.join().unwrap()).sum();
+            assert!(n_asked > 100, "too little load: {n_asked}");
+        });
+        group.remove(15).unwrap();
+        old_program.join().unwrap();
+    }
+}
