@@ -33,7 +33,9 @@ const MESSAGE_LEN: usize = 256 << 20;
 pub enum CargoError {
     #[error("the commit has no Cargo.toml at its top")]
     NoManifest,
-    #[error("the commit has no Cargo.lock; run cargo generate-lockfile and commit it, so that each build uses the same dependencies")]
+    #[error(
+        "the commit has no Cargo.lock; run cargo generate-lockfile and commit it, so that each build uses the same dependencies"
+    )]
     NoLock,
     #[error("Cargo.lock does not fit Cargo.toml; run cargo check and commit the Cargo.lock that it writes")]
     StaleLock,
@@ -147,7 +149,8 @@ impl Cargo<'_> {
         wanted: &CargoBuild,
         programs: &Programs,
     ) -> Result<Vec<(String, PathBuf)>, CargoError> {
-        let mut args = vec!["build".to_owned(), "--locked".into(), "--offline".into(), "--message-format=json-render-diagnostics".into()];
+        let mut args =
+            vec!["build".to_owned(), "--locked".into(), "--offline".into(), "--message-format=json-render-diagnostics".into()];
         args.push(format!("--profile={}", wanted.profile));
         args.push(format!("--package={}", package.id));
         args.push(format!("--target-dir={}", self.target_dir.display()));
@@ -173,7 +176,11 @@ impl Cargo<'_> {
                     continue;
                 };
                 if done.insert(artifact.package_id.clone()) {
-                    events(BuildEvent::Compiled { done: done.len().min(total), total, name: escape(artifact.target.name.as_bytes()) });
+                    events(BuildEvent::Compiled {
+                        done: done.len().min(total),
+                        total,
+                        name: escape(artifact.target.name.as_bytes()),
+                    });
                 }
                 if let Some(executable) = artifact.executable.clone().filter(|_| artifact.package_id == package.id) {
                     heard.push((artifact.target, executable.into_std_path_buf()));
@@ -184,11 +191,15 @@ impl Cargo<'_> {
             return Err(ended("cargo build", status));
         }
         for (target, executable) in heard {
-            if (target.is_bin() && programs.bins.contains(&target.name)) || (target.is_example() && programs.examples.contains(&target.name)) {
+            if (target.is_bin() && programs.bins.contains(&target.name))
+                || (target.is_example() && programs.examples.contains(&target.name))
+            {
                 found.insert(target.name, executable);
             }
         }
-        let take = |name: &String| found.remove(name).map(|file| (name.clone(), file)).ok_or(CargoError::NotBuilt { name: name.clone() });
+        let take = |name: &String| {
+            found.remove(name).map(|file| (name.clone(), file)).ok_or(CargoError::NotBuilt { name: name.clone() })
+        };
         programs.bins.iter().chain(&programs.examples).map(take).collect()
     }
 
@@ -236,10 +247,10 @@ impl Cargo<'_> {
     }
 
     fn order(&self, args: &[String], environment: &BTreeMap<String, String>) -> Result<OwnedOrder, CargoError> {
-        let program = self.host.find("cargo").ok_or_else(|| ProcessError::Start {
-            program: "cargo".into(),
-            source: std::io::ErrorKind::NotFound.into(),
-        })?;
+        let program = self
+            .host
+            .find("cargo")
+            .ok_or_else(|| ProcessError::Start { program: "cargo".into(), source: std::io::ErrorKind::NotFound.into() })?;
         Ok(OwnedOrder { program, args: args.to_vec(), dir: self.source.into(), environment: environment.clone() })
     }
 }
@@ -286,7 +297,12 @@ impl Lines {
 /// The prefixes that must not reach a program, the most special last, as compilers want it.
 fn prefixes(host: &Host, room: &Path, target_dir: &Path) -> Vec<(String, String)> {
     let map = |from: &Path, to: &str| (from.to_string_lossy().into_owned(), to.to_owned());
-    vec![map(&host.rustup_home, "/df/rustup"), map(&host.cargo_home, "/df/cargo"), map(room, "/df"), map(target_dir, "/df/target")]
+    vec![
+        map(&host.rustup_home, "/df/rustup"),
+        map(&host.cargo_home, "/df/cargo"),
+        map(room, "/df"),
+        map(target_dir, "/df/target"),
+    ]
 }
 
 /// Returns whether a cargo configuration has flags for a target: then cargo does not look at `build.rustflags`.
@@ -307,7 +323,8 @@ fn ended(what: &'static str, status: ExitStatus) -> CargoError {
 }
 
 fn parse(said: &[u8]) -> Result<Metadata, CargoError> {
-    MetadataCommand::parse(String::from_utf8_lossy(said)).map_err(|source| CargoError::Unreadable { what: "cargo metadata", source })
+    MetadataCommand::parse(String::from_utf8_lossy(said))
+        .map_err(|source| CargoError::Unreadable { what: "cargo metadata", source })
 }
 
 /// Returns the packages that come from the source: those that have no registry and no git revision.
@@ -318,7 +335,10 @@ fn local(metadata: &Metadata) -> impl Iterator<Item = &Package> {
 fn check_inside(metadata: &Metadata, source: &Path) -> Result<(), CargoError> {
     let outside = |path: &Path| !path.starts_with(source);
     if outside(metadata.workspace_root.as_std_path()) {
-        return Err(CargoError::Outside { package: "the workspace".into(), path: escape(metadata.workspace_root.as_str().as_bytes()) });
+        return Err(CargoError::Outside {
+            package: "the workspace".into(),
+            path: escape(metadata.workspace_root.as_str().as_bytes()),
+        });
     }
     match local(metadata).find(|package| outside(package.manifest_path.as_std_path())) {
         Some(package) => {
@@ -353,7 +373,8 @@ fn choose_package<'a>(metadata: &'a Metadata, wanted: &CargoBuild) -> Result<&'a
 
 fn choose_programs(package: &Package, wanted: &CargoBuild) -> Result<Programs, CargoError> {
     let bins: Vec<String> = package.targets.iter().filter(|target| target.is_bin()).map(|target| target.name.clone()).collect();
-    let examples: Vec<String> = package.targets.iter().filter(|target| target.is_example()).map(|target| target.name.clone()).collect();
+    let examples: Vec<String> =
+        package.targets.iter().filter(|target| target.is_example()).map(|target| target.name.clone()).collect();
     let check = |kind, names: &[String], known: &[String]| match names.iter().find(|name| !known.contains(name)) {
         Some(name) => Err(CargoError::NoTarget {
             package: escape(package.name.as_bytes()),
@@ -398,7 +419,8 @@ mod tests {
         ] {
             assert!(has_target_flags(config), "{config}");
         }
-        for config in ["", "[build]\nrustflags = ['-g']", "build.rustflags = []", "[target.x]\nlinker='c'\n[build]\nrustflags=[]"] {
+        for config in ["", "[build]\nrustflags = ['-g']", "build.rustflags = []", "[target.x]\nlinker='c'\n[build]\nrustflags=[]"]
+        {
             assert!(!has_target_flags(config), "{config}");
         }
     }

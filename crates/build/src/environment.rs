@@ -7,8 +7,19 @@ use crate::directory::EPOCH_S;
 
 /// Variables that fetching may see besides: how to reach a registry. They never reach a build and are in no recipe.
 const NETWORK: [&str; 13] = [
-    "http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
-    "CARGO_HTTP_CAINFO", "CARGO_HTTP_PROXY", "CARGO_NET_GIT_FETCH_WITH_CLI",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "CARGO_HTTP_CAINFO",
+    "CARGO_HTTP_PROXY",
+    "CARGO_NET_GIT_FETCH_WITH_CLI",
 ];
 
 /// What a build may know of the machine.
@@ -86,11 +97,11 @@ mod tests {
 
     #[test]
     fn only_the_allow_list_comes_through() {
-        let host = host(&[("HOME", "/h"), ("PATH", "/bin"), ("AWS_SECRET_ACCESS_KEY", "s"), ("RUSTFLAGS", "-g"), ("https_proxy", "p")]);
+        let host =
+            host(&[("HOME", "/h"), ("PATH", "/bin"), ("AWS_SECRET_ACCESS_KEY", "s"), ("RUSTFLAGS", "-g"), ("https_proxy", "p")]);
         let names: Vec<String> = host.environment().into_keys().collect();
-        let expected = [
-            "CARGO_HOME", "HOME", "LANG", "LC_ALL", "PATH", "RUSTUP_AUTO_INSTALL", "RUSTUP_HOME", "SOURCE_DATE_EPOCH", "TZ",
-        ];
+        let expected =
+            ["CARGO_HOME", "HOME", "LANG", "LC_ALL", "PATH", "RUSTUP_AUTO_INSTALL", "RUSTUP_HOME", "SOURCE_DATE_EPOCH", "TZ"];
         assert_eq!(names, expected);
         assert_eq!(host.environment()["CARGO_HOME"], "/h/.cargo");
         assert_eq!(host.network.len(), 1);

@@ -16,7 +16,14 @@ pub(crate) struct Lock(#[allow(dead_code, reason = "the lock lives as long as th
 impl Lock {
     /// Waits until no other build holds the lock; `None` when cancelled. `waiting` is called once if there is something to wait for.
     pub fn take(path: &Path, cancel: &AtomicBool, waiting: impl FnOnce()) -> io::Result<Option<Self>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)?;
         let mut waiting = Some(waiting);
         loop {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -56,7 +56,8 @@ pub(crate) fn programs(programs: &[(String, PathBuf)], out: &Path) -> Result<(),
         let failed = |source| OutputError::Copy { path: format!("bin/{}", escape(name.as_bytes())), source };
         let out = directory::open(out).map_err(failed)?;
         let bin = directory::make_in(out.as_fd(), b"bin").map_err(failed)?;
-        let mut from = fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(file).map_err(failed)?;
+        let mut from =
+            fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(file).map_err(failed)?;
         if !from.metadata().map_err(failed)?.is_file() {
             return Err(OutputError::Kind { path: escape(name.as_bytes()), what: "no regular file" });
         }
@@ -100,7 +101,15 @@ pub(crate) fn include(repository: &Repository, commit: &Commit, section: &BuildS
             return Err(OutputError::NotInCommit { path: from.to_string() });
         }
         let (dir, name) = place(out, to, part.len() == 1)?;
-        repository.write_part(&part, from_bytes.len(), dir.as_fd(), &name)?;
+        let taken = |error| match error {
+            WriteError::Write { path, source }
+                if matches!(source.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) =>
+            {
+                OutputError::Taken { path: format!("{path} (into {to})") }
+            }
+            error => error.into(),
+        };
+        repository.write_part(&part, from_bytes.len(), dir.as_fd(), &name).map_err(taken)?;
     }
     Ok(())
 }
@@ -121,7 +130,9 @@ fn place(out: &Path, to: &PathText, alone: bool) -> Result<(OwnedFd, Vec<u8>), O
     for name in above {
         dir = directory::make_in(dir.as_fd(), name).map_err(failed)?;
     }
-    let taken = directory::look(&dir, last).map_err(failed)?.is_some_and(|stat| alone || directory::type_of(&stat) != FileType::Directory);
+    let taken = directory::look(&dir, last)
+        .map_err(failed)?
+        .is_some_and(|stat| alone || directory::type_of(&stat) != FileType::Directory);
     if taken { Err(OutputError::Taken { path: to.to_string() }) } else { Ok((dir, last.to_vec())) }
 }
 
@@ -160,7 +171,9 @@ impl Copier {
             }
             FileType::RegularFile if stat.st_mode & 0o6000 != 0 => Err(OutputError::SetUid { path: escape(path) }),
             FileType::RegularFile => copy_file(from, to, name).map_err(failed),
-            FileType::Symlink => directory::read_link(from, name).and_then(|target| directory::link(to, name, &target)).map_err(failed),
+            FileType::Symlink => {
+                directory::read_link(from, name).and_then(|target| directory::link(to, name, &target)).map_err(failed)
+            }
             FileType::Fifo => refuse("a named pipe"),
             FileType::Socket => refuse("a socket"),
             FileType::CharacterDevice | FileType::BlockDevice => refuse("a device"),

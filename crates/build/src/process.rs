@@ -43,7 +43,12 @@ pub(crate) struct Order<'a> {
 /// Runs a program until it ends; what it writes to stderr goes to the log, what it writes to stdout to `out`, in chunks.
 ///
 /// When it has ended, and when `cancel` becomes true, its whole process group is killed.
-pub(crate) fn run(order: &Order<'_>, log: &mut Log, cancel: &AtomicBool, out: &mut dyn FnMut(&[u8], &mut Log)) -> Result<ExitStatus, ProcessError> {
+pub(crate) fn run(
+    order: &Order<'_>,
+    log: &mut Log,
+    cancel: &AtomicBool,
+    out: &mut dyn FnMut(&[u8], &mut Log),
+) -> Result<ExitStatus, ProcessError> {
     let shown = || order.program.display().to_string();
     let mut child = start(order).map_err(|source| ProcessError::Start { program: shown(), source })?;
     let group = Group(Pid::from_child(&child));
@@ -71,7 +76,9 @@ pub(crate) fn run(order: &Order<'_>, log: &mut Log, cancel: &AtomicBool, out: &m
             _ => {}
         }
     }
-    finish(&mut child, &group, cancel).map_err(|source| ProcessError::Wait { program: shown(), source })?.ok_or(ProcessError::Cancelled)
+    finish(&mut child, &group, cancel)
+        .map_err(|source| ProcessError::Wait { program: shown(), source })?
+        .ok_or(ProcessError::Cancelled)
 }
 
 /// Says how a program ended: `status 101`, `signal 9`.

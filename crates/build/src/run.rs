@@ -235,7 +235,8 @@ impl Builder {
                     make_dir(parent).and_then(|()| remove_others(parent, Some(own))).map_err(place(parent))?;
                 }
                 let environment = &prepared.recipe.environment;
-                let built = Cargo { source, target_dir, host: &self.host, environment, toolchain, log, cancel, events }.build(wanted);
+                let built =
+                    Cargo { source, target_dir, host: &self.host, environment, toolchain, log, cancel, events }.build(wanted);
                 output::programs(&built.map_err(|error| cargo_failed(error, log))?, out)?;
             }
             (BuildTool::Command { command, output }, _) => {
@@ -254,7 +255,12 @@ impl Builder {
         Ok(())
     }
 
-    fn check_relocatable(&self, section: &BuildSection, out: &Path, events: &mut dyn FnMut(BuildEvent)) -> Result<(), BuildError> {
+    fn check_relocatable(
+        &self,
+        section: &BuildSection,
+        out: &Path,
+        events: &mut dyn FnMut(BuildEvent),
+    ) -> Result<(), BuildError> {
         let paths = relocate::held_paths(out, &[&self.keep.dir, &self.host.cargo_home]).map_err(place(out))?;
         match section.relocatable {
             _ if paths.is_empty() => Ok(()),

@@ -73,7 +73,11 @@ pub(crate) fn of(host: &Host, keep: &Keep, chosen: &Chosen<'_>, cargo: bool) -> 
 
 /// Returns the text of cargo's configuration outside of the source that applies to it: of the directories above, and of cargo's home.
 pub(crate) fn cargo_config_above(host: &Host, source: &Path) -> Vec<u8> {
-    files_above(host, source).iter().filter(|path| is_cargo_config(path)).flat_map(|path| fs::read(path).unwrap_or_default()).collect()
+    files_above(host, source)
+        .iter()
+        .filter(|path| is_cargo_config(path))
+        .flat_map(|path| fs::read(path).unwrap_or_default())
+        .collect()
 }
 
 #[derive(Serialize, Deserialize)]
@@ -140,7 +144,13 @@ fn question(host: &Host, found: &Found, chosen: &Chosen<'_>, files_above: &[Path
     Digest::of(format!("{BUILD_VERSION} {:?} {:?} {:?} {above:?}", host.environment(), found.0, chosen.digests).as_bytes())
 }
 
-fn ask(host: &Host, keep: &Keep, chosen: &Chosen<'_>, found: &Found, files_above: &[PathBuf]) -> Result<Toolchain, ToolchainError> {
+fn ask(
+    host: &Host,
+    keep: &Keep,
+    chosen: &Chosen<'_>,
+    found: &Found,
+    files_above: &[PathBuf],
+) -> Result<Toolchain, ToolchainError> {
     let failed = |source| ToolchainError::Ask { program: "rustc", source };
     // Beside the source, so that what rustup and cargo find in the directories above is the same.
     crate::keep::make_dir(&keep.dir).map_err(failed)?;
@@ -164,7 +174,8 @@ fn ask(host: &Host, keep: &Keep, chosen: &Chosen<'_>, found: &Found, files_above
             versions.insert(program.into(), version_of(&ask(program, &[args])?, prefix));
         }
     }
-    let configs: Vec<u8> = files_above.iter().filter(|path| is_cargo_config(path)).flat_map(|path| fs::read(path).unwrap_or_default()).collect();
+    let configs: Vec<u8> =
+        files_above.iter().filter(|path| is_cargo_config(path)).flat_map(|path| fs::read(path).unwrap_or_default()).collect();
     if !configs.is_empty() {
         versions.insert("cargo configuration outside of the source".into(), Digest::of(&configs).short());
     }
@@ -209,7 +220,13 @@ mod tests {
 
     #[test]
     fn a_toolchain_file_that_names_a_program_is_refused() {
-        for text in ["[toolchain]\npath = \"/tmp/evil\"", "toolchain.path='/x'", "[toolchain]\n\"p\\u0061th\" = 'x'", "toolchain = { path = 'x' }", "/opt/x"] {
+        for text in [
+            "[toolchain]\npath = \"/tmp/evil\"",
+            "toolchain.path='/x'",
+            "[toolchain]\n\"p\\u0061th\" = 'x'",
+            "toolchain = { path = 'x' }",
+            "/opt/x",
+        ] {
             assert!(refuse_path(text.as_bytes()).is_err(), "{text}");
         }
         assert!(refuse_path(b"[toolchain]\nchannel = \"1.95.0\" # not a path\ncomponents = ['clippy']\n").is_ok());

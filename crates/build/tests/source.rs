@@ -46,7 +46,8 @@ impl Place {
         let (dest, head) = (self.dest(), self.head());
         let refused = self.open().write_tree(&head, &dest).expect_err("the tree is refused");
         assert_eq!(fs::read_dir(&dest).expect("a directory").count(), 0, "nothing is written");
-        refused.to_string()
+        let cause = std::error::Error::source(&refused).map(|cause| format!(": {cause}")).unwrap_or_default();
+        format!("{refused}{cause}")
     }
 }
 
@@ -131,7 +132,10 @@ fn nothing_named_in_a_repository_runs() {
     let place = place();
     let canary = place.dir.path().join("canary");
     let run = format!("touch {}", canary.display());
-    place.repo.commit(&[("a.txt", "$Id$ one\r\n"), (".gitattributes", "* filter=evil ident text eol=lf diff=evil export-subst\n")], "one");
+    place.repo.commit(
+        &[("a.txt", "$Id$ one\r\n"), (".gitattributes", "* filter=evil ident text eol=lf diff=evil export-subst\n")],
+        "one",
+    );
     let git = place.repo.dir().join(".git");
     let config = format!(
         "\n[core]\n\tfsmonitor = \"{run}\"\n\thooksPath = {0}\n\tsshCommand = \"{run}\"\n\tpager = \"{run}\"\n\tautocrlf = true\n\
@@ -269,11 +273,12 @@ fn a_tree_is_written_exactly_and_what_is_right_stays() {
     // What a build leaves: other bytes of equal length and time, more names, other kinds, other modes, a locked directory.
     fs::write(dest.join("run"), "#!/bin/xx\n").expect("changed");
     fs::create_dir_all(dest.join("target/deep/er")).expect("more");
-    fs::set_permissions(dest.join("target/deep"), fs::Permissions::from_mode(0)).expect("locked");
+    fs::set_permissions(dest.join("target/deep"), fs::Permissions::from_mode(0o0)).expect("locked");
     fs::remove_file(dest.join("d/link")).expect("gone");
     std::os::unix::fs::symlink("/etc/passwd", dest.join("d/link")).expect("another target");
     fs::hard_link(dest.join("gone/x"), dest.join("gone/y")).expect("a second name");
     place.repo.remove(&["gone/x"], "two");
+    fs::remove_dir(place.repo.dir().join("gone")).expect("an empty directory");
     place.repo.commit(&[("gone", "now a file")], "three");
     place.write();
     assert_eq!(fs::metadata(dest.join("d/e/f")).expect("the file").ino(), inode, "an unchanged file stays");

@@ -27,8 +27,20 @@ mod tests {
     #[test]
     fn every_spelling_of_dot_git_is_known() {
         for name in [
-            ".git", ".GIT", ".Git", ".git ", ".git.", ".git. . ", "git~1", "GIT~1", ".g\u{200c}it", "\u{feff}.git", ".git::$INDEX_ALLOCATION",
-            ".git:x", ".git\\hooks", ".git\\",
+            ".git",
+            ".GIT",
+            ".Git",
+            ".git ",
+            ".git.",
+            ".git. . ",
+            "git~1",
+            "GIT~1",
+            ".g\u{200c}it",
+            "\u{feff}.git",
+            ".git::$INDEX_ALLOCATION",
+            ".git:x",
+            ".git\\hooks",
+            ".git\\",
         ] {
             assert!(is_git_directory(name.as_bytes()), "{name:?}");
         }
@@ -36,7 +48,9 @@ mod tests {
 
     #[test]
     fn other_names_are_names() {
-        for name in [".gitignore", ".gitmodules", ".github", "git", "git~2", ".gi", "x.git", ".git~1", "a\\.gitx", "...", " ", "git~10"] {
+        for name in
+            [".gitignore", ".gitmodules", ".github", "git", "git~2", ".gi", "x.git", ".git~1", "a\\.gitx", "...", " ", "git~10"]
+        {
             assert!(!is_git_directory(name.as_bytes()), "{name:?}");
         }
         assert!(!is_git_directory(b".gi\xfft"));

@@ -202,4 +202,3 @@ fn check_text(text: &str) -> Result<(), ResolveError> {
     }
     Ok(())
 }
-

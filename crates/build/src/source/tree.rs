@@ -6,7 +6,7 @@ use df_core::manifest::ManifestError;
 use df_core::name::NameError;
 use df_core::text::escape;
 use df_core::{Digest, Entry, Kind, Manifest, TreePath};
-use git2::{ErrorCode, Odb, ObjectType, Oid};
+use git2::{ErrorCode, ObjectType, Odb, Oid};
 
 use super::{Commit, Repository, is_git_directory};
 

@@ -89,8 +89,9 @@ impl Writer<'_> {
         for item in items {
             let (name, failed) = (item.path.file_name(), |source| WriteError::Write { path: item.path.to_string(), source });
             if item.kind == ItemKind::Directory {
-                let is_directory =
-                    directory::look(dir, name).map_err(failed)?.is_some_and(|stat| directory::type_of(&stat) == FileType::Directory);
+                let is_directory = directory::look(dir, name)
+                    .map_err(failed)?
+                    .is_some_and(|stat| directory::type_of(&stat) == FileType::Directory);
                 if !is_directory {
                     directory::remove(dir, name).map_err(failed)?;
                 }
