@@ -72,11 +72,11 @@ pub(crate) struct Cargo<'a> {
 }
 
 /// Returns the whole environment of cargo: C code gets the same path remapping as Rust code.
-pub(crate) fn environment(host: &Host, room: &Path, target_dir: &Path) -> BTreeMap<String, String> {
+pub(crate) fn environment(host: &Host, room: &Path) -> BTreeMap<String, String> {
     let mut environment = host.environment();
     // Incremental compilation gives other bits than compiling at once.
     environment.insert("CARGO_INCREMENTAL".into(), "0".into());
-    let maps = prefixes(host, room, target_dir);
+    let maps = prefixes(host, room);
     // Compilers split these variables at blanks and know no quotes: no remapping rather than a broken line; the scan for build paths tells.
     if !maps.iter().any(|(from, _)| from.contains(char::is_whitespace)) {
         let flags: Vec<String> = maps.iter().map(|(from, to)| format!("-ffile-prefix-map={from}={to}")).collect();
@@ -179,7 +179,7 @@ impl Cargo<'_> {
                     events(BuildEvent::Compiled {
                         done: done.len().min(total),
                         total,
-                        name: escape(artifact.target.name.as_bytes()),
+                        name: name_of(metadata, &artifact.package_id),
                     });
                 }
                 if let Some(executable) = artifact.executable.clone().filter(|_| artifact.package_id == package.id) {
@@ -205,7 +205,7 @@ impl Cargo<'_> {
 
     fn remapping(&self) -> Vec<String> {
         let room = self.source.parent().unwrap_or(self.source);
-        let mut maps = prefixes(self.host, room, self.target_dir);
+        let mut maps = prefixes(self.host, room);
         // The standard library's own sources: with the rust-src component rustc would name the place where they lie, without it this.
         if let (Some(sysroot), Some(commit)) = (&self.toolchain.sysroot, &self.toolchain.commit_hash) {
             maps.push((format!("{sysroot}/lib/rustlib/src/rust"), format!("/rustc/{commit}")));
@@ -295,14 +295,9 @@ impl Lines {
 }
 
 /// The prefixes that must not reach a program, the most special last, as compilers want it.
-fn prefixes(host: &Host, room: &Path, target_dir: &Path) -> Vec<(String, String)> {
+fn prefixes(host: &Host, room: &Path) -> Vec<(String, String)> {
     let map = |from: &Path, to: &str| (from.to_string_lossy().into_owned(), to.to_owned());
-    vec![
-        map(&host.rustup_home, "/df/rustup"),
-        map(&host.cargo_home, "/df/cargo"),
-        map(room, "/df"),
-        map(target_dir, "/df/target"),
-    ]
+    vec![map(&host.rustup_home, "/df/rustup"), map(&host.cargo_home, "/df/cargo"), map(room, "/df")]
 }
 
 /// Returns whether a cargo configuration has flags for a target: then cargo does not look at `build.rustflags`.
@@ -320,6 +315,11 @@ fn has_target_flags(config: &str) -> bool {
 
 fn ended(what: &'static str, status: ExitStatus) -> CargoError {
     CargoError::Ended { what, how: process::ending(status) }
+}
+
+fn name_of(metadata: &Metadata, id: &PackageId) -> String {
+    let package = metadata.packages.iter().find(|package| package.id == *id);
+    escape(package.map_or(id.repr.as_str(), |package| package.name.as_str()).as_bytes())
 }
 
 fn parse(said: &[u8]) -> Result<Metadata, CargoError> {

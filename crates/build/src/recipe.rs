@@ -1,7 +1,6 @@
 //! The recipe of a commit, found without building: two kept files when nothing changed.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use df_core::recipe::Change;
 use df_core::spec::{BuildSection, BuildTool};
@@ -32,14 +31,13 @@ pub enum RecipeError {
 pub(crate) struct Prepared {
     pub recipe: Recipe,
     pub toolchain: Option<Toolchain>,
-    pub target_dir: PathBuf,
+    pub target_key: Digest,
 }
 
 pub(crate) fn prepare(
     repository: &Repository,
     commit: &Commit,
     section: &BuildSection,
-    app: &AppName,
     host: &Host,
     keep: &Keep,
 ) -> Result<Prepared, RecipeError> {
@@ -50,10 +48,9 @@ pub(crate) fn prepare(
         BuildTool::Cargo(_) => Some(tools(repository, commit, &source, host, keep, true)?),
         BuildTool::Command { .. } => Some(tools(repository, commit, &source, host, keep, false)?),
     };
-    let target_dir = target_dir(keep, app, host, toolchain.as_ref());
     let environment = match &section.tool {
         BuildTool::Files => BTreeMap::new(),
-        BuildTool::Cargo(_) => crate::cargo::environment(host, &keep.dir, &target_dir),
+        BuildTool::Cargo(_) => crate::cargo::environment(host, &keep.dir),
         BuildTool::Command { .. } => host.environment(),
     };
     let recipe = Recipe {
@@ -64,15 +61,14 @@ pub(crate) fn prepare(
         target: TARGET.into(),
         environment,
     };
-    Ok(Prepared { recipe, toolchain, target_dir })
+    let target_key = target_key(host, toolchain.as_ref());
+    Ok(Prepared { recipe, toolchain, target_key })
 }
 
-/// Returns the target directory that an application's builds share: another one for other tools or another environment, because cargo itself
-/// does not see every such change (a new C compiler, for one).
-fn target_dir(keep: &Keep, app: &AppName, host: &Host, toolchain: Option<&Toolchain>) -> PathBuf {
-    let versions = toolchain.map(|t| &t.versions);
-    let key = Digest::of(format!("{versions:?} {:?}", host.environment()).as_bytes());
-    keep.dir.join("target").join(app.as_str()).join(key.short())
+/// Returns under what a kept target directory may be used again: other tools or another environment need an empty one, because cargo itself does
+/// not see every such change (a new C compiler, for one).
+fn target_key(host: &Host, toolchain: Option<&Toolchain>) -> Digest {
+    Digest::of(format!("{:?} {:?}", toolchain.map(|t| &t.versions), host.environment()).as_bytes())
 }
 
 /// Returns what differs from the recipe that the application was last built by; `None` when none is known.

@@ -1,15 +1,16 @@
 //! The build: a commit and its section in, an output directory out.
 
-use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use df_core::recipe::Change;
 use df_core::spec::{BuildSection, BuildTool, Relocatable, Sandbox};
-use df_core::{AppName, Recipe};
+use df_core::{AppName, Digest, Recipe};
 
 use crate::cargo::{Cargo, CargoError};
+use crate::directory;
 use crate::environment::Host;
 use crate::keep::{Keep, drop_oldest, make_dir};
 use crate::lock::Lock;
@@ -18,7 +19,7 @@ use crate::output::{self, OutputError};
 use crate::process::{self, Order, ProcessError};
 use crate::recipe::{self, Prepared, RecipeError};
 use crate::relocate;
-use crate::source::{Commit, Repository, WriteError};
+use crate::source::{Commit, Repository, WriteError, manifest_kept};
 
 /// Logs kept.
 const N_LOGS: usize = 50;
@@ -177,7 +178,10 @@ impl Builder {
         events(BuildEvent::Phase("source"));
         let source = self.source_dir()?;
         if compiled {
-            repository.write_tree(commit, &source)?;
+            match manifest_kept(&self.keep, prepared.recipe.source) {
+                Some(manifest) => repository.write_listed(commit, &manifest, &source)?,
+                None => drop(repository.write_tree(commit, &source)?),
+            }
         }
         self.run_tool(section, &prepared, &source, output.path(), &mut log, events, cancel)?;
         events(BuildEvent::Phase("output"));
@@ -192,7 +196,7 @@ impl Builder {
     }
 
     fn prepare(&self, repository: &Repository, commit: &Commit, section: &BuildSection) -> Result<Prepared, RecipeError> {
-        recipe::prepare(repository, commit, section, &self.app, &self.host, &self.keep)
+        recipe::prepare(repository, commit, section, &self.host, &self.keep)
     }
 
     fn source_dir(&self) -> Result<PathBuf, BuildError> {
@@ -213,8 +217,20 @@ impl Builder {
     fn make_output(&self) -> Result<tempfile::TempDir, BuildError> {
         let dir = self.keep.dir.join("output");
         make_dir(&dir).map_err(place(&dir))?;
-        remove_others(&dir, None).map_err(place(&dir))?;
+        remove_all(&dir).map_err(place(&dir))?;
         tempfile::Builder::new().prefix(self.app.as_str()).tempdir_in(&dir).map_err(place(&dir))
+    }
+
+    /// Returns the application's own target directory, emptied when it was filled by other tools or in another environment.
+    fn target_dir(&self, key: Digest) -> Result<PathBuf, BuildError> {
+        let (all, name) = (self.keep.dir.join("target"), self.app.as_str());
+        let key_file = format!("{name}.key");
+        if self.keep.read_bytes("target", &key_file).as_deref() != Some(key.as_bytes()) {
+            make_dir(&all).and_then(|()| remove_in(&all, name)).map_err(place(&all))?;
+            // Only after the old one is gone: a build killed in between empties it again.
+            self.keep.write("target", &key_file, key.as_bytes(), usize::MAX);
+        }
+        Ok(all.join(name))
     }
 
     #[allow(clippy::too_many_arguments, reason = "all of them are what a running build is")]
@@ -230,10 +246,7 @@ impl Builder {
     ) -> Result<(), BuildError> {
         match (&section.tool, &prepared.toolchain) {
             (BuildTool::Cargo(wanted), Some(toolchain)) => {
-                let target_dir = &prepared.target_dir;
-                if let (Some(parent), Some(own)) = (target_dir.parent(), target_dir.file_name()) {
-                    make_dir(parent).and_then(|()| remove_others(parent, Some(own))).map_err(place(parent))?;
-                }
+                let target_dir = &self.target_dir(prepared.target_key)?;
                 let environment = &prepared.recipe.environment;
                 let built =
                     Cargo { source, target_dir, host: &self.host, environment, toolchain, log, cancel, events }.build(wanted);
@@ -278,18 +291,15 @@ fn place(path: &Path) -> impl FnOnce(io::Error) -> BuildError {
     move |source| BuildError::Place { path, source }
 }
 
-/// Removes everything in a directory but one name.
-fn remove_others(dir: &Path, kept: Option<&std::ffi::OsStr>) -> io::Result<()> {
-    use std::os::fd::AsFd as _;
-    use std::os::unix::ffi::OsStrExt as _;
-    let open = crate::directory::open(dir)?;
-    for entry in fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        if Some(&*name) != kept {
-            crate::directory::remove(open.as_fd(), name.as_bytes())?;
-        }
-    }
-    Ok(())
+/// Removes everything in a directory.
+fn remove_all(dir: &Path) -> io::Result<()> {
+    let open = directory::open(dir)?;
+    directory::names(&open)?.iter().try_for_each(|name| directory::remove(open.as_fd(), name))
+}
+
+/// Removes one name in a directory, with all it holds.
+fn remove_in(dir: &Path, name: &str) -> io::Result<()> {
+    directory::remove(directory::open(dir)?.as_fd(), name.as_bytes())
 }
 
 fn failed(what: &'static str, how: String, log: &mut Log) -> BuildError {

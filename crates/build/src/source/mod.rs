@@ -20,7 +20,7 @@ pub use entry_name::is_git_directory;
 pub use tree::TreeError;
 pub use write::WriteError;
 
-pub(crate) use record::{Source, n_changed};
+pub(crate) use record::{Source, manifest_kept, n_changed};
 pub(crate) use tree::Item;
 
 /// Bytes of a text that names a commit.

@@ -1,13 +1,17 @@
 //! What a tree's manifest said, kept by the tree's git id, so that an unchanged commit costs one small file.
 //!
 //! `source/<git tree id>.json` holds the digest, the named parts and the links that leave the tree; `source/<digest>.manifest` the manifest, from which
-//! "which source files changed" is counted. Both are only ever a saving: a file that does not read back is made anew.
+//! "which source files changed" is counted;
+//! `source/<repository>.blobs` the digests of the last tree's blobs by git id (20 bytes, length as 8 little-endian bytes, 32 bytes), so that only new ones are read. All are only ever a saving: a file that does not read back is made anew.
 
 use std::collections::BTreeMap;
 
 use df_core::{Digest, Kind, Manifest};
 use serde::{Deserialize, Serialize};
 
+use git2::Oid;
+
+use super::tree::Blobs;
 use super::{Commit, Repository, TreeError};
 use crate::keep::Keep;
 
@@ -43,7 +47,10 @@ impl Source {
         if let Some(source) = keep.read::<Self>("source", &name).filter(|source| source.version == VERSION) {
             return Ok(source);
         }
-        let manifest = repository.manifest(commit)?;
+        let blobs_name = format!("{}.blobs", Digest::of(repository.git.path().as_os_str().as_encoded_bytes()).short());
+        let known = keep.read_bytes("source", &blobs_name).map(|bytes| decode_blobs(&bytes)).unwrap_or_default();
+        let (manifest, blobs) = repository.manifest_knowing(commit, &known)?;
+        keep.write("source", &blobs_name, &encode_blobs(&blobs), N_KEPT);
         let bytes = manifest.encode();
         let source = Self::new(&manifest, Digest::of(&bytes));
         keep.write("source", &format!("{}.manifest", source.digest), &bytes, N_KEPT);
@@ -79,13 +86,15 @@ impl Source {
     }
 }
 
+/// Returns the manifest of a source if it is kept whole.
+pub(crate) fn manifest_kept(keep: &Keep, digest: Digest) -> Option<Manifest> {
+    let bytes = keep.read_bytes("source", &format!("{digest}.manifest"))?;
+    if Digest::of(&bytes) == digest { Manifest::decode(&bytes).ok() } else { None }
+}
+
 /// Returns how many files differ between two kept manifests, the named parts left out; `None` when one is not kept.
 pub(crate) fn n_changed(keep: &Keep, old: Digest, new: Digest) -> Option<usize> {
-    let read = |digest: Digest| {
-        let bytes = keep.read_bytes("source", &format!("{digest}.manifest"))?;
-        if Digest::of(&bytes) == digest { Manifest::decode(&bytes).ok() } else { None }
-    };
-    let (old, new) = (read(old)?, read(new)?);
+    let (old, new) = (manifest_kept(keep, old)?, manifest_kept(keep, new)?);
     let counts = |path: &df_core::TreePath, kind: &Kind| {
         *kind != Kind::Directory && !PARTS.iter().any(|part| part.as_bytes() == path.as_bytes())
     };
@@ -100,4 +109,31 @@ pub(crate) fn n_changed(keep: &Keep, old: Digest, new: Digest) -> Option<usize> 
             .count()
     };
     Some(changed(&old, &new, true) + changed(&new, &old, false))
+}
+
+fn encode_blobs(blobs: &Blobs) -> Vec<u8> {
+    let row = |(id, (len, digest)): (&Oid, &(u64, Digest))| [id.as_bytes(), &len.to_le_bytes(), digest.as_bytes()].concat();
+    blobs.iter().flat_map(row).collect()
+}
+
+fn decode_blobs(bytes: &[u8]) -> Blobs {
+    let row = |row: &[u8]| {
+        let (id, rest) = row.split_first_chunk::<20>()?;
+        let (len, digest) = rest.split_first_chunk::<8>()?;
+        Some((Oid::from_bytes(id).ok()?, (u64::from_le_bytes(*len), Digest::from_bytes(digest.try_into().ok()?))))
+    };
+    bytes.chunks_exact(60).filter_map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_blobs_read_back() {
+        let id = |byte| Oid::from_bytes(&[byte; 20]).expect("20 bytes");
+        let blobs: Blobs = [(id(1), (7, Digest::of(b"a"))), (id(2), (u64::MAX, Digest::of(b"b")))].into();
+        assert_eq!(decode_blobs(&encode_blobs(&blobs)), blobs);
+        assert_eq!(decode_blobs(b"short"), Blobs::new());
+    }
 }

@@ -61,6 +61,9 @@ pub enum TreeError {
     Manifest(#[from] ManifestError),
 }
 
+/// The length and digest of blobs, by their git id.
+pub(crate) type Blobs = HashMap<Oid, (u64, Digest)>;
+
 /// One entry of a commit's tree.
 #[derive(Debug, Clone)]
 pub(crate) struct Item {
@@ -104,8 +107,13 @@ impl Repository {
     /// # Errors
     /// Says which entry cannot be a source file. Links that leave the tree are in it; [`Manifest::outside_links`] names them.
     pub fn manifest(&self, commit: &Commit) -> Result<Manifest, TreeError> {
+        Ok(self.manifest_knowing(commit, &Blobs::new())?.0)
+    }
+
+    /// Does the same without reading the blobs whose digests are known; returns those of this tree as well.
+    pub(crate) fn manifest_knowing(&self, commit: &Commit, known: &Blobs) -> Result<(Manifest, Blobs), TreeError> {
         let items = self.items(commit)?;
-        manifest(&self.odb()?, &items)
+        manifest(&self.odb()?, &items, known)
     }
 
     pub(crate) fn items(&self, commit: &Commit) -> Result<Vec<Item>, TreeError> {
@@ -125,8 +133,8 @@ impl Repository {
     }
 }
 
-fn manifest(odb: &Odb<'_>, items: &[Item]) -> Result<Manifest, TreeError> {
-    let mut known: HashMap<Oid, (u64, Digest)> = HashMap::new();
+fn manifest(odb: &Odb<'_>, items: &[Item], known: &Blobs) -> Result<(Manifest, Blobs), TreeError> {
+    let mut blobs = Blobs::new();
     let (mut entries, mut total) = (Vec::with_capacity(items.len()), 0_u64);
     for item in items {
         let kind = match item.kind {
@@ -136,11 +144,14 @@ fn manifest(odb: &Odb<'_>, items: &[Item]) -> Result<Manifest, TreeError> {
                 Kind::Symlink { target: target.into() }
             }
             ItemKind::File { executable } => {
-                if !known.contains_key(&item.id) {
-                    let bytes = read_bounded(odb, item.id, ObjectType::Blob, &item.path.to_string(), BLOB_LEN)?;
-                    known.insert(item.id, (bytes.len() as u64, Digest::of(&bytes)));
-                }
-                let (len, digest) = known[&item.id];
+                let (len, digest) = match blobs.get(&item.id).or_else(|| known.get(&item.id)) {
+                    Some(&known) => known,
+                    None => {
+                        let bytes = read_bounded(odb, item.id, ObjectType::Blob, &item.path.to_string(), BLOB_LEN)?;
+                        (bytes.len() as u64, Digest::of(&bytes))
+                    }
+                };
+                blobs.insert(item.id, (len, digest));
                 total = total.saturating_add(len);
                 if total > SOURCE_LEN {
                     return Err(TreeError::AllTooLarge);
@@ -150,7 +161,7 @@ fn manifest(odb: &Odb<'_>, items: &[Item]) -> Result<Manifest, TreeError> {
         };
         entries.push(Entry { path: item.path.clone(), kind });
     }
-    Ok(Manifest::new(entries)?)
+    Ok((Manifest::new(entries)?, blobs))
 }
 
 fn list(odb: &Odb<'_>, tree: Oid, dir: &[u8], depth: usize, items: &mut Vec<Item>) -> Result<(), TreeError> {
@@ -201,6 +212,7 @@ fn read_tree(odb: &Odb<'_>, tree: Oid, dir: &[u8]) -> Result<Vec<Item>, TreeErro
     Ok(items)
 }
 
+#[allow(clippy::type_complexity, reason = "mode, name, id, and what follows")]
 fn split_entry(bytes: &[u8]) -> Option<(&[u8], &[u8], Oid, &[u8])> {
     let space = bytes.iter().take(8).position(|&b| b == b' ')?;
     let (mode, rest) = (&bytes[..space], &bytes[space + 1..]);

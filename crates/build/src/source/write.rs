@@ -31,13 +31,18 @@ impl Repository {
     /// A tree that cannot be source files, or a file that cannot be written, by name.
     pub fn write_tree(&self, commit: &Commit, dest: &Path) -> Result<Manifest, WriteError> {
         let manifest = self.manifest(commit)?;
+        self.write_listed(commit, &manifest, dest)?;
+        Ok(manifest)
+    }
+
+    /// Does the same with the commit's manifest at hand.
+    pub(crate) fn write_listed(&self, commit: &Commit, manifest: &Manifest, dest: &Path) -> Result<(), WriteError> {
         let items = self.items(commit)?;
         let children = Children::of(items.iter().map(|item| &item.path));
         let failed = |source| WriteError::Write { path: "the top directory".into(), source };
         let root = directory::open(dest).map_err(failed)?;
-        let writer = Writer { repository: self, manifest: &manifest, items: &items, children: &children };
-        writer.directory(root.as_fd(), &[])?;
-        Ok(manifest)
+        let writer = Writer { repository: self, manifest, items: &items, children: &children };
+        writer.directory(root.as_fd(), &[])
     }
 
     /// Writes a file or directory of the commit into another directory under a new name, where nothing has it yet.
