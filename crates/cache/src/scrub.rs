@@ -1,0 +1,59 @@
+//! What reading a whole store back finds, and what a repair made of it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use df_core::{Digest, ImageId};
+
+/// One thing that is not what its name says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// What.
+    pub what: Damaged,
+    /// Where; nothing when it is missing, or not in a file.
+    pub place: Option<PathBuf>,
+    /// Why it is taken for damaged.
+    pub why: String,
+    /// The images that are incomplete because of it.
+    pub images: Vec<ImageId>,
+}
+
+/// What is damaged.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Damaged {
+    /// A blob, of which no whole copy is in the store.
+    Blob(Digest),
+    /// A blob that an image needs is not there at all.
+    MissingBlob(Digest),
+    /// A pack; the blobs in it that are damaged are listed beside it.
+    Pack(Digest),
+    /// An image's manifest.
+    Manifest(ImageId),
+    /// A release.
+    Release(String),
+}
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blob(digest) => write!(f, "blob {digest}"),
+            Self::MissingBlob(digest) => write!(f, "missing blob {digest}"),
+            Self::Pack(id) => write!(f, "pack {id}"),
+            Self::Manifest(image) => write!(f, "manifest of image {image}"),
+            Self::Release(name) => write!(f, "release {}", df_core::text::escape(name.as_bytes())),
+        }
+    }
+}
+
+/// What a repair did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// Blobs and manifests that are whole again, from the source.
+    pub healed: Vec<Digest>,
+    /// Blobs and manifests that no source had: what needs them is incomplete until it is put again.
+    pub lost: Vec<Digest>,
+    /// Images that are incomplete now.
+    pub images: Vec<ImageId>,
+    /// Where damaged files are now.
+    pub quarantined: Vec<PathBuf>,
+}

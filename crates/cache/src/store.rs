@@ -1,0 +1,254 @@
+//! What every store promises, wherever it keeps its bytes.
+//!
+//! The contract, run against every implementation by the suite in `contract`:
+//! - An image is there when all of it is: [`Store::has`] is true only after every blob and then the manifest are durable.
+//! - What is put is checked while it is put, what is read is checked while it is read. Wrong bytes are an error, never an answer.
+//! - Putting twice changes nothing and costs little. Whoever is killed in a put leaves nothing that counts.
+//! - Only [`Store::collect`], [`Store::repair`] and [`Store::flush`] remove anything.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use df_core::{AppName, Digest, ImageId, Manifest, RecipeKey, Release, ReleaseId, Timestamp};
+
+use crate::blobs::Blobs;
+use crate::gc;
+use crate::scrub::{Damage, Repaired};
+
+/// A release in a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRelease {
+    /// Its name.
+    pub id: ReleaseId,
+    /// What it says.
+    pub release: Release,
+    /// Grows with each put: the newest release has the largest.
+    pub sequence: u64,
+    /// When it was put, by the clock of whoever put it.
+    pub stored: Timestamp,
+}
+
+impl StoredRelease {
+    /// Names a release and says when it was put.
+    pub fn new(release: Release, sequence: u64, stored: Timestamp) -> Self {
+        Self { id: release.id(), release, sequence, stored }
+    }
+}
+
+/// An image in a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StoredImage {
+    /// Its name.
+    pub image: ImageId,
+    /// When it was put.
+    pub stored: Timestamp,
+}
+
+/// All that a store holds by name: what a collection decides upon.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// In ascending order of their sequence.
+    pub releases: Vec<StoredRelease>,
+    /// In order of their names.
+    pub images: Vec<StoredImage>,
+    /// Images that somebody wants kept.
+    pub pins: BTreeSet<ImageId>,
+}
+
+/// What a put did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Added {
+    /// Blobs that were not there before.
+    pub n_blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// How much a store holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Images.
+    pub n_images: u64,
+    /// Releases.
+    pub n_releases: u64,
+    /// Distinct blobs.
+    pub n_blobs: u64,
+    /// Bytes of the blobs, as files.
+    pub blob_bytes: u64,
+    /// Bytes that they take.
+    pub stored_bytes: u64,
+    /// Packs.
+    pub n_packs: u64,
+    /// Bytes that could still be written, where that is known.
+    pub free_bytes: Option<u64>,
+}
+
+/// Nothing was put.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum PutError {
+    #[error("get blob {} for the store", digest.short())]
+    Source {
+        digest: Digest,
+        #[source]
+        source: io::Error,
+    },
+    #[error("what was handed in as blob {} has other bytes", digest.short())]
+    WrongBytes { digest: Digest },
+    /// It was never put, or a collection took it in between; put it again.
+    #[error("image {} is not in the store", image.short())]
+    NoImage { image: ImageId },
+    #[error("write to the store")]
+    Store(#[from] io::Error),
+}
+
+/// Nothing was read.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum ReadError {
+    #[error("image {} is not in the store", image.short())]
+    NoImage { image: ImageId },
+    #[error("blob {} is not in the store", digest.short())]
+    NoBlob { digest: Digest },
+    /// Another copy of the same name may be whole.
+    #[error("{} is damaged in the store", digest.short())]
+    Damaged { digest: Digest },
+    #[error("the store was asked for {len} bytes at {offset} of blob {}, which is shorter", digest.short())]
+    Range { digest: Digest, offset: u64, len: usize },
+    #[error("read from the store")]
+    Store(#[from] io::Error),
+}
+
+impl From<ReadError> for io::Error {
+    fn from(error: ReadError) -> Self {
+        let kind = match &error {
+            ReadError::NoImage { .. } | ReadError::NoBlob { .. } => io::ErrorKind::NotFound,
+            ReadError::Damaged { .. } => io::ErrorKind::InvalidData,
+            ReadError::Range { .. } => io::ErrorKind::InvalidInput,
+            ReadError::Store(error) => error.kind(),
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// A place for images and releases.
+///
+/// As a source of [`Blobs`] it hands out blobs; whoever takes a [`crate::blobs::Bytes::File`] checks it, [`Store::read`] does.
+pub trait Store: Blobs {
+    /// Makes the store hold an image, reading from `blobs` only what it lacks.
+    ///
+    /// # Errors
+    /// What was taken before the error is not there, or unnamed and collected later.
+    fn put_image(&self, manifest: &Manifest, blobs: &dyn Blobs, now: Timestamp) -> Result<Added, PutError>;
+
+    /// Makes the store hold a release whose image it holds. Putting it again makes it the newest.
+    ///
+    /// # Errors
+    /// [`PutError::NoImage`] when the image is not there, whole.
+    fn put_release(&self, release: &Release, now: Timestamp) -> Result<(), PutError>;
+
+    /// Puts an image and then its release, once more when a collection came in between.
+    ///
+    /// # Errors
+    /// As [`Store::put_image`] and [`Store::put_release`].
+    fn put(&self, release: &Release, manifest: &Manifest, blobs: &dyn Blobs, now: Timestamp) -> Result<Added, PutError> {
+        for _ in 0..8 {
+            let added = self.put_image(manifest, blobs, now)?;
+            match self.put_release(release, now) {
+                Err(PutError::NoImage { image }) if image == manifest.image() => {}
+                result => return result.map(|()| added),
+            }
+        }
+        Err(PutError::NoImage { image: release.image })
+    }
+
+    /// Returns what the store holds by name. What is damaged is left out; [`Store::verify`] names it.
+    ///
+    /// # Errors
+    /// Only when the store cannot be read at all.
+    fn contents(&self) -> Result<Contents, ReadError>;
+
+    /// Returns the releases, the newest last.
+    ///
+    /// # Errors
+    /// As [`Store::contents`].
+    fn releases(&self) -> Result<Vec<StoredRelease>, ReadError> {
+        Ok(self.contents()?.releases)
+    }
+
+    /// Returns the newest release of an application that was built by a recipe.
+    ///
+    /// # Errors
+    /// As [`Store::contents`].
+    fn release_by_recipe(&self, app: &AppName, key: RecipeKey) -> Result<Option<StoredRelease>, ReadError> {
+        Ok(self.releases()?.into_iter().rfind(|stored| stored.release.app == *app && stored.release.recipe_key == key))
+    }
+
+    /// Returns an image's manifest, checked.
+    ///
+    /// # Errors
+    /// [`ReadError::NoImage`], [`ReadError::Damaged`].
+    fn manifest(&self, image: ImageId) -> Result<Manifest, ReadError>;
+
+    /// Returns whether all of an image is there: its manifest, checked, and a place for each blob. Reads no blob.
+    ///
+    /// # Errors
+    /// Only when the store cannot be read at all.
+    fn has(&self, image: ImageId) -> Result<bool, ReadError>;
+
+    /// Returns a whole blob of a known length, checked.
+    ///
+    /// # Errors
+    /// [`ReadError::NoBlob`], [`ReadError::Damaged`].
+    fn read(&self, digest: Digest, len: u64) -> Result<Vec<u8>, ReadError>;
+
+    /// Returns `len` bytes at `offset` of a blob, after the whole blob was checked.
+    ///
+    /// # Errors
+    /// [`ReadError::NoBlob`], [`ReadError::Damaged`], [`ReadError::Range`].
+    fn read_blob(&self, digest: Digest, offset: u64, len: usize) -> Result<Vec<u8>, ReadError>;
+
+    /// Keeps an image until it is unpinned, and remembers why.
+    ///
+    /// # Errors
+    /// [`PutError::NoImage`].
+    fn pin(&self, image: ImageId, why: &str) -> Result<(), PutError>;
+
+    /// Ends a pin; true when there was one.
+    ///
+    /// # Errors
+    /// Those of writing.
+    fn unpin(&self, image: ImageId) -> Result<bool, PutError>;
+
+    /// Removes what a plan says, unless it was put or pinned again since, and all blobs that nothing refers to.
+    ///
+    /// # Errors
+    /// What was removed is gone; what is kept is whole. Run it again.
+    fn collect(&self, plan: &gc::Plan) -> Result<gc::Collected, PutError>;
+
+    /// Reads everything back and lists what is damaged or missing, and which images that hurts.
+    ///
+    /// # Errors
+    /// Only when the store cannot be read at all: what cannot be read is damage.
+    fn verify(&self) -> Result<Vec<Damage>, ReadError>;
+
+    /// Puts right what [`Store::verify`] would find, as far as `source` has the bytes; it is asked for manifests too, by the image's digest.
+    ///
+    /// New bytes are checked and durable before old ones are moved to quarantine. What no source has is missing afterwards, and no name claims it.
+    ///
+    /// # Errors
+    /// Those of writing; what was whole stays so.
+    fn repair(&self, source: &dyn Blobs) -> Result<Repaired, PutError>;
+
+    /// Empties the store, pins and quarantine included.
+    ///
+    /// # Errors
+    /// Those of removing; run it again.
+    fn flush(&self) -> Result<(), PutError>;
+
+    /// Says how much is there.
+    ///
+    /// # Errors
+    /// As [`Store::contents`].
+    fn stats(&self) -> Result<Stats, ReadError>;
+}
