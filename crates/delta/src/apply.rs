@@ -150,7 +150,7 @@ pub fn apply(
         let bytes = read_part(input, kind, piece.target_len(), || read_base(piece, base.map(|(_, read)| read)))?;
         blobs.take(&piece.target, &bytes)?;
     }
-    if input.read(&mut [0])? > 0 {
+    if input.take(1).read_to_end(&mut Vec::new())? > 0 {
         return Err(ApplyError::Trailing);
     }
     Ok(Applied { manifest, reused_len: plan.reused_len })

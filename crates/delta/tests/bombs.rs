@@ -92,8 +92,9 @@ fn claims_take_neither_memory_nor_time() {
     let frame = zeroes(200);
     let gib = (1_u32 << 30).to_le_bytes();
     let windows = 32 << 20;
+    let (error, _) = bomb(any, &u32::MAX.to_le_bytes());
+    assert!(matches!(error, ApplyError::ManifestTooLarge { .. }), "{error:?}");
     let claims = [
-        ("a manifest of 4 GiB", any, u32::MAX.to_le_bytes().to_vec()),
         ("a manifest of 1 GiB that does not come", any, [&gib[..], &part(0, windows, windows, b"x")].concat()),
         ("a manifest of 1 GiB that unpacks to less", any, [&gib[..], &part(1, windows, frame.len() as u32, &frame)].concat()),
         ("a part longer than is due", small.image(), listed(&small, &part(1, u32::MAX, 9, b"x"))),
@@ -103,7 +104,7 @@ fn claims_take_neither_memory_nor_time() {
     ];
     for (what, image, after_header) in claims {
         let (error, peak) = bomb(image, &after_header);
-        assert!(matches!(error, ApplyError::Damaged(_) | ApplyError::ManifestTooLarge { .. }), "{what}: {error:?}");
+        assert!(matches!(error, ApplyError::Damaged(_)), "{what}: {error:?}");
         // The plan of a terabyte has 32,768 pieces, and one part of a manifest may take what it says; nothing may take more.
         let limit = if what.contains("tera") || what.contains("unpacks") { 40 << 20 } else { 1 << 16 };
         assert!(peak < limit, "{what}: {peak} bytes");

@@ -76,6 +76,8 @@ fn a_delta_for_another_pair_is_refused_by_name() {
     assert!(matches!(apply(Some(&other), &new, &delta), Err(ApplyError::WrongBase { .. })));
     assert!(matches!(apply(None, &new, &delta), Err(ApplyError::WrongBase { found: None, .. })));
     assert!(matches!(apply(Some(&old), &other, &delta), Err(ApplyError::WrongTarget { .. })));
+    // The header is enough to know.
+    assert!(matches!(apply(Some(&old), &other, &delta[..69]), Err(ApplyError::WrongTarget { .. })));
     // The same with a header that lies: the manifest betrays it.
     let mut forged = delta.clone();
     forged[37..69].copy_from_slice(manifest(&other).image().0.as_bytes());
