@@ -6,6 +6,7 @@ use df_core::{Digest, Kind, Manifest};
 
 mod cut;
 mod pair;
+mod resemble;
 
 pub(crate) use cut::window;
 
@@ -38,6 +39,13 @@ pub struct Plan {
     pub reused_len: u64,
     /// Bytes of distinct blobs that only the target holds.
     pub new_len: u64,
+}
+
+impl Plan {
+    /// Returns the base of each piece that has one: what a receiver is asked to sign, one signature each.
+    pub fn stretches(&self) -> impl Iterator<Item = &[Slice]> {
+        self.pieces.iter().map(|piece| &piece.base[..]).filter(|base| !base.is_empty())
+    }
 }
 
 impl Piece {
@@ -193,6 +201,11 @@ mod tests {
         let old: Vec<_> = [("a", "a"), ("b", "b"), ("c", "c")].map(|(path, content)| (path, 15 * MIB, content)).into();
         let new: Vec<_> = [("a", "A"), ("b", "B"), ("c", "C")].map(|(path, content)| (path, 15 * MIB, content)).into();
         check(&old, &new, &["a b > A B", "c > C"]);
+    }
+
+    #[test]
+    fn pieces_are_closed_when_their_bases_are_full() {
+        check(&[("a", 60 * MIB, "a"), ("b", 60 * MIB, "b")], &[("a", 15 * MIB, "A"), ("b", 15 * MIB, "B")], &["a > A", "b > B"]);
     }
 
     #[test]

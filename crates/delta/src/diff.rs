@@ -96,7 +96,8 @@ pub fn encode(
     })
 }
 
-/// Writes the delta that makes the target of a base whose bytes are not here, from the receiver's signatures: one for each piece of the plan that has a base, in order.
+/// Writes the delta that makes the target of a base whose bytes are not here, from the receiver's signatures: one for each of
+/// [`Plan::stretches`], in order.
 ///
 /// # Errors
 /// [`EncodeError::Signature`] when one is not exactly what [`fn@crate::signature`] makes of a base of that length.
@@ -107,7 +108,7 @@ pub fn encode_rsync(
     level: Level,
     out: &mut dyn Write,
 ) -> Result<Encoded, EncodeError> {
-    let expected = choose::plan(Some(base), target.0).pieces.iter().filter(|piece| !piece.base.is_empty()).count();
+    let expected = choose::plan(Some(base), target.0).stretches().count();
     if expected != signatures.len() {
         return Err(SignatureError::Count { expected, found: signatures.len() }.into());
     }

@@ -12,7 +12,7 @@
 //! - A receiver never gives bytes a name that they do not have: the manifest is checked by its digest before the sink sees anything, every blob by its BLAKE3
 //!   before [`Sink::finish`]. A bad delta costs time and nothing else; [`ApplyError::is_damaged`] says when a whole copy is worth asking for.
 //! - Memory is bounded whatever a delta claims: one piece at a time, at most 64 MiB of base, 64 MiB of target and what was received of the packed bytes (no
-//!   more than 73 MiB), besides the two manifests. The encoder holds that, and up to 512 MiB of tables at the thorough level, for each of at most eight pieces
+//!   more than 73 MiB), besides the two manifests. The encoder holds that, and up to 256 MiB of zstd's tables, for each of at most eight pieces
 //!   at once.
 
 pub mod apply;

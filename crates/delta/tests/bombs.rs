@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use df_core::{Digest, Entry, ImageId, Kind, Manifest};
-use df_delta::{ApplyError, Sink};
+use df_delta::{ApplyError, CodecError, Sink};
 
 struct Counting;
 
@@ -71,10 +71,14 @@ fn zeroes(blocks: usize) -> Vec<u8> {
     bytes
 }
 
-/// A list of one file of that length.
+/// A list of one file.
+fn list_of(path: &str, len: u64, content: &[u8]) -> Manifest {
+    let kind = Kind::File { executable: false, len, digest: Digest::of(content) };
+    Manifest::new(vec![Entry { path: path.parse().expect("a path"), kind }]).expect("a list")
+}
+
 fn list(len: u64) -> Manifest {
-    let kind = Kind::File { executable: false, len, digest: Digest::of(b"x") };
-    Manifest::new(vec![Entry { path: "a".parse().expect("a path"), kind }]).expect("a list")
+    list_of("a", len, b"x")
 }
 
 /// The manifest as it follows a header, then what is given.
@@ -86,6 +90,31 @@ fn listed(manifest: &Manifest, then: &[u8]) -> Vec<u8> {
 
 #[test]
 fn claims_take_neither_memory_nor_time() {
+    whole_copies_that_claim_much();
+    an_rsync_delta_that_copies_the_base_over_and_over();
+}
+
+fn an_rsync_delta_that_copies_the_base_over_and_over() {
+    // One file of 60,000 bytes becomes one of 1000, by 200 copies of all of it.
+    let (base, target) = (list_of("a", 60_000, b"y"), list(1000));
+    let copy = [0x46, 0, 0xea, 0x60];
+    let rsync = [&[0x72, 0x73, 0x02, 0x36][..], &copy.repeat(200), &[0]].concat();
+    let mut packed = Vec::with_capacity(2000);
+    let mut context = zstd_safe::CCtx::create();
+    context.set_parameter(zstd_safe::CParameter::ContentSizeFlag(false)).expect("a parameter");
+    context.compress2(&mut packed, &rsync).expect("compresses");
+    let body = listed(&target, &part(2, rsync.len() as u32, packed.len() as u32, &packed));
+    let delta = [b"dfd\x01\x02", &base.image().0.as_bytes()[..], target.image().0.as_bytes(), &body].concat();
+    let read = |_: Digest, _: u64, len: usize| Ok(vec![b'y'; len]);
+    let before = NOW.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let error = df_delta::apply(Some((&base, &read)), target.image(), &mut &delta[..], &mut Nowhere).expect_err("a bomb");
+    let peak = PEAK.load(Ordering::Relaxed) - before;
+    assert!(matches!(error, ApplyError::Damaged(CodecError::Rsync)), "{error:?}");
+    assert!(peak < 1 << 18, "{peak} bytes");
+}
+
+fn whole_copies_that_claim_much() {
     let start = Instant::now();
     let (huge, small) = (list(1 << 40), list(1000));
     let any = ImageId(Digest::of(b"any"));
@@ -94,11 +123,13 @@ fn claims_take_neither_memory_nor_time() {
     let windows = 32 << 20;
     let (error, _) = bomb(any, &u32::MAX.to_le_bytes());
     assert!(matches!(error, ApplyError::ManifestTooLarge { .. }), "{error:?}");
+    let (error, _) = bomb(small.image(), &listed(&small, &part(1, 1000, 1100, &[0; 1100])));
+    assert!(matches!(error, ApplyError::Damaged(CodecError::Oversized { packed: 1100, raw: 1000 })), "{error:?}");
     let claims = [
         ("a manifest of 1 GiB that does not come", any, [&gib[..], &part(0, windows, windows, b"x")].concat()),
         ("a manifest of 1 GiB that unpacks to less", any, [&gib[..], &part(1, windows, frame.len() as u32, &frame)].concat()),
         ("a part longer than is due", small.image(), listed(&small, &part(1, u32::MAX, 9, b"x"))),
-        ("a part packed to more than it holds", small.image(), listed(&small, &part(1, 1000, u32::MAX, b"x"))),
+        ("a part packed to much more than it holds", small.image(), listed(&small, &part(1, 1000, u32::MAX, b"x"))),
         ("25 MiB in a part of 1000 bytes", small.image(), listed(&small, &part(1, 1000, frame.len() as u32, &frame))),
         ("a terabyte that does not come", huge.image(), listed(&huge, &part(0, windows, windows, b"x"))),
     ];

@@ -1,22 +1,18 @@
 //! The base is only there.
 
 use df_delta::choose::plan;
-use df_delta::{EncodeError, Level, SignatureError};
+use df_delta::{EncodeError, Level, SignatureError, Slice};
 
 use crate::trees::{Blobs, Random, Tree, apply, manifest, tree};
 
 /// What a receiver answers when it is asked for the signatures of a plan.
 fn signatures(base: &Tree, target: &Tree, block_len: u32) -> Vec<Vec<u8>> {
     let blobs = Blobs::of(base);
-    let pieces = plan(Some(&manifest(base)), &manifest(target)).pieces;
-    let stretches = pieces.iter().filter(|piece| !piece.base.is_empty()).map(|piece| {
-        piece
-            .base
-            .iter()
-            .flat_map(|slice| blobs.read(slice.digest, slice.offset, slice.len as usize).expect("the base holds it"))
-            .collect::<Vec<u8>>()
-    });
-    stretches.map(|bytes| df_delta::signature(&bytes, block_len).expect("a good block length")).collect()
+    let read = |slice: &Slice| blobs.read(slice.digest, slice.offset, slice.len as usize).expect("the base holds it");
+    let sign = |stretch: &[Slice]| {
+        df_delta::signature(&stretch.iter().flat_map(read).collect::<Vec<u8>>(), block_len).expect("a good length")
+    };
+    plan(Some(&manifest(base)), &manifest(target)).stretches().map(sign).collect()
 }
 
 fn encode(base: &Tree, signatures: &[Vec<u8>], target: &Tree) -> Result<Vec<u8>, EncodeError> {
