@@ -13,6 +13,7 @@ pub mod memory;
 pub mod roots;
 pub mod scrub;
 pub mod store;
+pub mod tar;
 
 mod beneath;
 #[cfg(test)]
