@@ -258,7 +258,7 @@ fn near(word: &OsStr) -> Option<&'static str> {
 }
 
 /// Returns how many insertions, deletions and replacements make `a` into `b` (Levenshtein's distance, one row at a time).
-fn edits(a: &[u8], b: &[u8]) -> usize {
+pub(crate) fn edits(a: &[u8], b: &[u8]) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.iter().enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], i + 1);

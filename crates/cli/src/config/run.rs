@@ -1,0 +1,205 @@
+//! The section `run`.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use df_core::name::{Label, PathText};
+use df_core::spec::{Handoff, Port, RunLimits, RunSection};
+
+use super::argv::{self, Ask};
+use super::error::{Fault, show};
+use super::value::{Section, Value};
+
+const DAY: Duration = Duration::from_secs(86_400);
+const HALF_A_MINUTE: Duration = Duration::from_secs(30);
+
+/// Reads the section.
+pub(super) fn read(value: &Value<'_>) -> Result<RunSection, Fault> {
+    refuse_several(value)?;
+    let section = Section::open(value, "run")?;
+    refuse_unbuilt(&section)?;
+    let default = section.or("handoff", Handoff::Listener, handoff)?;
+    let ports = section.or("ports", BTreeMap::new(), |value| ports(value, default))?;
+    Ok(RunSection {
+        exec: section.need("exec")?.path()?,
+        args: section.or("args", Vec::new(), |value| args(value, &ports))?,
+        env: section.or("env", BTreeMap::new(), env)?,
+        env_file: section.option("env_file", env_file)?,
+        user: section.option("user", user)?,
+        limits: section.or("limits", RunLimits::default(), limits)?,
+        ports,
+        exclusive: section.or("exclusive", false, Value::flag)?,
+        ready: section.or("ready", HALF_A_MINUTE, |value| value.duration(Duration::from_millis(1), DAY))?,
+        drain: section.or("drain", HALF_A_MINUTE, |value| value.duration(Duration::ZERO, DAY))?,
+    })
+}
+
+/// `run` may one day map names to executables; then there is no `exec` beside them.
+fn refuse_several(value: &Value<'_>) -> Result<(), Fault> {
+    if !value.is_map() {
+        return Ok(());
+    }
+    let entries = value.entries()?;
+    let holds_exec = |entry: &super::value::Entry<'_>| {
+        entry.value.is_map() && entry.value.entries().is_ok_and(|inner| inner.iter().any(|inner| inner.name == "exec"))
+    };
+    let several = entries.iter().all(|entry| entry.name != "exec") && entries.iter().any(holds_exec);
+    if several { Err(value.not_built("several executables of one application are")) } else { Ok(()) }
+}
+
+fn refuse_unbuilt(section: &Section<'_>) -> Result<(), Fault> {
+    section.option("connections", connections)?;
+    if section.or("require_zero_loss", false, Value::flag)? {
+        return Err(section.need("require_zero_loss")?.not_built("proving that nothing was lost is"));
+    }
+    if let Some(epoch) = section.get("data_epoch")
+        && epoch.whole(1, u64::MAX)? != 1
+    {
+        return Err(epoch.not_built("guarding a change of the data's format is"));
+    }
+    Ok(())
+}
+
+fn connections(value: &Value<'_>) -> Result<(), Fault> {
+    match value.choice(&[("drain", true), ("hand over", false), ("drop", false)])? {
+        true => Ok(()),
+        false => Err(value.not_built("anything but \"drain\" is")),
+    }
+}
+
+fn handoff(value: &Value<'_>) -> Result<Handoff, Fault> {
+    let choices = [
+        ("listener", Some(Handoff::Listener)),
+        ("reuseport", Some(Handoff::Reuseport)),
+        ("restart", Some(Handoff::Restart)),
+        ("proxy", None),
+    ];
+    value.choice(&choices)?.ok_or_else(|| value.not_built("a proxy in front of the program is"))
+}
+
+fn ports(value: &Value<'_>, default: Handoff) -> Result<BTreeMap<Label, Port>, Fault> {
+    let mut ports: BTreeMap<Label, Port> = BTreeMap::new();
+    for entry in value.entries()? {
+        let name = Label::new(entry.name).map_err(|error| entry.refuse(error.to_string()))?;
+        let port = port(&entry.value, default)?;
+        if let Some((other, _)) = ports.iter().find(|(_, other)| other.port == port.port && other.host == port.host) {
+            return Err(entry.refuse(format!("listens where \"{other}\" does")));
+        }
+        ports.insert(name, port);
+    }
+    Ok(ports)
+}
+
+fn port(value: &Value<'_>, default: Handoff) -> Result<Port, Fault> {
+    if !value.is_map() {
+        let (host, port) = listen(value)?;
+        return Ok(Port { host, port, handoff: default });
+    }
+    let section = Section::open(value, "run.ports.*")?;
+    section.option("connections", connections)?;
+    let (host, port) = listen(&section.need("listen")?)?;
+    Ok(Port { host, port, handoff: section.or("handoff", default, handoff)? })
+}
+
+/// Returns where a port listens: `8080` on the node's own address, or `0.0.0.0:8080`.
+fn listen(value: &Value<'_>) -> Result<(Option<IpAddr>, u16), Fault> {
+    let text = value.text()?;
+    if text.starts_with("udp:") {
+        return Err(value.not_built("a UDP port is"));
+    }
+    if text.starts_with("unix:") {
+        return Err(value.not_built("a unix socket is"));
+    }
+    if text.contains([':', '.']) {
+        return match text.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => Ok((Some(address.ip()), address.port())),
+            _ => Err(value.range("an IP address with a port from 1 to 65535 (0.0.0.0:8080, [::]:8080)", text)),
+        };
+    }
+    let port = value.whole(1, u16::MAX.into())?;
+    Ok((None, u16::try_from(port).expect("bounded one line above")))
+}
+
+fn args(value: &Value<'_>, ports: &BTreeMap<Label, Port>) -> Result<Vec<String>, Fault> {
+    let mut args = Vec::new();
+    for argument in value.list()? {
+        let text = argument.text()?;
+        for (ask, name) in argv::placeholders(text).map_err(|why| argument.refuse(why))? {
+            let port = Label::new(name).ok().and_then(|name| ports.get(&name));
+            match (port, ask) {
+                (None, _) => return Err(argument.refuse(no_port(name, ports))),
+                (Some(port), Ask::Descriptor) if port.handoff != Handoff::Listener => {
+                    return Err(
+                        argument.refuse(format!("the program binds port \"{name}\" by itself, so there is no descriptor for it"))
+                    );
+                }
+                (Some(_), _) => {}
+            }
+        }
+        args.push(text.to_owned());
+    }
+    Ok(args)
+}
+
+/// Says that a port is not there, and which are.
+pub(super) fn no_port(name: &str, ports: &BTreeMap<Label, Port>) -> String {
+    let names: Vec<_> = ports.keys().map(Label::as_str).collect();
+    match names.is_empty() {
+        true => format!("names the port \"{}\", but run.ports has none", show(name)),
+        false => format!("names the port \"{}\", which run.ports has not (there are: {})", show(name), names.join(", ")),
+    }
+}
+
+fn env(value: &Value<'_>) -> Result<BTreeMap<String, String>, Fault> {
+    let mut env = BTreeMap::new();
+    for entry in value.entries()? {
+        if let Some(why) = refused_name(entry.name) {
+            return Err(entry.refuse(why));
+        }
+        env.insert(entry.name.to_owned(), entry.value.lines()?.to_owned());
+    }
+    Ok(env)
+}
+
+/// Returns why the program may not get a variable of this name from df.yaml.
+fn refused_name(name: &str) -> Option<String> {
+    let name_shown = show(name);
+    let why = match name {
+        "" => "a variable needs a name".to_owned(),
+        _ if name.contains(['=', '\0', '\n']) => format!("\"{name_shown}\" is no name of a variable"),
+        "PATH" => "PATH comes from df-node, so that the image decides what runs; name programs by their path".to_owned(),
+        _ if name.starts_with("LD_") => format!("{name_shown} makes the loader run code from outside of the image"),
+        "LISTEN_FDS" | "LISTEN_FDNAMES" | "LISTEN_PID" | "NOTIFY_SOCKET" => format!("{name_shown} is set by df-node"),
+        _ if name.starts_with("DF_") => format!("{name_shown} is among the names that df-node sets (DF_)"),
+        _ => return None,
+    };
+    Some(why)
+}
+
+fn env_file(value: &Value<'_>) -> Result<String, Fault> {
+    let text = value.word()?;
+    if text.starts_with('~') {
+        return Err(value.refuse(format!("\"{}\" begins with ~, which is not expanded on nodes", show(text))));
+    }
+    // Absolute, or below the data directory; either way a path without detours.
+    PathText::new(text.strip_prefix('/').unwrap_or(text)).map_err(|error| value.refuse(error.to_string()))?;
+    Ok(text.to_owned())
+}
+
+fn user(value: &Value<'_>) -> Result<String, Fault> {
+    let name = value.word()?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if name.starts_with(['-', '.']) || name.len() > 32 || !name.chars().all(allowed) {
+        return Err(value.refuse(format!("\"{}\" is no name of a user", show(name))));
+    }
+    Ok(name.to_owned())
+}
+
+fn limits(value: &Value<'_>) -> Result<RunLimits, Fault> {
+    let section = Section::open(value, "run.limits")?;
+    Ok(RunLimits {
+        memory: section.option("memory", |value| value.size(1 << 20, 1 << 50))?,
+        nofile: section.option("nofile", |value| value.whole(16, 1 << 20))?,
+    })
+}
