@@ -153,8 +153,13 @@ mod tests {
     #[test]
     fn of_files_with_one_name_the_nearest_in_length_is_taken() {
         check(
-            &[("a/index.js", 100, "small"), ("b/index.js", 1000, "large"), ("c/index.js", 990, "kept")],
-            &[("c/index.js", 990, "kept"), ("d/index.js", 996, "new")],
+            &[
+                ("a/index.js", 1000, "large"),
+                ("b/index.js", 100, "small"),
+                ("c/index.js", 990, "kept"),
+                ("d/index.js", 2000, "huge"),
+            ],
+            &[("c/index.js", 990, "kept"), ("e/index.js", 996, "new")],
             &["large > new"],
         );
     }
@@ -181,7 +186,7 @@ mod tests {
     #[test]
     fn what_nothing_else_wants_is_better_than_nothing() {
         check(
-            &[("alpha", 700, "p"), ("beta", 500, "q"), ("k", 9, "k")],
+            &[("alpha", 700, "p"), ("beta", 100, "q"), ("k", 9, "k")],
             &[("k", 9, "k"), ("z/gamma.txt", 1200, "new")],
             &["p q > new"],
         );
