@@ -98,6 +98,11 @@ const MANIFEST: &str = "[package]\nname = \"hello\"\nversion = \"0.1.0\"\neditio
 const LOCK: &str = "version = 4\n\n[[package]]\nname = \"hello\"\nversion = \"0.1.0\"\n";
 const MAIN: &str = "fn main() { println!(\"a\"); assert!(std::env::args().len() < 2, \"too many\"); }\n";
 
+/// Debug information names the directory of the compilation: what remapping is for.
+fn with_debug() -> (&'static str, String) {
+    ("Cargo.toml", format!("{MANIFEST}[profile.release]\ndebug = true\n"))
+}
+
 fn hello() -> Place {
     place(&[("Cargo.toml", MANIFEST), ("Cargo.lock", LOCK), ("src/main.rs", MAIN)])
 }
@@ -154,7 +159,12 @@ fn one_changed_byte_under_equal_times_changes_the_program() {
 
 #[test]
 fn a_kept_target_directory_and_a_fresh_one_give_the_same_bits_without_paths() {
-    let place = hello();
+    let hello_with_debug = || {
+        let (place, (file, text)) = (hello(), with_debug());
+        place.repo.commit(&[(file, &text)], "debug");
+        place
+    };
+    let place = hello_with_debug();
     let program = |built: &Built| fs::read(built.output.join("bin/hello")).expect("the program");
     let first = program(&place.build(&cargo()).built());
     place.repo.commit(&[("src/main.rs", &MAIN.replace("\"a\"", "\"b\""))], "two");
@@ -164,7 +174,7 @@ fn a_kept_target_directory_and_a_fresh_one_give_the_same_bits_without_paths() {
     assert!(!outcome.events.iter().any(|event| matches!(event, BuildEvent::NotRelocatable { .. })), "{:?}", outcome.events);
     assert_eq!(program(&outcome.built()), first, "kept");
     // Another cache directory is another build path.
-    let other = hello();
+    let other = hello_with_debug();
     let mut required = cargo();
     required.relocatable = Relocatable::Required;
     assert_eq!(program(&other.build(&required).built()), first, "fresh, elsewhere");
@@ -189,8 +199,8 @@ fn flags_of_the_commit_still_count() {
         "fn main() { println!(\"{}\", if cfg!(ours) { \"ours\" } else { \"lost\" }); assert!(std::env::args().len() < 2); }";
     for config in ["[build]\nrustflags = [\"--cfg=ours\"]\n", "[target.x86_64-unknown-linux-gnu]\nrustflags = [\"--cfg=ours\"]\n"]
     {
-        let place = hello();
-        place.repo.commit(&[("src/main.rs", source), (".cargo/config.toml", config)], "flags");
+        let (place, (file, text)) = (hello(), with_debug());
+        place.repo.commit(&[("src/main.rs", source), (".cargo/config.toml", config), (file, &text)], "flags");
         let mut section = cargo();
         section.relocatable = Relocatable::Required;
         assert_eq!(said(&place.build(&section).built().output.join("bin/hello")), "ours", "{config}");
@@ -425,6 +435,18 @@ fn files_of_the_commit_alone_make_an_image() {
     files.include.insert(path("df.yaml"), path("www/run"));
     let refusal = place.build(&files).refusal();
     assert!(refusal.contains("build.include puts site/run (into www) where"), "{refusal}");
+}
+
+#[test]
+fn nothing_is_included_through_a_link_that_a_command_left() {
+    let place = place(&[("a", "new")]);
+    let outside = place.dir.path().join("outside");
+    fs::create_dir(&outside).expect("a directory");
+    let mut section = command(&format!("mkdir out && ln -s {} out/static", outside.display()));
+    section.include.insert(path("a"), path("static/a"));
+    let refusal = place.build(&section).refusal();
+    assert!(refusal.contains("static/a"), "{refusal}");
+    assert_eq!(fs::read_dir(&outside).expect("a directory").count(), 0);
 }
 
 #[test]
