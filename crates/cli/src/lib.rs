@@ -4,6 +4,7 @@ pub mod args;
 pub mod completions;
 pub mod config;
 pub mod exit;
+pub mod init;
 pub mod man;
 pub mod name;
 pub mod next;
