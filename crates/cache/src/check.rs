@@ -128,7 +128,7 @@ impl Comparison<'_> {
         if stat.st_uid != self.owner {
             return Some(Difference::new(path, D::Mode, format!("owner {}", self.owner), format!("owner {}", stat.st_uid)));
         }
-        let changed = i64::try_from(stat.st_mtime).unwrap_or(i64::MAX);
+        let changed = stat.st_mtime;
         time.filter(|&time| time != changed)
             .map(|time| Difference::new(path, D::Mode, format!("time {time}"), format!("time {changed}")))
     }

@@ -13,6 +13,7 @@
 //! sticky files, unknown pax records (extended attributes and ACLs among them), links that leave, archives that are cut or go on after their end. Directories that are not
 //! listed are implied. No name of an archive ever becomes a name on disk: contents are spooled under numbers.
 
+use std::collections::hash_map::Entry as Slot;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -341,10 +342,9 @@ impl Reader<'_> {
         self.input.read_exact(&mut [0; BLOCK][..padding]).map_err(cut)?;
         self.at += len + padding as u64;
         let digest = hasher.finish();
-        if self.files.contains_key(&digest) {
-            fs::remove_file(&path).at("remove", &path).map_err(TarError::Spool)?;
-        } else {
-            self.files.insert(digest, path);
+        match self.files.entry(digest) {
+            Slot::Occupied(_) => fs::remove_file(&path).at("remove", &path).map_err(TarError::Spool)?,
+            Slot::Vacant(slot) => drop(slot.insert(path)),
         }
         Ok(digest)
     }

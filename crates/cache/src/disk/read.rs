@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::SystemTime;
 
@@ -142,7 +142,7 @@ impl DiskStore {
         for path in self.release_files()? {
             contents.releases.extend(read_release(&path));
         }
-        contents.releases.sort_by(|a, b| (a.sequence, a.stored, a.id).cmp(&(b.sequence, b.stored, b.id)));
+        contents.releases.sort_by_key(|stored| (stored.sequence, stored.stored, stored.id));
         for path in list(&self.layout.dir("img"))? {
             let stored = fs::symlink_metadata(&path).and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
             contents.images.extend(name(&path).map(|image| StoredImage { image, stored: stored.into() }));
@@ -198,12 +198,12 @@ impl DiskStore {
 }
 
 /// Reads a digest from the name of a file.
-pub(super) fn name<T: std::str::FromStr>(path: &PathBuf) -> Option<T> {
-    path.file_name()?.to_str()?.parse().ok()
+pub(super) fn name<T: std::str::FromStr>(path: impl AsRef<Path>) -> Option<T> {
+    path.as_ref().file_name()?.to_str()?.parse().ok()
 }
 
 /// Reads a release's file; `None` when it is not whole, or not what its name says.
-pub(super) fn read_release(path: &PathBuf) -> Option<StoredRelease> {
+pub(super) fn read_release(path: &Path) -> Option<StoredRelease> {
     let stored = layout::decode_release(&fs::read(path).ok()?)?;
     let app = path.parent()?.file_name()?.to_str()?;
     (name(path) == Some(stored.id) && app == stored.release.app.as_str()).then_some(stored)

@@ -181,10 +181,13 @@ impl DiskStore {
         repaired: &mut Repaired,
     ) -> Result<(), PutError> {
         let (big, small): (Vec<_>, Vec<_>) = wanted.iter().copied().partition(|(_, len)| *len >= BIG_FROM);
-        let mut outcome = |digest, fetched: Result<(), PutError>| match fetched {
-            Ok(()) => Ok(repaired.healed.push(digest)),
-            Err(PutError::Source { .. } | PutError::WrongBytes { .. }) => Ok(repaired.lost.push(digest)),
-            Err(error) => Err(error),
+        let mut outcome = |digest, fetched: Result<(), PutError>| {
+            match fetched {
+                Ok(()) => repaired.healed.push(digest),
+                Err(PutError::Source { .. } | PutError::WrongBytes { .. }) => repaired.lost.push(digest),
+                Err(error) => return Err(error),
+            }
+            Ok(())
         };
         for blob in big {
             let fetched = batch.take_all(self, &[blob], source);

@@ -67,7 +67,9 @@ fn many_puts_keep_the_index_short() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = open(dir.path());
     let images: Vec<_> = (0..40_u8).map(|n| image(&[&[n; 10]])).collect();
-    images.iter().for_each(|(manifest, blobs)| drop(store.put_image(manifest, blobs, NOW).expect("put")));
+    for (manifest, blobs) in &images {
+        store.put_image(manifest, blobs, NOW).expect("put");
+    }
     assert!(files(&dir.path().join("store/idx")).len() < 20);
     let fresh = open(dir.path());
     images.iter().for_each(|(manifest, blobs)| assert_whole(&fresh, manifest, blobs));
@@ -108,27 +110,35 @@ fn an_interrupted_creation_is_finished_by_the_next_open() {
 /// Every byte of every small file is flipped in turn: no read answers wrongly, verify names it, repair heals it.
 #[test]
 fn every_flipped_byte_is_named_and_healed() {
-    let dir = tempfile::tempdir().expect("a directory");
+    // Hundreds of commits: in memory where there is such a place, because nothing here is about durability.
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory");
     let (manifest, mut blobs) = image(&[b"first", b"second"]);
     let store = open(dir.path());
-    store.put(&release("a", 1, manifest.image()), &manifest, &blobs, NOW).expect("put");
     blobs.insert(manifest.image().0, manifest.encode());
     let mut flips = 0;
     for kind in ["packs", "img"] {
-        let len = files(&store.root().join(kind))[0].metadata().expect("there").len();
-        for at in 0..len {
-            flip_byte(&files(&store.root().join(kind))[0], at);
+        for at in 0.. {
+            store.flush().expect("flushed");
+            store.put(&release("a", 1, manifest.image()), &manifest, &blobs, NOW).expect("put");
+            let file = files(&store.root().join(kind))[0].clone();
+            if at == file.metadata().expect("there").len() {
+                break;
+            }
+            flip_byte(&file, at);
             let fresh = open(dir.path());
             for (digest, len) in manifest.blobs() {
-                fresh.read(digest, len).map_or((), |bytes| assert_eq!(bytes, blobs[&digest], "{kind} byte {at}"));
+                if let Ok(bytes) = fresh.read(digest, len) {
+                    assert_eq!(bytes, blobs[&digest], "{kind} byte {at}");
+                }
             }
-            assert!(fresh.manifest(manifest.image()).is_ok_and(|found| found == manifest) || kind == "img");
+            assert_eq!(fresh.manifest(manifest.image()).is_ok(), kind == "packs");
+            assert!(!fresh.verify().expect("read").is_empty(), "{kind} byte {at}");
             assert_healed(&fresh, &manifest, &blobs, &[]);
+            assert!(!files(&store.root().join("quarantine")).is_empty(), "the damaged file is kept");
             flips += 1;
         }
     }
     assert!(flips > 300);
-    assert!(files(&store.root().join("quarantine")).len() >= flips, "the damaged files are kept");
 }
 
 #[test]
@@ -165,7 +175,7 @@ fn a_repair_without_a_source_says_what_is_lost_and_a_put_brings_it_back() {
     store.put_image(&manifest, &blobs, NOW).expect("put");
     let pack = files(&store.root().join("packs"))[0].clone();
     flip_byte(&pack, 60);
-    let bad_source = Source::from_iter(blobs.iter().map(|(digest, _)| (*digest, b"bad".to_vec())));
+    let bad_source = Source::from_iter(blobs.keys().map(|digest| (*digest, b"bad".to_vec())));
     let repaired = store.repair(&bad_source).expect("repaired");
     assert_eq!((repaired.lost.len(), repaired.healed.len(), &repaired.images[..]), (1, 0, &[manifest.image()][..]));
     assert!(!store.has(manifest.image()).expect("read"));
@@ -309,7 +319,8 @@ fn a_writer_killed_at_any_moment_leaves_a_good_store_and_its_leftovers_are_swept
     assert!(killed > 10, "the workers ended before they were killed");
     let store = open(dir.path());
     store.collect(&gc::plan(&store.contents().expect("read"), &NOTHING)).expect("collected");
-    let left: Vec<PathBuf> = ["tmp", "packs", "big", "img", "refs", "pins"].iter().flat_map(|d| files(&store.root().join(d))).collect();
+    let left: Vec<PathBuf> =
+        ["tmp", "packs", "big", "img", "refs", "pins"].iter().flat_map(|d| files(&store.root().join(d))).collect();
     assert_eq!(left, Vec::<PathBuf>::new());
     assert_eq!(list(&store.root().join("tmp")).expect("a directory"), Vec::<PathBuf>::new());
 }
