@@ -4,8 +4,8 @@
 //! either of cargo's tables the other. `--config` joins arrays instead, so the remapping goes into `build.rustflags`, and into the target's table as
 //! well exactly when some configuration has flags for a target, which is when cargo would not look at `build.rustflags`.
 //!
-//! Freshness: cargo compares times, and here all times are equal. So packages of the source are cleaned before each build, by package id; what a
-//! kept target directory contributes are packages of registries and of git revisions, which cannot change under their id.
+//! Freshness: cargo compares times, and here all times are equal. So every package whose files the commit holds, vendored ones too, is cleaned before
+//! each build; what a kept target directory contributes are packages of registries and of git revisions, which cannot change under their id.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -137,7 +137,7 @@ impl Cargo<'_> {
         }
         let mut args = vec!["clean".to_owned(), "--locked".into(), "--offline".into(), format!("--profile={}", wanted.profile)];
         args.push(format!("--target-dir={}", self.target_dir.display()));
-        args.extend(local(metadata).map(|package| format!("--package={}", package.id)));
+        args.extend(in_source(metadata, self.source).map(|package| format!("--package={}", package.id)));
         let status = self.run(&args, self.environment, &mut |bytes, log| log.add(bytes))?;
         if status.success() { Ok(()) } else { Err(ended("cargo clean", status)) }
     }
@@ -325,6 +325,12 @@ fn name_of(metadata: &Metadata, id: &PackageId) -> String {
 fn parse(said: &[u8]) -> Result<Metadata, CargoError> {
     MetadataCommand::parse(String::from_utf8_lossy(said))
         .map_err(|source| CargoError::Unreadable { what: "cargo metadata", source })
+}
+
+/// Returns the packages whose files the commit holds: its own, and vendored ones. The latter say that a registry is their source, and cargo trusts the
+/// checksum of the whole package that stands beside them, which an edited file need not have changed.
+fn in_source<'a>(metadata: &'a Metadata, source: &'a Path) -> impl Iterator<Item = &'a Package> {
+    metadata.packages.iter().filter(move |package| package.source.is_none() || package.manifest_path.starts_with(source))
 }
 
 /// Returns the packages that come from the source: those that have no registry and no git revision.

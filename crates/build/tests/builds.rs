@@ -158,6 +158,28 @@ fn one_changed_byte_under_equal_times_changes_the_program() {
 }
 
 #[test]
+fn a_vendored_package_that_was_edited_is_compiled_again() {
+    let sum = "0123456789abcdef".repeat(4);
+    let index = "registry+https://github.com/rust-lang/crates.io-index";
+    let vendored = "[source.crates-io]\nreplace-with = \"here\"\n[source.here]\ndirectory = \"vendor\"\n";
+    let lock = format!(
+        "{LOCK}dependencies = [\n \"word\",\n]\n\n[[package]]\nname = \"word\"\nversion = \"0.1.0\"\nsource = \"{index}\"\nchecksum = \"{sum}\"\n"
+    );
+    let place = place(&[
+        ("Cargo.toml", &format!("{MANIFEST}[dependencies]\nword = \"0.1.0\"\n")),
+        ("Cargo.lock", &lock),
+        (".cargo/config.toml", vendored),
+        ("src/main.rs", "fn main() { println!(\"{}\", word::WORD); }"),
+        ("vendor/word/Cargo.toml", "[package]\nname = \"word\"\nversion = \"0.1.0\"\nedition = \"2024\"\n"),
+        ("vendor/word/.cargo-checksum.json", &format!("{{\"files\":{{}},\"package\":\"{sum}\"}}")),
+        ("vendor/word/src/lib.rs", "pub const WORD: &str = \"a\";"),
+    ]);
+    assert_eq!(said(&place.build(&cargo()).built().output.join("bin/hello")), "a");
+    place.repo.commit(&[("vendor/word/src/lib.rs", "pub const WORD: &str = \"b\";")], "two");
+    assert_eq!(said(&place.build(&cargo()).built().output.join("bin/hello")), "b");
+}
+
+#[test]
 fn a_kept_target_directory_and_a_fresh_one_give_the_same_bits_without_paths() {
     let hello_with_debug = || {
         let (place, (file, text)) = (hello(), with_debug());
