@@ -1,0 +1,68 @@
+//! A published HTTP server that takes its listening socket: upgraded and rolled back on three nodes, and no client notices.
+
+use std::time::Duration;
+
+use df_testkit::load::{Load, Plan};
+
+use super::fleet::Fleet;
+use super::package::{LARGE_LEN, static_web_server};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const PROGRAM: &str = "bin/static-web-server";
+
+#[test]
+fn a_published_server_is_upgraded_and_rolled_back_under_load_on_local_nodes() {
+    check(&Fleet::local(static_web_server(), 3));
+}
+
+#[test]
+fn a_published_server_is_upgraded_and_rolled_back_under_load_over_ssh() {
+    check(&Fleet::ssh(static_web_server(), 3));
+}
+
+#[track_caller]
+fn check(fleet: &Fleet) {
+    let [old, new] = &fleet.package.versions;
+    let deployed = fleet.deploy(old);
+    assert_eq!(deployed.events("activated").len(), 3, "{deployed}");
+    expect_whole(fleet, old.number);
+    fleet.expect_current(PROGRAM, old);
+
+    let loads: Vec<Load> = fleet.nodes().map(|n| start_load(fleet, n)).collect();
+    loads.iter().for_each(|load| load.wait_for_body(old.number, DEADLINE));
+    let upgraded = fleet.deploy(new);
+    loads.iter().for_each(|load| load.wait_for_body(new.number, DEADLINE));
+    fleet.expect_current(PROGRAM, new);
+    for copied in upgraded.events("copied") {
+        println!("{}: {} of {} bytes as {}", copied["node"], copied["bytes_sent"], copied["image_bytes"], copied["codec"]);
+        assert_eq!(copied["codec"], "patch", "{copied}");
+    }
+    fleet.df(["verify"]).ok();
+
+    fleet.df(["rollback"]).ok();
+    loads.iter().for_each(|load| load.wait_for_body(old.number, DEADLINE));
+    for load in loads {
+        let report = load.finish().expect_no_loss();
+        println!("{} requests, none lost, the longest took {} ms", report.requests, report.worst_ms);
+        assert_eq!(report.bodies.len(), 2, "clients saw the two versions and nothing else: {:?}", report.bodies);
+    }
+    expect_whole(fleet, old.number);
+    fleet.expect_current(PROGRAM, old);
+    fleet.df(["stop"]).ok();
+}
+
+/// Three nodes share the machine with everything else that is tested, so the rate is one that leaves room.
+fn start_load(fleet: &Fleet, n: usize) -> Load {
+    let path = "/version.txt".to_owned();
+    Load::run(Plan { addr: fleet.at(n), path, n_workers: 2, per_second: Some(100), deadline: Duration::from_secs(20) })
+}
+
+/// Small and large files come whole from every node.
+#[track_caller]
+fn expect_whole(fleet: &Fleet, number: &str) {
+    for n in fleet.nodes() {
+        assert_eq!(fleet.get(n, "/version.txt"), format!("{number}\n").as_bytes());
+        assert_eq!(fleet.get(n, "/large.bin").len(), LARGE_LEN);
+        fleet.get(n, "/health");
+    }
+}
