@@ -15,19 +15,27 @@
 //! - A directory that a build hands out holds directories 0755, files 0644 or 0755 and symbolic links; nothing in it is shared with the build.
 //! - Whatever a build started in its process group is dead before its output is read.
 
+pub mod source;
+
+mod toolchain;
+
+mod recipe;
+
+mod run;
+
 mod cargo;
+
+mod process;
+
+mod output;
+
+mod relocate;
+
 mod directory;
 mod environment;
 mod keep;
 mod lock;
 mod log;
-mod output;
-mod process;
-mod recipe;
-mod relocate;
-mod run;
-pub mod source;
-mod toolchain;
 
 pub use cargo::CargoError;
 pub use output::OutputError;

@@ -2,7 +2,7 @@
 
 /// Returns whether some file system would take the name for `.git`: in any case, with the dots, blanks and streams that NTFS drops, under its short
 /// name `git~1`, or with the invisible characters that HFS+ drops.
-pub fn is_git_directory(name: &[u8]) -> bool {
+pub(crate) fn is_git_directory(name: &[u8]) -> bool {
     if let Ok(text) = std::str::from_utf8(name) {
         let visible: String = text.chars().filter(|&c| !is_ignored_by_hfs(c)).collect();
         if visible.eq_ignore_ascii_case(".git") {

@@ -16,9 +16,10 @@ use df_core::text::{escape, shorten};
 use df_core::{CommitId, Timestamp};
 use git2::{ErrorCode, ObjectType, Oid};
 
-pub use entry_name::is_git_directory;
 pub use tree::TreeError;
 pub use write::WriteError;
+
+use entry_name::is_git_directory;
 
 pub(crate) use record::{Source, manifest_kept, n_changed};
 pub(crate) use tree::Item;
