@@ -1,2 +1,5 @@
 //! The program `df`.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    df_cli::main()
+}

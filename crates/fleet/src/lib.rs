@@ -26,3 +26,5 @@ pub use inventory::{Inventory, Node};
 pub use program::NodeProgram;
 pub use survey::{Claim, Reached};
 pub use transfer::{Copied, Deltas, Images};
+// What is asked of nodes and what they answer, for those who call them through this crate.
+pub use df_wire::message;

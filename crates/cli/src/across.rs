@@ -1,0 +1,181 @@
+//! One piece of work for every node of a command: at once, bounded, and no node's failure stops another's.
+
+use std::sync::Arc;
+
+use df_core::AppName;
+use df_fleet::message::{AppState, Survey};
+use df_fleet::{Claim, NodeError, Reached};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::event::Event;
+use crate::exit::{Exit, NodeEnd, of_nodes};
+use crate::failure::{self, Failure};
+use crate::output::Output;
+use crate::session::{Session, who};
+
+/// The nodes of a command: those that answered, and how it ended with the others.
+pub struct Crew {
+    /// Those that answered, in the order of the context.
+    pub reached: Vec<Reached>,
+    /// How it ended with the others.
+    pub ends: Vec<NodeEnd>,
+}
+
+/// A node at work.
+pub struct Work {
+    /// What the node is called.
+    pub label: String,
+    /// The application.
+    pub app: AppName,
+    /// The session with it, and what it said of itself.
+    pub reached: Reached,
+    /// Where output goes.
+    pub output: Output,
+}
+
+/// What would be done to a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// `stop generation 3`.
+    pub action: String,
+    /// Why, or why not.
+    pub reason: String,
+    /// Whether it changes something.
+    pub changes: bool,
+}
+
+/// Connects to the nodes of a command, with their locks when it is one that changes something. Those that fail are reported here.
+///
+/// # Errors
+/// There is no node, or no program for nodes; or Ctrl-C.
+pub fn reach(session: &Session, phase: &'static str, claim: bool) -> Result<Crew, Failure> {
+    let (nodes, options) = (session.nodes()?, session.options()?);
+    let claim = claim.then(|| Claim { who: who(), command: format!("{phase} {}", session.app()) });
+    let reached = session.call.block_on(async {
+        tokio::select! {
+            reached = df_fleet::survey::all(&nodes, &options, claim.as_ref()) => Ok(reached),
+            () = session.call.interrupt.pressed() => Err(interrupted(phase)),
+        }
+    })?;
+    let mut crew = Crew { reached: vec![], ends: vec![] };
+    for (node, reached) in reached {
+        match reached {
+            Ok(reached) => crew.reached.push(reached),
+            Err(error) => {
+                session.output().error(&failure::of_node(&node.label(), phase, &error));
+                crew.ends.push(failure::end_of(&error));
+            }
+        }
+    }
+    Ok(crew)
+}
+
+/// Says that nothing was changed when Ctrl-C came.
+pub fn interrupted(phase: &'static str) -> Failure {
+    Failure::new(Exit::Interrupted, phase, "interrupted; what served still serves")
+}
+
+/// Does one thing on every node of the command. With `--dry-run` only says what `intent` says.
+///
+/// # Errors
+/// As [`reach`]; what goes wrong on a node is reported and counted.
+pub fn each<Fut>(
+    session: &Session,
+    phase: &'static str,
+    intent: impl Fn(&Survey) -> Intent,
+    work: impl Fn(Work) -> Fut,
+) -> Result<Exit, Failure>
+where
+    Fut: Future<Output = Result<NodeEnd, NodeError>> + Send + 'static,
+{
+    if session.is_dry_run() {
+        return plan(session, phase, intent);
+    }
+    let crew = reach(session, phase, true)?;
+    let mut ends = crew.ends;
+    ends.extend(run(session, phase, crew.reached, work));
+    Ok(of_nodes(&ends))
+}
+
+/// Asks every node of the command something that changes nothing.
+///
+/// # Errors
+/// As [`each`].
+pub fn ask<Fut>(session: &Session, phase: &'static str, work: impl Fn(Work) -> Fut) -> Result<Exit, Failure>
+where
+    Fut: Future<Output = Result<NodeEnd, NodeError>> + Send + 'static,
+{
+    let crew = reach(session, phase, false)?;
+    let mut ends = crew.ends;
+    ends.extend(run(session, phase, crew.reached, work));
+    Ok(of_nodes(&ends))
+}
+
+/// Does the work on nodes that were reached, reports what fails, and returns how it ended on each.
+pub fn run<Fut>(session: &Session, phase: &'static str, reached: Vec<Reached>, work: impl Fn(Work) -> Fut) -> Vec<NodeEnd>
+where
+    Fut: Future<Output = Result<NodeEnd, NodeError>> + Send + 'static,
+{
+    let labels: Vec<String> = reached.iter().map(|r| r.connection.node.label()).collect();
+    let jobs = reached.into_iter().zip(&labels).map(|(reached, label)| {
+        work(Work { label: label.clone(), app: session.app().clone(), reached, output: session.output().clone() })
+    });
+    let ended = session.call.block_on(all(jobs.collect(), session.parallel()));
+    let report = |(label, ended): (&String, Result<NodeEnd, NodeError>)| match ended {
+        Ok(end) => end,
+        Err(error) => {
+            session.output().error(&failure::of_node(label, phase, &error));
+            failure::end_of(&error)
+        }
+    };
+    labels.iter().zip(ended).map(report).collect()
+}
+
+/// Runs futures side by side, at most so many at once; the results are in their order.
+pub async fn all<T: Send + 'static, Fut>(jobs: Vec<Fut>, parallel: usize) -> Vec<T>
+where
+    Fut: Future<Output = T> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(parallel.max(1)));
+    let mut tasks = JoinSet::new();
+    for (at, job) in jobs.into_iter().enumerate() {
+        let places = places.clone();
+        tasks.spawn(async move {
+            let _place = places.acquire_owned().await;
+            (at, job.await)
+        });
+    }
+    let mut results = tasks.join_all().await;
+    results.sort_by_key(|(at, _)| *at);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Returns what an application is on a node.
+pub fn state_of<'a>(survey: &'a Survey, app: &AppName) -> Option<&'a AppState> {
+    survey.apps.iter().find(|state| state.app == *app)
+}
+
+/// Returns the generation that `current` names; 0: none.
+pub fn current_of(survey: &Survey, app: &AppName) -> u64 {
+    state_of(survey, app).map_or(0, |state| state.current)
+}
+
+fn plan(session: &Session, phase: &'static str, intent: impl Fn(&Survey) -> Intent) -> Result<Exit, Failure> {
+    let crew = reach(session, phase, false)?;
+    let mut changes = false;
+    for reached in &crew.reached {
+        let intent = intent(&reached.survey);
+        changes |= intent.changes;
+        session.output().result(&planned(Some(reached.connection.node.label()), intent, None));
+    }
+    match of_nodes(&crew.ends) {
+        _ if crew.ends.is_empty() => Ok(session.planned(changes)),
+        exit => Ok(exit),
+    }
+}
+
+/// Returns the event for what would be done.
+pub fn planned(node: Option<String>, intent: Intent, bytes: Option<u64>) -> Event {
+    Event::Planned { node, action: intent.action, bytes, requests: Some(0), reason: intent.reason, changes: intent.changes }
+}

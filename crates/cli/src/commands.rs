@@ -1,0 +1,90 @@
+//! The commands: each resolves what its words mean, calls the rooms, and renders what they say.
+
+mod build;
+mod cache;
+mod checksums;
+mod complete;
+mod cp;
+mod deploy;
+mod doctor;
+mod gc;
+mod init;
+mod listing;
+mod nodes;
+mod records;
+mod rollback;
+mod running;
+mod versions;
+
+use std::io::Write as _;
+
+use crate::args::{Command, Listed};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::session::{Call, Session};
+use crate::{completions, man};
+
+/// Does what a command says. Events and errors of nodes were written when this returns; a failure of the whole was not.
+pub fn run(command: &Command, call: Call) -> (Call, Result<Exit, Failure>) {
+    let without = match command {
+        Command::Init(_) => Some(init::run(&call)),
+        Command::Completions(args) => Some(print(&completions::script(args.shell))),
+        Command::Man(args) => Some(write_man(&call, &args.dir)),
+        Command::Doctor(_) => Some(doctor::run(&call)),
+        Command::Complete(args) => Some(complete::run(args.what, &call)),
+        _ => None,
+    };
+    if let Some(ended) = without {
+        return (call, ended);
+    }
+    match call.session() {
+        Ok(session) => {
+            let ended = with_session(command, &session);
+            (session.call, ended)
+        }
+        Err((call, failure)) => (call, Err(failure)),
+    }
+}
+
+fn with_session(command: &Command, session: &Session) -> Result<Exit, Failure> {
+    match command {
+        Command::Add(args) => nodes::add(args, session),
+        Command::Remove(args) => nodes::remove(args, session),
+        Command::List(args) => match args.what {
+            Listed::Nodes => listing::nodes(session),
+            Listed::Versions => versions::run(session),
+        },
+        Command::With(args) => nodes::with(args, session),
+        Command::Build(args) => build::run(args, session),
+        Command::Cp(args) => cp::run(args, session),
+        Command::Start(_) => running::start(session),
+        Command::Stop(args) => running::stop(args, session),
+        Command::Restart(_) => running::restart(session),
+        Command::CompareChecksums(_) => checksums::run(session),
+        Command::Verify(_) => listing::verify(session),
+        Command::Deploy(args) => deploy::run(args, session),
+        Command::Rollback(args) => rollback::run(args, session),
+        Command::Gc(args) => gc::run(args, session),
+        Command::Status(_) => listing::status(session),
+        Command::Logs(args) => records::logs(args, session),
+        Command::History(_) => records::history(session),
+        Command::Cache(args) => cache::run(&args.command, session),
+        Command::Init(_) | Command::Completions(_) | Command::Man(_) | Command::Doctor(_) | Command::Complete(_) => {
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn print(text: &str) -> Result<Exit, Failure> {
+    // A reader that went away is no failure.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(Exit::Done)
+}
+
+fn write_man(call: &Call, dir: &std::path::Path) -> Result<Exit, Failure> {
+    let pages = man::write(&call.here.join(dir)).map_err(|error| Failure::here("man", &error))?;
+    let lines: Vec<String> =
+        pages.iter().map(|page| df_core::text::escape(std::os::unix::ffi::OsStrExt::as_bytes(page.as_os_str()))).collect();
+    call.output.table(&[], &lines);
+    Ok(Exit::Done)
+}

@@ -1,0 +1,132 @@
+//! `df cache`: the releases at rest, here or in the cache at `--address`.
+
+mod mend;
+mod moving;
+
+use std::io::{IsTerminal as _, Write as _};
+
+use df_cache::store::Store as _;
+
+use crate::args::CacheCommand;
+use crate::commands::gc;
+use crate::event::{Event, Placed};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::render::units::bytes;
+use crate::session::Session;
+use crate::store::Shelf;
+
+/// The cache that a command is about.
+pub struct Place {
+    /// What it is called: `cache`, or its address.
+    pub name: String,
+    /// The cache itself.
+    pub shelf: Shelf,
+    /// Whether it is not the one of this machine.
+    pub elsewhere: bool,
+}
+
+/// Does one thing with the cache.
+pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
+    let place = Place::of(session)?;
+    match command {
+        CacheCommand::Flush => flush(session, &place),
+        CacheCommand::Put { what } => moving::put(session, &place, what.as_deref()),
+        CacheCommand::Get { version, output, tar } => moving::get(session, &place, version.as_deref(), output.as_deref(), *tar),
+        CacheCommand::Diff => mend::diff(session, &place),
+        CacheCommand::Update => moving::update(session, &place),
+        CacheCommand::Repair => mend::repair(session, &place),
+        CacheCommand::Gc(old) => {
+            let found = gc::collect(session, &place.shelf, *old, session.call.globals.verbose > 0)?;
+            Ok(if session.is_dry_run() { session.planned(found) } else { Exit::Done })
+        }
+        CacheCommand::Verify => mend::verify(session, &place),
+        CacheCommand::Status => status(session, &place),
+    }
+}
+
+impl Place {
+    /// Finds the cache: that of `--address`, else the one of this machine.
+    fn of(session: &Session) -> Result<Self, Failure> {
+        let refuse =
+            |message: String| Err(Failure::new(Exit::Usage, "cache", message).next("df cache status --address file:PATH"));
+        match session.call.globals.address.as_slice() {
+            [] => Ok(Self { name: "cache".into(), shelf: Shelf::open(session)?, elsewhere: false }),
+            [address] => match address.strip_prefix("file:") {
+                Some(path) if !path.is_empty() => {
+                    Ok(Self { name: address.clone(), shelf: Shelf::rooted(&session.call.here.join(path))?, elsewhere: true })
+                }
+                _ if address.starts_with("s3://") => refuse("a cache in a bucket is not built yet".into()),
+                _ => refuse(format!("\"{address}\" is no address of a cache: write file:PATH")),
+            },
+            _ => refuse("one cache at a time".into()),
+        }
+    }
+
+    /// Returns what was put or found here, to be told.
+    pub fn placed(&self, bytes: u64, objects: u64, why: impl Into<String>) -> Placed {
+        Placed { place: self.name.clone(), bytes, objects, why: why.into(), ..Placed::default() }
+    }
+}
+
+/// Returns the failure of a cache.
+pub fn failed(error: &dyn std::error::Error) -> Failure {
+    Failure::here("cache", error).next("df cache verify")
+}
+
+fn flush(session: &Session, place: &Place) -> Result<Exit, Failure> {
+    let stats = place.shelf.store().stats().map_err(|error| failed(&error))?;
+    let is_empty = stats.n_images == 0 && stats.n_releases == 0 && stats.n_blobs == 0;
+    if session.is_dry_run() {
+        let action = format!("remove {} releases, {} images", stats.n_releases, stats.n_images);
+        let event = Event::Planned {
+            node: None,
+            action,
+            bytes: Some(stats.stored_bytes),
+            requests: Some(0),
+            reason: format!("all that {} holds", place.name),
+            changes: !is_empty,
+        };
+        session.output().result(&event);
+        return Ok(session.planned(!is_empty));
+    }
+    confirm(session, &format!("Remove {} releases and {} images from {}?", stats.n_releases, stats.n_images, place.name))?;
+    place.shelf.store().flush().map_err(|error| failed(&error))?;
+    session.output().result(&Event::Collected(place.placed(
+        stats.stored_bytes,
+        stats.n_images + stats.n_releases + stats.n_blobs,
+        "flush",
+    )));
+    Ok(Exit::Done)
+}
+
+fn status(session: &Session, place: &Place) -> Result<Exit, Failure> {
+    let store = place.shelf.store();
+    let stats = store.stats().map_err(|error| failed(&error))?;
+    let line = |name: &str, value: String| format!("{name:<10} {value}");
+    let lines = [
+        line("place", store.root().display().to_string()),
+        line("releases", stats.n_releases.to_string()),
+        line("images", stats.n_images.to_string()),
+        line("files", format!("{} distinct, {}", stats.n_blobs, bytes(stats.blob_bytes))),
+        line("takes", format!("{} in {} packs", bytes(stats.stored_bytes), stats.n_packs)),
+        line("free", stats.free_bytes.map_or_else(|| "unknown".to_owned(), bytes)),
+    ];
+    let why = format!("{} releases, {} images", stats.n_releases, stats.n_images);
+    session.output().table(&[Event::Stored(place.placed(stats.stored_bytes, stats.n_blobs, why))], &lines);
+    Ok(Exit::Done)
+}
+
+/// Asks a person before something is lost; scripts are taken by their word.
+fn confirm(session: &Session, question: &str) -> Result<(), Failure> {
+    if session.call.globals.yes || !std::io::stdin().is_terminal() {
+        return Ok(());
+    }
+    let _ = write!(std::io::stderr(), "{question} [y/N] ");
+    let mut answer = String::new();
+    let _ = std::io::stdin().read_line(&mut answer);
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::new(Exit::Usage, "cache", "not confirmed; nothing was changed").next("df cache flush --yes")),
+    }
+}

@@ -1,0 +1,106 @@
+//! `df cp`: the image on the nodes of the context, by what they lack.
+
+use df_fleet::plan::Way;
+
+use crate::across::{self, Crew};
+use crate::args;
+use crate::commands::build;
+use crate::copying::{self, Freight};
+use crate::event::Event;
+use crate::exit::{Exit, NodeEnd, of_nodes};
+use crate::failure::{Failure, chain};
+use crate::pipeline;
+use crate::session::Session;
+use crate::store::Shelf;
+
+/// Puts the image of a version on the nodes.
+pub fn run(args: &args::Cp, session: &Session) -> Result<Exit, Failure> {
+    // Before anything is built: a command over no node is a wrong use of it.
+    session.nodes()?;
+    let shelf = Shelf::open(session)?;
+    if session.is_dry_run() {
+        return match pipeline::planned(session, &shelf, args.version.as_deref(), None)? {
+            Ok(release) => plan(session, "cp", &Freight::of(&shelf, release, args.full)?, &|_| None),
+            Err(journey) => plan_unbuilt(session, "cp", &journey, "copy"),
+        };
+    }
+    let release = pipeline::release(session, &shelf, args.version.as_deref(), None)?;
+    let freight = Freight::of(&shelf, release, args.full)?;
+    let Crew { reached, mut ends } = across::reach(session, "cp", true)?;
+    session.output().progress().phase(&format!("copying image {} to {} nodes", freight.release.image.short(), reached.len()));
+    let (there, failed) = copying::bring(session, "cp", &freight, reached)?;
+    ends.extend(failed);
+    ends.extend(there.iter().map(|_| NodeEnd::Done));
+    session.call.block_on(async {
+        for reached in there {
+            reached.connection.close().await;
+        }
+    });
+    Ok(of_nodes(&ends))
+}
+
+/// Says what a copy to each node takes; `more` says what follows on a node besides: the action, and whether it is a change.
+pub fn plan(
+    session: &Session,
+    phase: &'static str,
+    freight: &Freight,
+    more: &dyn Fn(&df_fleet::message::Survey) -> Option<(String, bool)>,
+) -> Result<Exit, Failure> {
+    let Crew { reached, mut ends } = across::reach(session, phase, false)?;
+    let mut changes = false;
+    for reached in reached {
+        let node = reached.connection.node.label();
+        match session.call.block_on(freight.cost(&reached, session.app())) {
+            Ok((way, bytes)) => {
+                let (next, moves) = more(&reached.survey).unwrap_or_default();
+                let event = planned(node, way, bytes, &next, moves);
+                changes |= way != Way::Held || moves;
+                session.output().result(&event);
+            }
+            Err(error) => {
+                session.output().error(&Failure::new(Exit::Failed, phase, chain(&error)).event());
+                ends.push(NodeEnd::Failed);
+            }
+        }
+    }
+    if ends.is_empty() { Ok(session.planned(changes)) } else { Ok(of_nodes(&ends)) }
+}
+
+/// Says what would be done with a release that is not built yet: how many bytes will travel is not known before.
+pub fn plan_unbuilt(session: &Session, phase: &'static str, journey: &pipeline::Journey, action: &str) -> Result<Exit, Failure> {
+    session.output().result(&build::planned(journey, false));
+    let Crew { reached, ends } = across::reach(session, phase, false)?;
+    for reached in &reached {
+        let reason = "its size is known when it is built".to_owned();
+        let node = Some(reached.connection.node.label());
+        session.output().result(&Event::Planned {
+            node,
+            action: action.into(),
+            bytes: None,
+            requests: Some(0),
+            reason,
+            changes: true,
+        });
+    }
+    if ends.is_empty() { Ok(session.planned(true)) } else { Ok(of_nodes(&ends)) }
+}
+
+fn planned(node: String, way: Way, bytes: Option<u64>, next: &str, moves: bool) -> Event {
+    let copy = match way {
+        Way::Held => None,
+        Way::Patch(base) => Some((format!("copy a patch of image {}", base.short()), String::new())),
+        Way::Rsync(base) => Some((
+            format!("copy a delta to image {}", base.short()),
+            "that image is only on the node, so the size shows on the way".into(),
+        )),
+        Way::Whole => Some(("copy the image whole".to_owned(), "no image there can serve as a base, or --full".into())),
+    };
+    let changes = copy.is_some() || moves;
+    let (action, reason) = match copy {
+        Some((copy, reason)) if next.is_empty() => (copy, reason),
+        Some((copy, reason)) => (format!("{copy}, then {next}"), reason),
+        None if next.is_empty() => ("nothing".into(), "it holds the image".into()),
+        None => (next.to_owned(), "it holds the image".into()),
+    };
+    Event::Planned { node: Some(node), action, bytes, requests: Some(0), reason, changes }
+}

@@ -1,0 +1,166 @@
+//! `df deploy`: build, copy, then node by node: start beside the old, verify, switch, drain the old. A failure leaves, or brings back, what served.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use df_core::Release;
+use df_fleet::Reached;
+use df_fleet::message::{RunState, Survey};
+
+use crate::across::{self, Crew, current_of, state_of};
+use crate::args;
+use crate::commands::{cp, listing};
+use crate::copying::{self, Freight};
+use crate::event::Event;
+use crate::exit::{Exit, NodeEnd, of_nodes};
+use crate::failure::Failure;
+use crate::pipeline;
+use crate::rolling::{self, Orders};
+use crate::session::Session;
+use crate::store::Shelf;
+
+/// Makes a version the serving one on all nodes of the context.
+pub fn run(args: &args::Deploy, session: &Session) -> Result<Exit, Failure> {
+    // Before anything is built: a command over no node is a wrong use of it.
+    let n_nodes = session.nodes()?.len();
+    let shelf = Shelf::open(session)?;
+    let (version, revision) = (args.version.as_deref(), args.commit_hash.as_deref());
+    if session.is_dry_run() {
+        return plan(session, &shelf, version, revision);
+    }
+    confirm(session, n_nodes)?;
+    let release = pipeline::release(session, &shelf, version, revision)?;
+    let freight = Freight::of(&shelf, release, false)?;
+    let Crew { reached, ends } = across::reach(session, "deploy", true)?;
+    let (behind, mut ended) = sort(session, &freight.release, reached, ends);
+    if session.call.interrupt.is_pressed() {
+        return Err(across::interrupted("deploy"));
+    }
+    let mut there = vec![];
+    if !behind.is_empty() {
+        let progress = session.output().progress();
+        progress.phase(&format!("copying image {} to {}", freight.release.image.short(), count(behind.len())));
+        let (copied, failed) = copying::bring(session, "deploy", &freight, behind)?;
+        there = copied;
+        ended.ends.extend(failed);
+        progress.phase(&format!("activating {} on {}", freight.release.commit.short(), count(there.len())));
+    }
+    let orders = Orders::new(session, &freight.release);
+    let failures = ended.ends.iter().filter(|end| **end != NodeEnd::Unreachable).count();
+    let rolled = rolling::roll(session, &orders, there, failures);
+    let mut ends = ended.ends;
+    let mut reached = ended.done;
+    ends.extend(reached.iter().map(|_| NodeEnd::Done));
+    for (end, node) in rolled {
+        ends.push(end);
+        reached.extend(node);
+    }
+    summarize(session, reached);
+    Ok(exit(session, &ends))
+}
+
+/// Nodes before the copy.
+struct Sorted {
+    /// Those that serve the version already.
+    done: Vec<Reached>,
+    /// How it ended with those that cannot go on.
+    ends: Vec<NodeEnd>,
+}
+
+/// Tells nodes that need the release from those that serve it already, and from those that cannot run it.
+fn sort(session: &Session, release: &Release, reached: Vec<Reached>, ends: Vec<NodeEnd>) -> (Vec<Reached>, Sorted) {
+    let mut sorted = Sorted { done: vec![], ends };
+    let mut behind = vec![];
+    for reached in reached {
+        let node = reached.connection.node.label();
+        if let Err(unfit) = df_fleet::plan::fits(&reached.survey) {
+            let event = Event::Error {
+                node: Some(node),
+                phase: "deploy".into(),
+                message: unfit.to_string(),
+                serving: Some("what served before".into()),
+                next: Some("df rm NODE, or set DF_NODE_PROGRAMS".into()),
+                log: vec![],
+            };
+            session.output().error(&event);
+            sorted.ends.push(NodeEnd::Failed);
+        } else if serves(&reached.survey, release) {
+            session.output().note(format!("  {node:<16} serves {} already", release.commit.short()));
+            sorted.done.push(reached);
+        } else {
+            behind.push(reached);
+        }
+    }
+    (behind, sorted)
+}
+
+/// Returns whether a node serves this very release, settings included, and it runs.
+fn serves(survey: &Survey, release: &Release) -> bool {
+    let Some(state) = state_of(survey, &release.app) else { return false };
+    let is_current = state.generations.iter().any(|g| g.number == state.current && g.release == release.id());
+    let runs = state.running.iter().any(|r| r.generation == state.current && r.state == RunState::Serving);
+    is_current && (runs || release.run.is_none())
+}
+
+fn plan(session: &Session, shelf: &Shelf, version: Option<&str>, revision: Option<&str>) -> Result<Exit, Failure> {
+    match pipeline::planned(session, shelf, version, revision)? {
+        Err(journey) => cp::plan_unbuilt(session, "deploy", &journey, "copy, then activate"),
+        Ok(release) => {
+            let freight = Freight::of(shelf, release.clone(), false)?;
+            cp::plan(session, "deploy", &freight, &|survey| match (serves(survey, &release), current_of(survey, &release.app)) {
+                (true, _) => None,
+                (false, 0) => Some((format!("activate {}", release.commit.short()), true)),
+                (false, from) => Some((format!("activate {} in place of generation {from}", release.commit.short()), true)),
+            })
+        }
+    }
+}
+
+/// Asks a person before many nodes change.
+fn confirm(session: &Session, n_nodes: usize) -> Result<(), Failure> {
+    if n_nodes <= session.config.rollout.confirm_above || session.call.globals.yes {
+        return Ok(());
+    }
+    let refuse = |message: String| Err(Failure::new(Exit::Usage, "deploy", message).next("df deploy --yes"));
+    if !std::io::stdin().is_terminal() {
+        return refuse(format!("{n_nodes} nodes would change, and nobody is here to confirm it"));
+    }
+    let _ = write!(std::io::stderr(), "Deploy to {n_nodes} nodes? [y/N] ");
+    let mut answer = String::new();
+    let _ = std::io::stdin().read_line(&mut answer);
+    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { refuse("not confirmed; nothing was changed".into()) }
+}
+
+/// Shows what the nodes themselves say at the end, and ends the sessions.
+fn summarize(session: &Session, reached: Vec<Reached>) {
+    let app = session.app().clone();
+    let jobs = reached.into_iter().map(|mut reached| {
+        let app = app.clone();
+        async move {
+            let node = reached.connection.node.clone();
+            let survey = df_fleet::survey::again(&mut reached.connection).await;
+            reached.connection.close().await;
+            survey.ok().map(|survey| listing::state(&node, &survey, &app))
+        }
+    });
+    let states = session.call.block_on(across::all(jobs.collect(), session.parallel()));
+    let states: Vec<_> = states.into_iter().flatten().collect();
+    session.output().progress().finish();
+    if !states.is_empty() {
+        listing::show(session, &states);
+    }
+}
+
+/// Returns how it ended: whoever pressed Ctrl-C knows it, unless nodes are left on different versions.
+fn exit(session: &Session, ends: &[NodeEnd]) -> Exit {
+    match of_nodes(ends) {
+        Exit::Mixed => Exit::Mixed,
+        _ if session.call.interrupt.is_pressed() && ends.iter().any(|end| !matches!(end, NodeEnd::Moved | NodeEnd::Done)) => {
+            Exit::Interrupted
+        }
+        exit => exit,
+    }
+}
+
+fn count(n: usize) -> String {
+    if n == 1 { "1 node".into() } else { format!("{n} nodes") }
+}

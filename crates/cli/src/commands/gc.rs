@@ -1,0 +1,141 @@
+//! `df gc`: old versions go, here and on the nodes.
+
+use df_cache::gc;
+use df_cache::roots::Policy;
+use df_cache::store::Store as _;
+use df_core::Timestamp;
+use df_fleet::NodeError;
+use df_fleet::message::{Collected, Reply, Request};
+
+use crate::across::{self, Work};
+use crate::args;
+use crate::event::{Event, Placed};
+use crate::exit::{Exit, NodeEnd, of_nodes};
+use crate::failure::Failure;
+use crate::session::{Session, now};
+use crate::store::Shelf;
+
+/// Collects what is beyond the count and older than the date.
+pub fn run(args: &args::Gc, session: &Session) -> Result<Exit, Failure> {
+    let (count, older) = limits(session, args.old);
+    let dry_run = session.is_dry_run();
+    let here = collect(session, &Shelf::open(session)?, args.old, args.why)?;
+    let mut ends = vec![];
+    let mut changes = here;
+    if !session.inventory()?.nodes().is_empty() || !session.call.globals.address.is_empty() {
+        let crew = across::reach(session, "gc", !dry_run)?;
+        ends = crew.ends;
+        let (tell, told) = std::sync::mpsc::channel();
+        ends.extend(across::run(session, "gc", crew.reached, |work: Work| {
+            let tell = tell.clone();
+            async move {
+                let Work { label, app, mut reached, output } = work;
+                let request = Request::Collect { app, count: u32::try_from(count).unwrap_or(u32::MAX), older, dry_run };
+                let reply = reached.connection.ask(&request).await?;
+                reached.connection.close().await;
+                let Reply::Collected { collected } = reply else { return Err(NodeError::Answer) };
+                for one in &collected {
+                    output.result(&if dry_run { planned(&label, one) } else { Event::Collected(placed(&label, one)) });
+                }
+                if collected.is_empty() {
+                    output.note(format!("  {label:<16} nothing to collect"));
+                }
+                // The receiver lives as long as the work.
+                let _ = tell.send(!collected.is_empty());
+                Ok(NodeEnd::Done)
+            }
+        }));
+        changes |= told.try_iter().any(|any| any);
+    }
+    match of_nodes(&ends) {
+        _ if ends.iter().all(|end| *end == NodeEnd::Done) => Ok(if dry_run { session.planned(changes) } else { Exit::Done }),
+        exit => Ok(exit),
+    }
+}
+
+/// Collects from a cache, or says what would go; returns whether there is anything.
+pub fn collect(session: &Session, shelf: &Shelf, old: args::Old, why: bool) -> Result<bool, Failure> {
+    let (count, older) = limits(session, old);
+    let failed = |error: &dyn std::error::Error| Failure::here("cache", error).next("df cache verify");
+    let contents = shelf.store().contents().map_err(|error| failed(&error))?;
+    let plan = gc::plan(&contents, &Policy { count, older });
+    let output = session.output();
+    if why {
+        for (stored, why) in &plan.kept {
+            let what = format!(
+                "  {:<16} keeps {} image {}  ({why})",
+                "cache",
+                stored.release.commit.short(),
+                stored.release.image.short()
+            );
+            output.table(&[], &[what]);
+        }
+    }
+    let found = !(plan.releases.is_empty() && plan.images.is_empty());
+    if session.is_dry_run() {
+        for stored in &plan.releases {
+            output.result(&would(format!("collect {} image {}", stored.release.commit.short(), stored.release.image.short())));
+        }
+        for image in plan.images.iter().filter(|image| !plan.releases.iter().any(|s| s.release.image == **image)) {
+            output.result(&would(format!("collect image {}", image.short())));
+        }
+    } else if found {
+        let collected = gc::perform(shelf.store(), &plan).map_err(|error| failed(&error))?;
+        output.result(&Event::Collected(Placed {
+            place: "cache".into(),
+            bytes: collected.bytes,
+            objects: collected.n_releases + collected.n_images + collected.n_blobs,
+            why: format!("beyond the newest {count} and older than {older}"),
+            ..Placed::default()
+        }));
+    } else {
+        output.note(format!("  {:<16} nothing to collect", "cache"));
+    }
+    Ok(found)
+}
+
+/// Returns what counts as old: the flags, else `keep` of df.yaml.
+fn limits(session: &Session, old: args::Old) -> (usize, Timestamp) {
+    let keep = &session.config.keep;
+    let older = old.older.map_or_else(|| now().minus(keep.older), |older| older.cutoff(now()));
+    (old.count.unwrap_or(keep.count), older)
+}
+
+fn would(action: String) -> Event {
+    Event::Planned {
+        node: None,
+        action,
+        bytes: None,
+        requests: Some(0),
+        reason: "in the cache here; nothing keeps it".into(),
+        changes: true,
+    }
+}
+
+fn planned(node: &str, collected: &Collected) -> Event {
+    let what = match (collected.generation, collected.image) {
+        (Some(generation), _) => format!("collect generation {generation}"),
+        (None, Some(image)) => format!("collect image {}", image.short()),
+        (None, None) => "collect".to_owned(),
+    };
+    Event::Planned {
+        node: Some(node.to_owned()),
+        action: what,
+        bytes: Some(collected.bytes),
+        requests: Some(0),
+        reason: collected.why.clone(),
+        changes: true,
+    }
+}
+
+fn placed(node: &str, collected: &Collected) -> Placed {
+    Placed {
+        place: node.to_owned(),
+        image: collected.image,
+        generation: collected.generation,
+        bytes: collected.bytes,
+        objects: 1,
+        why: collected.why.clone(),
+        ..Placed::default()
+    }
+}

@@ -1,0 +1,220 @@
+//! `df ls nodes`, `df status`: the nodes, and what serves where.
+
+use df_core::{AppName, Timestamp};
+use df_fleet::message::{AppState, Reply, Request, RunState, Survey};
+use df_fleet::{Node, Reached};
+
+use crate::across::{self, Work, state_of};
+use crate::event::{Event, NodeState};
+use crate::exit::{Exit, NodeEnd, of_nodes};
+use crate::failure::{self, Failure};
+use crate::node_event::verified;
+use crate::render::{table, units};
+use crate::session::{Session, now};
+
+/// Lists the nodes in the order added, without asking them anything.
+pub fn nodes(session: &Session) -> Result<Exit, Failure> {
+    let inventory = session.inventory()?;
+    let acted_on = df_fleet::context::nodes(&inventory, &session.context()?, &session.call.globals.address, &session.call.here);
+    let acted_on = acted_on.map_err(|error| Failure::usage("nodes", &error))?;
+    // An address that was not added is a node for this one command.
+    let shown = if session.call.globals.address.is_empty() { inventory.nodes() } else { &acted_on };
+    let row = |node: &Node| {
+        let name = node.name.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+        let mark = if acted_on.contains(node) { "yes" } else { "" };
+        [
+            name,
+            node.address.to_string(),
+            node.listen().to_string(),
+            if node.sudo { "yes".into() } else { String::new() },
+            mark.to_owned(),
+        ]
+    };
+    let events: Vec<Event> = shown.iter().map(self::node).collect();
+    let rows: Vec<_> = shown.iter().map(row).collect();
+    session.output().table(&events, &table::render(["NAME", "ADDRESS", "LISTEN", "SUDO", "CONTEXT"], &rows));
+    if shown.is_empty() {
+        session.output().note("no nodes yet; next: df add ADDRESS");
+    }
+    Ok(Exit::Done)
+}
+
+/// Shows what serves where, since when, and whether its probes pass.
+pub fn status(session: &Session) -> Result<Exit, Failure> {
+    let nodes = session.nodes()?;
+    let options = session.options()?;
+    let app = session.app().clone();
+    let reached = session.call.block_on(async {
+        tokio::select! {
+            reached = df_fleet::survey::all(&nodes, &options, None) => Ok(reached),
+            () = session.call.interrupt.pressed() => Err(across::interrupted("status")),
+        }
+    })?;
+    let jobs = reached.into_iter().map(|(node, reached)| {
+        let app = app.clone();
+        async move {
+            match reached {
+                Ok(reached) => look(node, reached, &app).await,
+                Err(error) => (
+                    NodeState { reachable: Some(false), detail: Some(failure::chain(&error)), ..blank(&node) },
+                    failure::end_of(&error),
+                    Some(error),
+                ),
+            }
+        }
+    });
+    let looked = session.call.block_on(across::all(jobs.collect(), session.parallel()));
+    show(session, &looked.iter().map(|(state, ..)| state.clone()).collect::<Vec<_>>());
+    for (state, _, error) in &looked {
+        if let Some(error) = error {
+            session.output().error(&failure::of_node(&word(state), "status", error));
+        }
+    }
+    Ok(of_nodes(&looked.iter().map(|(_, end, _)| *end).collect::<Vec<_>>()))
+}
+
+/// Returns the event for a node of the list.
+pub fn node(node: &Node) -> Event {
+    Event::Node(blank(node))
+}
+
+/// Returns what is known of a node that answered.
+pub fn state(node: &Node, survey: &Survey, app: &AppName) -> NodeState {
+    let found = state_of(survey, app).filter(|state| state.current > 0);
+    let Some(found) = found else {
+        return NodeState { reachable: Some(true), app: Some(app.clone()), state: Some("none".into()), ..blank(node) };
+    };
+    let generation = found.generations.iter().find(|g| g.number == found.current);
+    let running = found.running.iter().find(|running| running.generation == found.current);
+    NodeState {
+        reachable: Some(true),
+        app: Some(app.clone()),
+        generation: Some(found.current),
+        image: generation.map(|g| g.image),
+        commit: generation.map(|g| g.commit.clone()),
+        state: Some(word_of(found).into()),
+        since: running.map(|r| r.since).or(generation.map(|g| g.since)),
+        ports: running.map(|r| r.ports.iter().map(|(name, at)| format!("{name}={at}")).collect()).unwrap_or_default(),
+        ..blank(node)
+    }
+}
+
+/// Writes nodes as a table, and as events.
+pub fn show(session: &Session, states: &[NodeState]) {
+    let now = now();
+    let rows: Vec<_> = states.iter().map(|state| row(state, now)).collect();
+    let events: Vec<Event> = states.iter().cloned().map(Event::Node).collect();
+    let heading = ["NODE", "STATE", "GENERATION", "COMMIT", "IMAGE", "SINCE", "HEALTHY", "PORTS"];
+    session.output().table(&events, &table::render(heading, &rows));
+}
+
+async fn look(node: Node, mut reached: Reached, app: &AppName) -> (NodeState, NodeEnd, Option<df_fleet::NodeError>) {
+    let mut state = state(&node, &reached.survey, app);
+    let mut end = NodeEnd::Done;
+    match state.state.as_deref() {
+        Some("serving") => match reached.connection.ask(&Request::Verify { app: app.clone() }).await {
+            Ok(Reply::Verified { generation, probes }) => {
+                let failed: Vec<String> = probes.iter().filter(|p| !p.ok).map(|p| format!("{}: {}", p.name, p.detail)).collect();
+                let Event::Verified { ok, .. } = verified(String::new(), app.clone(), generation, probes) else {
+                    unreachable!("made above")
+                };
+                state.healthy = Some(ok);
+                state.detail = (!ok).then(|| failed.join("; "));
+                if !ok {
+                    end = NodeEnd::Differs;
+                }
+            }
+            Ok(_) => state.healthy = None,
+            Err(error) => {
+                state.healthy = Some(false);
+                state.detail = Some(failure::chain(&error));
+                end = NodeEnd::Differs;
+            }
+        },
+        Some("down") => {
+            state.healthy = Some(false);
+            end = NodeEnd::Differs;
+        }
+        _ => {}
+    }
+    if let Some(lock) = &reached.survey.lock {
+        state.detail = Some(format!("{} is at work: {}", lock.who, lock.command));
+    }
+    reached.connection.close().await;
+    (state, end, None)
+}
+
+/// Returns what an application does, in one word.
+fn word_of(state: &AppState) -> &'static str {
+    let serving = state.running.iter().find(|running| running.generation == state.current);
+    match serving.map(|running| running.state) {
+        Some(RunState::Serving) => "serving",
+        Some(RunState::Starting | RunState::Trial) => "starting",
+        Some(RunState::Warm) => "warm",
+        Some(RunState::Draining) => "draining",
+        None if state.wanted => "down",
+        None => "stopped",
+    }
+}
+
+fn row(state: &NodeState, now: Timestamp) -> [String; 8] {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    let what = match (&state.state, state.reachable) {
+        (Some(state), _) => state.clone(),
+        (None, Some(false)) => "unreachable".into(),
+        (None, _) => "-".into(),
+    };
+    let healthy = match state.healthy {
+        Some(true) => "yes".to_owned(),
+        Some(false) => "NO".to_owned(),
+        None => "-".to_owned(),
+    };
+    [
+        word(state),
+        what,
+        or_dash(state.generation.map(|n| n.to_string())),
+        or_dash(state.commit.as_ref().map(|c| c.short().to_owned())),
+        or_dash(state.image.map(|i| i.short())),
+        or_dash(state.since.map(|since| units::age(since, now))),
+        healthy,
+        match &state.detail {
+            Some(detail) => df_core::text::shorten(detail, 120),
+            None => state.ports.join(" "),
+        },
+    ]
+}
+
+fn word(state: &NodeState) -> String {
+    state.name.clone().unwrap_or_else(|| state.address.clone())
+}
+
+fn blank(node: &Node) -> NodeState {
+    NodeState {
+        name: node.name.as_ref().map(ToString::to_string),
+        address: node.address.to_string(),
+        listen: node.listen().to_string(),
+        reachable: None,
+        app: None,
+        generation: None,
+        image: None,
+        commit: None,
+        state: None,
+        since: None,
+        healthy: None,
+        ports: vec![],
+        detail: None,
+    }
+}
+
+/// Asks the serving version on each node its probes.
+pub fn verify(session: &Session) -> Result<Exit, Failure> {
+    across::ask(session, "verify", |work: Work| async move {
+        let Work { label, app, mut reached, output } = work;
+        let reply = reached.connection.ask(&Request::Verify { app: app.clone() }).await?;
+        reached.connection.close().await;
+        let Reply::Verified { generation, probes } = reply else { return Err(df_fleet::NodeError::Answer) };
+        let ok = probes.iter().all(|probe| probe.ok);
+        output.result(&verified(label, app, generation, probes));
+        Ok(if ok { NodeEnd::Done } else { NodeEnd::Differs })
+    })
+}

@@ -1,0 +1,114 @@
+//! `df logs`, `df history`: what programs wrote, and who deployed what.
+
+use df_core::limits;
+use df_fleet::NodeError;
+use df_fleet::message::{HistoryEntry, Reply, Request};
+
+use crate::across::{self, Work};
+use crate::args;
+use crate::event::Event;
+use crate::exit::{Exit, NodeEnd, of_nodes};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::render::table;
+use crate::session::Session;
+
+/// Attempts shown.
+const N_ATTEMPTS: u32 = 50;
+
+/// Shows the output of the serving version, and goes on showing it with `-f`.
+pub fn logs(args: &args::Logs, session: &Session) -> Result<Exit, Failure> {
+    let (lines, follow) = (args.lines.min(10_000), args.follow);
+    let crew = across::reach(session, "logs", false)?;
+    let alone = crew.reached.len() == 1;
+    let mut ends = crew.ends;
+    // Ctrl-C is how one stops following, so it is no failure then.
+    let interrupt = session.call.interrupt.clone();
+    ends.extend(across::run(session, "logs", crew.reached, |work: Work| {
+        let interrupt = interrupt.clone();
+        async move {
+            tokio::select! {
+                ended = show(work, lines, follow, alone) => ended,
+                () = interrupt.pressed() => Ok(NodeEnd::Done),
+            }
+        }
+    }));
+    Ok(of_nodes(&ends))
+}
+
+/// Shows who activated what, newest last.
+pub fn history(session: &Session) -> Result<Exit, Failure> {
+    across::ask(session, "history", |work: Work| async move {
+        let Work { label, app, mut reached, output } = work;
+        let reply = reached.connection.ask(&Request::History { app, limit: N_ATTEMPTS }).await?;
+        reached.connection.close().await;
+        let Reply::History { entries } = reply else { return Err(NodeError::Answer) };
+        show_history(&output, &label, &entries);
+        Ok(NodeEnd::Done)
+    })
+}
+
+async fn show(work: Work, lines: u32, follow: bool, alone: bool) -> Result<NodeEnd, NodeError> {
+    let Work { label, app, mut reached, output } = work;
+    let request = Request::Logs { app, generation: None, lines, follow };
+    let mut rest = vec![];
+    if follow {
+        reached.connection.tell(&request).await?;
+        while let Some(bytes) = reached.connection.follow().await? {
+            rest.extend(bytes);
+            let whole = rest.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+            let held = rest.split_off(whole);
+            print(&output, &label, &rest, alone);
+            rest = held;
+            // A program that writes no line ends must not fill our memory.
+            if rest.len() > limits::RELEASE_LEN {
+                print(&output, &label, &std::mem::take(&mut rest), alone);
+            }
+        }
+    } else {
+        let Reply::Bytes { len } = reached.connection.ask(&request).await? else { return Err(NodeError::Answer) };
+        rest = reached.connection.bytes(len, 64 << 20).await?;
+        reached.connection.close().await;
+    }
+    print(&output, &label, &rest, alone);
+    Ok(NodeEnd::Done)
+}
+
+fn print(output: &Output, node: &str, bytes: &[u8], alone: bool) {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    if bytes.is_empty() {
+        return;
+    }
+    let texts: Vec<String> = bytes.split(|&b| b == b'\n').map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+    let escape = |text: &String| df_core::text::escape(text.as_bytes());
+    let lines: Vec<String> =
+        texts.iter().map(|text| if alone { escape(text) } else { format!("{node} | {}", escape(text)) }).collect();
+    let events: Vec<Event> = texts.into_iter().map(|line| Event::Log { node: node.to_owned(), line }).collect();
+    output.table(&events, &lines);
+}
+
+fn show_history(output: &Output, node: &str, entries: &[HistoryEntry]) {
+    let row = |e: &HistoryEntry| {
+        let went = if e.from == 0 || e.from == e.generation {
+            e.generation.to_string()
+        } else {
+            format!("{} -> {}", e.from, e.generation)
+        };
+        let ended = if e.ok { "ok".to_owned() } else { format!("FAILED {}", df_core::text::shorten(&e.detail, 120)) };
+        [node.to_owned(), e.at.to_string(), e.who.clone(), e.what.clone(), went, e.commit.short().to_owned(), ended]
+    };
+    let rows: Vec<_> = entries.iter().map(row).collect();
+    let event = |e: &HistoryEntry| Event::Attempt {
+        node: node.to_owned(),
+        at: e.at,
+        who: e.who.clone(),
+        what: e.what.clone(),
+        generation: e.generation,
+        from_generation: e.from,
+        commit: e.commit.clone(),
+        ok: e.ok,
+        detail: e.detail.clone(),
+    };
+    let events: Vec<_> = entries.iter().map(event).collect();
+    output.table(&events, &table::render(["NODE", "AT", "WHO", "WHAT", "GENERATION", "COMMIT", "END"], &rows));
+}

@@ -1,0 +1,202 @@
+//! What happened, for people and for scripts.
+//!
+//! # Format, version 1
+//!
+//! With `--json` each event is one line on stdout: a JSON object whose `type` is the event's name in snake case. `version` comes first and `result`
+//! last, also when the command fails. Fields may be added; none is renamed or dropped. Times are `2026-01-31T12:00:00Z`, durations are seconds.
+
+use df_core::{AppName, CommitId, Digest, ImageId, RecipeKey, ReleaseId, Timestamp};
+use df_fleet::message::ProbeOutcome;
+use serde::Serialize;
+use serde::Serializer;
+
+/// The version of the format above.
+pub const FORMAT: u32 = 1;
+
+/// One thing that happened, or that is so.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the contract names the fields, and they are what their names say")]
+pub enum Event {
+    /// Which df speaks. The first line.
+    Version { df: &'static str, format: u32 },
+    /// A commit has an image.
+    Built {
+        app: AppName,
+        commit: CommitId,
+        recipe_key: RecipeKey,
+        image: ImageId,
+        release: ReleaseId,
+        /// Nothing was compiled.
+        reused: bool,
+        why: Vec<String>,
+        seconds: f64,
+    },
+    /// A node holds an image.
+    Copied {
+        node: String,
+        image: ImageId,
+        base: Option<ImageId>,
+        codec: &'static str,
+        bytes_sent: u64,
+        bytes_received: u64,
+        image_bytes: u64,
+        through_cache: bool,
+        seconds: f64,
+    },
+    /// A process was started.
+    Started { node: String, app: AppName, generation: u64, pid: Option<i32> },
+    /// A process ended.
+    Stopped { node: String, app: AppName, generation: u64, pid: Option<i32> },
+    /// Probes were asked.
+    Verified { node: String, app: AppName, generation: u64, ok: bool, probes: Vec<ProbeOutcome> },
+    /// `current` moved, and clients reach this generation.
+    Activated(Activation),
+    /// The new version stayed well.
+    Confirmed(Activation),
+    /// An earlier version serves again.
+    RolledBack(Activation),
+    /// A port went from one version to the next.
+    Handoff {
+        node: String,
+        port: String,
+        queued: u32,
+        connections_handed_over: Option<u32>,
+        connections_drained: Option<u32>,
+        lost: Option<u32>,
+        worst_ms: Option<u64>,
+    },
+    /// A node, as it is.
+    Node(NodeState),
+    /// A release, and where it is.
+    Release {
+        version: ReleaseId,
+        commit: CommitId,
+        image: ImageId,
+        #[serde(serialize_with = "moment")]
+        time: Timestamp,
+        /// Nodes where it serves.
+        nodes: Vec<String>,
+        /// Whether it is in the cache here.
+        here: bool,
+    },
+    /// Two things that should be equal are not.
+    Difference { node: Option<String>, path: String, kind: String, here: String, there: String },
+    /// What would be done.
+    Planned {
+        node: Option<String>,
+        action: String,
+        bytes: Option<u64>,
+        requests: Option<u64>,
+        reason: String,
+        /// Whether doing it changes something.
+        changes: bool,
+    },
+    /// Something was put into a store.
+    Stored(Placed),
+    /// Something that nothing keeps was removed.
+    Collected(Placed),
+    /// Something damaged is whole again.
+    Repaired(Placed),
+    /// Something that should be in a store is not there, or damaged.
+    Missing(Placed),
+    /// One attempt at an application on a node.
+    Attempt {
+        node: String,
+        #[serde(serialize_with = "moment")]
+        at: Timestamp,
+        who: String,
+        what: String,
+        generation: u64,
+        from_generation: u64,
+        commit: CommitId,
+        ok: bool,
+        detail: String,
+    },
+    /// A line of a program's output.
+    Log { node: String, line: String },
+    /// One level of the context stack; the top has the depth 0.
+    Context { depth: usize, nodes: Vec<String> },
+    /// Something that df needs, and whether it is there.
+    Check { what: String, ok: bool, found: String, mend: Option<String> },
+    /// Something that was said beside the results.
+    Note { message: String },
+    /// Something failed.
+    Error {
+        node: Option<String>,
+        phase: String,
+        message: String,
+        serving: Option<String>,
+        next: Option<String>,
+        /// The last lines of the output of what failed.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        log: Vec<String>,
+    },
+    /// How it ended. The last line.
+    Result { ok: bool, exit: u8 },
+}
+
+/// Which version serves on a node now, and which one did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the contract names the fields")]
+pub struct Activation {
+    pub node: String,
+    pub app: AppName,
+    pub generation: u64,
+    pub image: Option<ImageId>,
+    pub commit: Option<CommitId>,
+    pub from_generation: u64,
+    pub reason: String,
+}
+
+/// What is known of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the contract names the fields")]
+pub struct NodeState {
+    pub name: Option<String>,
+    pub address: String,
+    pub listen: String,
+    pub reachable: Option<bool>,
+    pub app: Option<AppName>,
+    pub generation: Option<u64>,
+    pub image: Option<ImageId>,
+    pub commit: Option<CommitId>,
+    /// `serving`, `stopped`, `down` (it should run and does not), `none`, or what else its process does.
+    pub state: Option<String>,
+    #[serde(serialize_with = "maybe_moment")]
+    pub since: Option<Timestamp>,
+    pub healthy: Option<bool>,
+    /// Where its ports are.
+    pub ports: Vec<String>,
+    pub detail: Option<String>,
+}
+
+/// Something in a store, or on a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "the contract names the fields")]
+pub struct Placed {
+    pub place: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    pub bytes: u64,
+    pub objects: u64,
+    pub requests: u64,
+    pub why: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn moment<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(time)
+}
+
+#[allow(clippy::ref_option, reason = "serde hands a reference")]
+fn maybe_moment<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => serializer.collect_str(time),
+        None => serializer.serialize_none(),
+    }
+}

@@ -1,0 +1,79 @@
+//! What a node tells while it works, as events of the command.
+
+use df_core::AppName;
+use df_core::{CommitId, ImageId};
+use df_fleet::message::{Event as Told, ProbeOutcome, Serving, Survey};
+
+use crate::event::{Activation, Event};
+
+/// Of which node's work there is to tell.
+#[derive(Debug, Clone)]
+pub struct Teller {
+    /// What the node is called.
+    pub node: String,
+    /// The application.
+    pub app: AppName,
+    /// Generations that are known: number, image, commit.
+    pub known: Vec<(u64, ImageId, CommitId)>,
+    /// What a generation holds that is not known: the one that is being made.
+    pub new: Option<(ImageId, CommitId)>,
+    /// Why anything happens: `deploy`, `rollback`.
+    pub reason: String,
+}
+
+impl Teller {
+    /// Knows the generations of a surveyed node.
+    pub fn new(node: String, app: AppName, survey: &Survey, new: Option<(ImageId, CommitId)>, reason: &str) -> Self {
+        let states = survey.apps.iter().filter(|state| state.app == app);
+        let known = states.flat_map(|state| &state.generations).map(|g| (g.number, g.image, g.commit.clone())).collect();
+        Self { node, app, known, new, reason: reason.to_owned() }
+    }
+
+    /// Returns the event; none for what nobody waits for.
+    pub fn tell(&self, told: Told) -> Option<Event> {
+        let (node, app) = (self.node.clone(), self.app.clone());
+        Some(match told {
+            Told::Applied { .. } | Told::Ready { .. } | Told::Log { .. } => return None,
+            Told::Started { generation, pid } => Event::Started { node, app, generation, pid: Some(pid) },
+            Told::Stopped { generation, pid } => Event::Stopped { node, app, generation, pid: Some(pid) },
+            Told::Verified { generation, probes } => verified(node, app, generation, probes),
+            Told::Activated { generation, from } => Event::Activated(self.activation(generation, from, self.reason.clone())),
+            Told::Confirmed { generation } => Event::Confirmed(self.activation(generation, 0, self.reason.clone())),
+            Told::RolledBack { generation, from, reason } => Event::RolledBack(self.activation(generation, from, reason)),
+            Told::Handoff { port, queued } => Event::Handoff {
+                node,
+                port: port.to_string(),
+                queued,
+                connections_handed_over: None,
+                connections_drained: None,
+                lost: None,
+                worst_ms: None,
+            },
+        })
+    }
+
+    /// Returns what a node answered when all went well.
+    pub fn served(&self, serving: &Serving) -> Activation {
+        Activation {
+            node: self.node.clone(),
+            app: self.app.clone(),
+            generation: serving.generation,
+            image: Some(serving.image),
+            commit: Some(serving.commit.clone()),
+            from_generation: serving.from,
+            reason: self.reason.clone(),
+        }
+    }
+
+    fn activation(&self, generation: u64, from_generation: u64, reason: String) -> Activation {
+        let known =
+            self.known.iter().find(|(number, ..)| *number == generation).map(|(_, image, commit)| (*image, commit.clone()));
+        let (image, commit) = known.or_else(|| self.new.clone()).unzip();
+        Activation { node: self.node.clone(), app: self.app.clone(), generation, image, commit, from_generation, reason }
+    }
+}
+
+/// Returns the event for answered probes.
+pub fn verified(node: String, app: AppName, generation: u64, probes: Vec<ProbeOutcome>) -> Event {
+    Event::Verified { node, app, generation, ok: probes.iter().all(|probe| probe.ok), probes }
+}

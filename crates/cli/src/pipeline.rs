@@ -1,0 +1,235 @@
+//! The whole journey on one page: a commit becomes a release, a release becomes what serves.
+//!
+//! ```text
+//! commit -> recipe -> (build -> import -> cache, unless the recipe is known) -> release
+//!        -> survey -> plan -> transfer -> rollout (activate, verify, confirm, or revert)
+//! ```
+//!
+//! Each stage takes a value and returns one; none calls the next.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use df_build::{BuildEvent, Builder, Commit, Repository};
+use df_cache::import::{self, ImportOptions};
+use df_cache::store::Store as _;
+use df_core::{ImageId, Recipe, Release, TreePath};
+
+use crate::config::{Config, commit_sections_differ};
+use crate::event::Event;
+use crate::exit::Exit;
+use crate::failure::{Failure, chain};
+use crate::session::{Session, now};
+use crate::store::Shelf;
+
+/// How long may be spent on finding out whether there are uncommitted changes.
+const DIRTY_PATIENCE: Duration = Duration::from_millis(50);
+
+/// A commit, and all that building it needs.
+pub struct Journey {
+    /// The commit.
+    pub commit: Commit,
+    /// Its df.yaml.
+    pub config: Config,
+    /// What it is built by.
+    pub recipe: Recipe,
+    repository: Repository,
+    builder: Builder,
+    begun: Instant,
+}
+
+/// Finds a commit, its df.yaml and its recipe; builds nothing.
+///
+/// # Errors
+/// There is no such commit, its df.yaml is wrong, or a tool is missing.
+pub fn begin(session: &Session, revision: Option<&str>) -> Result<Journey, Failure> {
+    let begun = Instant::now();
+    let repository = Repository::open(&session.top).map_err(|error| Failure::usage("source", &error).next("git init"))?;
+    let commit = repository.resolve(revision.unwrap_or("HEAD")).map_err(|error| {
+        let next =
+            if matches!(error, df_build::ResolveError::NoCommits) { "git add . && git commit" } else { "git log --oneline" };
+        Failure::usage("source", &error).next(next)
+    })?;
+    let config = config_of(session, &repository, &commit)?;
+    if revision.is_none() {
+        mention_what_is_left_out(session, &repository, &config);
+    }
+    let builder = Builder::new(&session.cache_dir(), session.app().clone()).map_err(Failure::from)?;
+    let recipe = builder.recipe_of(&repository, &commit, &config.build);
+    let recipe = recipe.map_err(|error| Failure::here("build", &error).next("df doctor"))?;
+    Ok(Journey { commit, config, recipe, repository, builder, begun })
+}
+
+impl Journey {
+    /// Returns the release when its image is in the cache already; remembers it there under this commit.
+    ///
+    /// # Errors
+    /// The cache cannot be used.
+    pub fn known(&self, session: &Session, shelf: &Shelf) -> Result<Option<Release>, Failure> {
+        let failed = |error: &dyn std::error::Error| Failure::here("cache", error).next("df cache verify");
+        let stored = shelf.store().release_by_recipe(session.app(), self.recipe.key()).map_err(|error| failed(&error))?;
+        let Some(stored) = stored else { return Ok(None) };
+        if !shelf.store().has(stored.release.image).map_err(|error| failed(&error))? {
+            return Ok(None);
+        }
+        let release = self.release(session, stored.release.image, stored.release.image_len);
+        Ok(Some(release))
+    }
+
+    /// Returns the release, built if need be, and tells how it came about.
+    ///
+    /// # Errors
+    /// The build fails, or what it made is no image, or the cache cannot be written.
+    pub fn release_it(&self, session: &Session, shelf: &Shelf) -> Result<Release, Failure> {
+        let output = session.output();
+        let (release, why) = match self.known(session, shelf)? {
+            Some(release) => {
+                let remembered = shelf.releases(session.app())?.last().is_some_and(|newest| newest.release == release);
+                if !remembered {
+                    shelf.store().put_release(&release, now()).map_err(|error| Failure::here("cache", &error))?;
+                }
+                (release, None)
+            }
+            None => {
+                output.progress().phase(&format!("building {}", self.commit.id.short()));
+                let why = self.why();
+                (self.build(session, shelf)?, Some(why))
+            }
+        };
+        output.step(&Event::Built {
+            app: release.app.clone(),
+            commit: release.commit.clone(),
+            recipe_key: release.recipe_key,
+            image: release.image,
+            release: release.id(),
+            reused: why.is_none(),
+            why: why.unwrap_or_default(),
+            seconds: self.begun.elapsed().as_secs_f64(),
+        });
+        Ok(release)
+    }
+
+    /// Returns what changed since the last build of the application here.
+    pub fn why(&self) -> Vec<String> {
+        match self.builder.changes(&self.recipe) {
+            None => vec!["it was never built here".into()],
+            Some(changes) if changes.is_empty() => vec!["its image is not in the cache".into()],
+            Some(changes) => changes.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// Builds the commit and puts its image into the cache, without naming a release. Used by repairs, too.
+    ///
+    /// # Errors
+    /// As [`Journey::release_it`].
+    pub fn build(&self, session: &Session, shelf: &Shelf) -> Result<Release, Failure> {
+        let output = session.output().clone();
+        let mut tell = |event: BuildEvent| match event {
+            BuildEvent::Phase(_) | BuildEvent::Compiled { .. } if session.call.globals.verbose == 0 => {}
+            event => output.note(format!("  {event}")),
+        };
+        let section = &self.config.build;
+        let built = self.builder.build(&self.repository, &self.commit, section, &mut tell, session.call.interrupt.flag())?;
+        let options = ImportOptions { outside_links: &section.outside_links };
+        let located = import::located(&built.output, options).map_err(|error| Failure::here("import", &error))?;
+        let release = self.release(session, located.manifest.image(), located.manifest.total_len());
+        let put = shelf.store().put(&release, &located.manifest, &located.files, now());
+        put.map_err(|error| Failure::here("cache", &error).next("df cache status"))?;
+        Ok(release)
+    }
+
+    fn release(&self, session: &Session, image: ImageId, image_len: u64) -> Release {
+        Release {
+            format: 1,
+            app: session.app().clone(),
+            commit: self.commit.id.clone(),
+            committed: self.commit.committed,
+            recipe_key: self.recipe.key(),
+            sandbox: self.config.build.sandbox,
+            image,
+            image_len,
+            run: self.config.run.clone(),
+            verify: self.config.verify.clone(),
+        }
+    }
+}
+
+/// Returns the release that a command is about: the version that is named, else that of the commit that is named, else HEAD's; built if need be.
+///
+/// # Errors
+/// As its parts.
+pub fn release(session: &Session, shelf: &Shelf, version: Option<&str>, revision: Option<&str>) -> Result<Release, Failure> {
+    match version {
+        None => begin(session, revision)?.release_it(session, shelf),
+        Some(word) => version_or_revision(session, shelf, word),
+    }
+}
+
+/// As [`release`], but builds nothing: the journey tells what would be built.
+///
+/// # Errors
+/// As its parts.
+pub fn planned(
+    session: &Session,
+    shelf: &Shelf,
+    version: Option<&str>,
+    revision: Option<&str>,
+) -> Result<Result<Release, Box<Journey>>, Failure> {
+    if let Some(word) = version {
+        return version_or_revision(session, shelf, word).map(Ok);
+    }
+    let journey = begin(session, revision)?;
+    Ok(journey.known(session, shelf)?.ok_or_else(|| Box::new(journey)))
+}
+
+/// A version is named by the beginning of an id, or by a tag or branch whose commit is known here.
+fn version_or_revision(session: &Session, shelf: &Shelf, word: &str) -> Result<Release, Failure> {
+    let failure = match shelf.version(session.app(), word) {
+        Ok(release) => return Ok(release),
+        Err(failure) => failure,
+    };
+    let commit = Repository::open(&session.top).ok().and_then(|repository| repository.resolve(word).ok());
+    match commit {
+        Some(commit) => shelf
+            .version(session.app(), &commit.id.to_string())
+            .map_err(|failure| failure.next(format!("df build --commit-hash {}", commit.id.short()))),
+        None => Err(failure),
+    }
+}
+
+/// Reads df.yaml as it is in a commit; one outside of the repository belongs to no commit and is read from disk.
+fn config_of(session: &Session, repository: &Repository, commit: &Commit) -> Result<Config, Failure> {
+    let Some(path) = path_in_repository(session, repository) else {
+        session.output().note("df.yaml is outside of the repository: build, run and verify are read from disk");
+        return Ok(session.config.clone());
+    };
+    let usage = |message: String| Failure::new(Exit::Usage, "configuration", message);
+    let tree_path = TreePath::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
+    let tree_path = tree_path.map_err(|error| Failure::usage("configuration", &error))?;
+    let bytes = repository.file(commit, &tree_path).map_err(|error| usage(chain(&error)))?;
+    let Some(bytes) = bytes else {
+        let message =
+            format!("{} is not in commit {}; build, run and verify are read from the commit", path.display(), commit.id.short());
+        return Err(usage(message).next(format!("git add {0} && git commit {0}", path.display())));
+    };
+    let origin = format!("{} in {}", path.display(), commit.id.short());
+    Config::parse(&bytes, &origin).map_err(|error| Failure::usage("configuration", &error))
+}
+
+fn path_in_repository(session: &Session, repository: &Repository) -> Option<PathBuf> {
+    let name = session.call.globals.config.as_deref().and_then(|config| config.file_name()).unwrap_or("df.yaml".as_ref());
+    let top = session.top.canonicalize().ok()?;
+    let work_dir = repository.work_dir()?.canonicalize().ok()?;
+    Some(top.strip_prefix(work_dir).ok()?.join(name))
+}
+
+fn mention_what_is_left_out(session: &Session, repository: &Repository, committed: &Config) {
+    if commit_sections_differ(committed, &session.config) {
+        session.output().note("df.yaml here differs from the commit's in build, run or verify; the commit's counts");
+    }
+    match repository.n_uncommitted(DIRTY_PATIENCE) {
+        Some(1) => session.output().note("1 file is not committed, and left out"),
+        Some(n @ 2..) => session.output().note(format!("{n} files are not committed, and left out")),
+        _ => {}
+    }
+}

@@ -1,0 +1,138 @@
+//! Events as lines for people: short, aligned, every foreign byte escaped.
+
+pub mod table;
+pub mod units;
+
+use df_core::text::{escape, shorten};
+use df_fleet::message::ProbeOutcome;
+
+use crate::event::{Activation, Event, Placed};
+use units::{bytes, seconds};
+
+/// Width of the column that holds a node's name.
+const NODE_WIDTH: usize = 16;
+
+/// Returns the lines for an event; none for one that only scripts want.
+pub fn lines(event: &Event) -> Vec<String> {
+    match event {
+        Event::Version { .. } | Event::Result { .. } | Event::Node(_) | Event::Context { .. } | Event::Attempt { .. } => vec![],
+        Event::Release { .. } => vec![],
+        Event::Built { commit, image, reused, why, seconds: s, .. } => {
+            let how = if *reused { "nothing to compile".to_owned() } else { seconds(*s) };
+            let mut lines = vec![format!("  {} is image {}  {how}", commit.short(), image.short())];
+            if !why.is_empty() {
+                lines.push(format!("  because of: {}", shorten(&escape(why.join(", ").as_bytes()), 200)));
+            }
+            lines
+        }
+        Event::Copied { node, codec: "none", .. } => vec![at(node, "holds it already")],
+        Event::Copied { node, codec, base, bytes_sent, image_bytes, seconds: s, .. } => {
+            let how = base.map_or_else(|| (*codec).to_owned(), |base| format!("{codec} of {}", base.short()));
+            vec![at(node, &format!("{} sent for {}  {how}  {}", bytes(*bytes_sent), bytes(*image_bytes), seconds(*s)))]
+        }
+        Event::Started { node, generation, pid, .. } => {
+            vec![at(node, &format!("generation {generation} started{}", pid_of(*pid)))]
+        }
+        Event::Stopped { node, generation, pid, .. } => {
+            vec![at(node, &format!("generation {generation} stopped{}", pid_of(*pid)))]
+        }
+        Event::Verified { node, generation, probes, .. } if probes.is_empty() => {
+            vec![at(node, &format!("generation {generation} runs; df.yaml asks no probes"))]
+        }
+        Event::Verified { node, probes, .. } => probes.iter().map(|p| at(node, &probe(p))).collect(),
+        Event::Activated(a) => vec![at(&a.node, &format!("generation {} serves{}{}", a.generation, commit_of(a), before(a)))],
+        Event::Confirmed(a) => vec![at(&a.node, &format!("generation {} stays", a.generation))],
+        Event::RolledBack(a) => {
+            let why = if a.reason.is_empty() { String::new() } else { format!(": {}", escape(a.reason.as_bytes())) };
+            vec![at(&a.node, &format!("generation {} serves again{}{why}", a.generation, commit_of(a)))]
+        }
+        Event::Handoff { node, port, queued, .. } => {
+            vec![at(node, &format!("port {} went over, {queued} waiting connections taken", escape(port.as_bytes())))]
+        }
+        Event::Difference { node, path, kind, here, there } => {
+            let text = format!("{:<10} {}  here {}, there {}", escape(kind.as_bytes()), esc(path), esc(here), esc(there));
+            vec![node.as_ref().map_or_else(|| format!("  {text}"), |node| at(node, &text))]
+        }
+        Event::Planned { node, action, bytes: n, reason, .. } => {
+            let size = n.map_or_else(String::new, |n| format!("  {}", bytes(n)));
+            let reason = if reason.is_empty() { String::new() } else { format!("  ({})", esc(reason)) };
+            let text = format!("{}{size}{reason}", esc(action));
+            vec![node.as_ref().map_or_else(|| format!("  {text}"), |node| at(node, &text))]
+        }
+        Event::Stored(p) => vec![placed("stored", p)],
+        Event::Collected(p) => vec![placed("collected", p)],
+        Event::Repaired(p) => vec![placed("repaired", p)],
+        Event::Missing(p) => vec![placed("missing", p)],
+        Event::Log { node, line } => vec![format!("{} | {}", esc(node), esc(line))],
+        Event::Check { what, ok, found, mend } => {
+            let mark = if *ok { "ok  " } else { "LACK" };
+            let mut lines = vec![format!("{mark}  {what:<24} {}", esc(found))];
+            lines.extend(mend.iter().map(|mend| format!("      {:<24} -> {}", "", esc(mend))));
+            lines
+        }
+        Event::Note { message } => vec![esc(message)],
+        Event::Error { node, phase, message, serving, next, log } => {
+            error(node.as_deref(), phase, message, serving.as_deref(), next.as_deref(), log)
+        }
+    }
+}
+
+fn error(
+    node: Option<&str>,
+    phase: &str,
+    message: &str,
+    serving: Option<&str>,
+    next: Option<&str>,
+    log: &[String],
+) -> Vec<String> {
+    let mut lines: Vec<String> = log.iter().map(|line| format!("  | {}", esc(line))).collect();
+    let place = node.map_or_else(String::new, |node| format!("{}: ", esc(node)));
+    lines.push(format!("df: {place}{}: {}", esc(phase), esc(message)));
+    lines.extend(serving.map(|serving| format!("  serves now: {}", esc(serving))));
+    lines.extend(next.map(|next| format!("  next: {}", esc(next))));
+    lines
+}
+
+fn probe(probe: &ProbeOutcome) -> String {
+    let mark = if probe.ok { "ok  " } else { "FAIL" };
+    let detail = if probe.detail.is_empty() { String::new() } else { format!("  {}", shorten(&esc(&probe.detail), 200)) };
+    format!("{mark} {}{detail}  {}", esc(&probe.name), seconds(probe.seconds))
+}
+
+fn placed(verb: &str, placed: &Placed) -> String {
+    let what = match (placed.image, placed.digest, placed.generation) {
+        (Some(image), _, Some(generation)) => format!("generation {generation}, image {}", image.short()),
+        (None, _, Some(generation)) => format!("generation {generation}"),
+        (Some(image), ..) => format!("image {}", image.short()),
+        (None, Some(digest), _) => digest.short(),
+        (None, None, None) => format!("{} objects", placed.objects),
+    };
+    let why = if placed.why.is_empty() { String::new() } else { format!("  ({})", esc(&placed.why)) };
+    at(&placed.place, &format!("{verb} {what}  {}{why}", bytes(placed.bytes)))
+}
+
+fn at(node: &str, text: &str) -> String {
+    format!("  {:<NODE_WIDTH$} {text}", esc(node))
+}
+
+fn pid_of(pid: Option<i32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(", process {pid}"))
+}
+
+fn commit_of(activation: &Activation) -> String {
+    activation.commit.as_ref().map_or_else(String::new, |commit| format!(" {}", commit.short()))
+}
+
+fn before(activation: &Activation) -> String {
+    match activation.from_generation {
+        0 => String::new(),
+        from => format!(", before it {from}"),
+    }
+}
+
+fn esc(text: &str) -> String {
+    escape(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests;

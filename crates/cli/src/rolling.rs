@@ -1,0 +1,196 @@
+//! A rollout on open sessions: the pure machine of `df-fleet` says who is next, this page does it, and takes back what has to go back.
+
+use std::time::Duration;
+
+use df_core::Release;
+use df_fleet::message::{Reply, Request, RollbackTarget};
+use df_fleet::rollout::{Policy, Rollout};
+use df_fleet::{NodeError, Reached};
+use tokio::task::JoinSet;
+
+use crate::across::{self, current_of};
+use crate::event::{Activation, Event};
+use crate::exit::NodeEnd;
+use crate::failure;
+use crate::node_event::Teller;
+use crate::output::Output;
+use crate::session::{Session, who};
+
+/// How long a node may think beyond what the release allows its program.
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// What every node is asked.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    release: Release,
+    soak: Duration,
+    silence: Duration,
+    who: String,
+    policy: Policy,
+}
+
+impl Orders {
+    /// Takes the orders from a release and from df.yaml.
+    pub fn new(session: &Session, release: &Release) -> Self {
+        let rollout = &session.config.rollout;
+        let allowed = release.run.as_ref().map_or(Duration::ZERO, |run| run.ready + run.drain);
+        let parallel = session.call.globals.parallel.map_or(rollout.parallel, usize::from);
+        Self {
+            release: release.clone(),
+            soak: rollout.soak,
+            silence: allowed + rollout.soak + MARGIN,
+            who: who(),
+            policy: Policy { canary: rollout.canary, parallel, max_failures: rollout.max_failures },
+        }
+    }
+}
+
+/// A node of a rollout.
+struct Place {
+    label: String,
+    /// The generation that served before; 0: none.
+    from: u64,
+    /// The generation that serves since.
+    now: Option<u64>,
+    end: NodeEnd,
+    reached: Option<Reached>,
+}
+
+/// Activates the release on nodes that hold it; `failures` nodes failed before. Returns how each ended, with its session where that is still of use.
+pub fn roll(session: &Session, orders: &Orders, nodes: Vec<Reached>, failures: usize) -> Vec<(NodeEnd, Option<Reached>)> {
+    let app = session.app();
+    let mut places: Vec<Place> = nodes
+        .into_iter()
+        .map(|reached| Place {
+            label: reached.connection.node.label(),
+            from: current_of(&reached.survey, app),
+            now: None,
+            end: NodeEnd::NotAsked,
+            reached: Some(reached),
+        })
+        .collect();
+    if failures > orders.policy.max_failures {
+        session.output().note("more nodes failed than rollout.max_failures allows: nothing was activated");
+        return places.into_iter().map(|place| (place.end, place.reached)).collect();
+    }
+    let policy = Policy { max_failures: orders.policy.max_failures - failures, ..orders.policy };
+    session.call.block_on(async {
+        let revert = forward(session, orders, policy, &mut places).await;
+        back(session, orders, &revert, &mut places).await;
+    });
+    places.into_iter().map(|place| (place.end, place.reached)).collect()
+}
+
+/// Activates node by node, as the machine says; returns the nodes that have to go back.
+async fn forward(session: &Session, orders: &Orders, policy: Policy, places: &mut [Place]) -> Vec<usize> {
+    let mut rollout = Rollout::new(places.len(), policy);
+    let mut tasks = JoinSet::new();
+    loop {
+        if session.call.interrupt.is_pressed() {
+            rollout.cancel();
+        }
+        for at in rollout.begin() {
+            let place = &mut places[at];
+            let reached = place.reached.take().expect("each node begins once");
+            let (orders, output, from) = (orders.clone(), session.output().clone(), place.from);
+            tasks.spawn(async move { (at, activate(reached, &orders, from, output).await) });
+        }
+        let Some(joined) = tasks.join_next().await else { break };
+        let Ok((at, (reached, ended))) = joined else { continue };
+        rollout.ended(at, ended.is_ok());
+        let place = &mut places[at];
+        place.reached = Some(reached);
+        match ended {
+            Ok(generation) => (place.now, place.end) = (Some(generation), NodeEnd::Moved),
+            Err(error) => {
+                session.output().error(&failure::of_node(&place.label, "activate", &error));
+                place.end = failure::end_of(&error);
+            }
+        }
+    }
+    for at in rollout.untouched() {
+        session.output().note(format!("  {:<16} not asked; it serves what it served", places[at].label));
+    }
+    rollout.to_revert()
+}
+
+async fn activate(mut reached: Reached, orders: &Orders, from: u64, output: Output) -> (Reached, Result<u64, NodeError>) {
+    let release = &orders.release;
+    let new = Some((release.image, release.commit.clone()));
+    let teller = Teller::new(reached.connection.node.label(), release.app.clone(), &reached.survey, new, "deploy");
+    let request = Request::Activate {
+        release: String::from_utf8(release.encode()).expect("a release is JSON"),
+        expect: from,
+        soak: orders.soak,
+        who: orders.who.clone(),
+        listen: reached.connection.node.listen(),
+    };
+    let mut told = |event| {
+        if let Some(event) = teller.tell(event) {
+            output.step(&event);
+        }
+    };
+    let reply = reached.connection.ask_with(&request, orders.silence, &mut told).await;
+    let ended = match reply {
+        Ok(Reply::Serving(serving)) => Ok(serving.generation),
+        Ok(_) => Err(NodeError::Answer),
+        Err(error) => Err(error),
+    };
+    (reached, ended)
+}
+
+/// Takes back what succeeded, all nodes at once: a fleet does not stay on two versions.
+async fn back(session: &Session, orders: &Orders, revert: &[usize], places: &mut [Place]) {
+    if revert.is_empty() {
+        return;
+    }
+    session.output().progress().phase("taking back what succeeded, because other nodes failed");
+    let jobs = revert.iter().filter_map(|&at| {
+        let place = &mut places[at];
+        let (reached, now, from) = (place.reached.take()?, place.now?, place.from);
+        let orders = orders.clone();
+        Some(async move { (at, take_back(reached, &orders, now, from).await) })
+    });
+    let jobs: Vec<_> = jobs.collect();
+    for (at, (reached, ended)) in across::all(jobs, session.parallel()).await {
+        let place = &mut places[at];
+        place.reached = Some(reached);
+        match ended {
+            Ok(()) => {
+                place.end = NodeEnd::PutBack;
+                session.output().step(&Event::RolledBack(Activation {
+                    node: place.label.clone(),
+                    app: orders.release.app.clone(),
+                    generation: place.from,
+                    image: None,
+                    commit: None,
+                    from_generation: place.now.unwrap_or(0),
+                    reason: "other nodes failed".into(),
+                }));
+            }
+            Err(error) => session.output().error(&failure::of_node(&place.label, "take back", &error)),
+        }
+    }
+}
+
+/// Makes the generation serve again that served before; stops the first one ever.
+async fn take_back(mut reached: Reached, orders: &Orders, now: u64, from: u64) -> (Reached, Result<(), NodeError>) {
+    let app = orders.release.app.clone();
+    let request = match from {
+        0 => Request::Stop { app, all: true, now: false },
+        from => Request::Rollback {
+            app,
+            to: Some(RollbackTarget::Generation(from)),
+            expect: now,
+            soak: Duration::ZERO,
+            who: orders.who.clone(),
+            listen: reached.connection.node.listen(),
+        },
+    };
+    let ended = match reached.connection.ask_with(&request, orders.silence, &mut |_| {}).await {
+        Ok(Reply::Serving(_) | Reply::Stopped { .. }) => Ok(()),
+        Ok(_) => Err(NodeError::Answer),
+        Err(error) => Err(error),
+    };
+    (reached, ended)
+}

@@ -1,0 +1,151 @@
+//! The cache of this machine, as commands see it: releases found by the words people use, images handed to transfers.
+
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use df_cache::derived::Key;
+use df_cache::disk::DiskStore;
+use df_cache::store::{Store, StoredRelease};
+use df_core::{AppName, Digest, ImageId, Manifest, Release};
+use df_fleet::Images;
+
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::session::Session;
+
+/// The word under which deltas are kept: another one for another format of them.
+const DELTA_KIND: &str = "solid1";
+/// The longest delta that is kept for the next time.
+const KEPT_DELTA_LEN: usize = 512 << 20;
+
+/// The cache of this machine; clones share it.
+#[derive(Clone)]
+pub struct Shelf {
+    store: Arc<DiskStore>,
+}
+
+impl Shelf {
+    /// Opens the cache that df.yaml names, or makes it.
+    ///
+    /// # Errors
+    /// The directory cannot be used.
+    pub fn open(session: &Session) -> Result<Self, Failure> {
+        Self::at(&session.cache_dir())
+    }
+
+    /// Opens the cache in a directory, or makes it.
+    ///
+    /// # Errors
+    /// The directory cannot be used.
+    pub fn at(cache_dir: &Path) -> Result<Self, Failure> {
+        Self::rooted(&cache_dir.join("v1"))
+    }
+
+    /// Opens the store whose top a directory is, or makes it.
+    ///
+    /// # Errors
+    /// The directory cannot be used.
+    pub fn rooted(root: &Path) -> Result<Self, Failure> {
+        let failed = |error: &dyn std::error::Error| Failure::here("cache", error).next("df doctor");
+        std::fs::create_dir_all(root).map_err(|error| {
+            Failure::new(Exit::Failed, "cache", format!("make {}: {error}", root.display())).next("df doctor")
+        })?;
+        let store = DiskStore::open(root).map_err(|error| failed(&error))?;
+        Ok(Self { store: Arc::new(store) })
+    }
+
+    /// Returns the store itself.
+    pub fn store(&self) -> &DiskStore {
+        &self.store
+    }
+
+    /// Returns the releases of an application, the newest last.
+    ///
+    /// # Errors
+    /// The cache cannot be read.
+    pub fn releases(&self, app: &AppName) -> Result<Vec<StoredRelease>, Failure> {
+        let mut releases = self.store.releases().map_err(|error| Failure::here("cache", &error))?;
+        releases.retain(|stored| stored.release.app == *app);
+        Ok(releases)
+    }
+
+    /// Finds the version that a word names: the beginning of a commit's, an image's or a release's id.
+    ///
+    /// # Errors
+    /// There is none, or several.
+    pub fn version(&self, app: &AppName, word: &str) -> Result<Release, Failure> {
+        match find(&self.releases(app)?, word) {
+            Found::One(release) => Ok(*release),
+            Found::None => {
+                let message = format!("no version \"{word}\" of {app} is known here");
+                Err(Failure::new(Exit::Usage, "versions", message).next("df ls versions"))
+            }
+            Found::Several(several) => {
+                let message = format!("\"{word}\" could be several versions: {}", several.join(", "));
+                Err(Failure::new(Exit::Usage, "versions", message).next("df ls versions"))
+            }
+        }
+    }
+}
+
+/// What a word names.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    None,
+    One(Box<Release>),
+    Several(Vec<String>),
+}
+
+/// Finds releases by the beginning of an id; several releases of one commit mean the newest.
+fn find(releases: &[StoredRelease], word: &str) -> Found {
+    let word = word.to_ascii_lowercase();
+    if word.len() < 4 {
+        return Found::None;
+    }
+    type Id = fn(&StoredRelease) -> String;
+    let ids: [Id; 3] = [|s| s.release.commit.to_string(), |s| s.id.to_string(), |s| s.release.image.to_string()];
+    for id in ids {
+        let matching: Vec<&StoredRelease> = releases.iter().filter(|stored| id(stored).starts_with(&word)).collect();
+        let mut distinct: Vec<String> = matching.iter().map(|stored| id(stored)).collect();
+        distinct.sort_unstable();
+        distinct.dedup();
+        match (matching.last(), distinct.len()) {
+            (Some(newest), 1) => return Found::One(Box::new(newest.release.clone())),
+            (None, _) => {}
+            _ => return Found::Several(distinct.iter().map(|id| id[..12.min(id.len())].to_owned()).collect()),
+        }
+    }
+    Found::None
+}
+
+impl Images for Shelf {
+    fn holds(&self, image: ImageId) -> bool {
+        self.store.has(image).unwrap_or(false)
+    }
+
+    fn manifest(&self, image: ImageId) -> io::Result<Manifest> {
+        Ok(self.store.manifest(image)?)
+    }
+
+    fn read(&self, digest: Digest, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        Ok(self.store.read_blob(digest, offset, len)?)
+    }
+
+    fn kept_delta(&self, base: Option<ImageId>, target: ImageId) -> Option<Vec<u8>> {
+        let mut delta = self.store.deltas().get(Key { from: base, to: target, level: DELTA_KIND })?;
+        let mut bytes = vec![];
+        delta.read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    fn keep_delta(&self, base: Option<ImageId>, target: ImageId, bytes: &[u8]) {
+        if bytes.len() <= KEPT_DELTA_LEN {
+            // It saves time and nothing else: its errors are no errors.
+            let _ = self.store.deltas().put(Key { from: base, to: target, level: DELTA_KIND }, bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
