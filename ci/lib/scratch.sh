@@ -1,0 +1,122 @@
+# shellcheck shell=bash
+# A fresh directory with a clone of this repository, whose greeter is deployed to nodes in the same directory. Meant to be sourced after say.sh.
+#
+# Sets SCRATCH (the directory), CLONE (the clone in it) and PORT (free on the nodes' loopback addresses).
+
+NODES=(one two three)
+
+scratch_make() { # WORD
+  SCRATCH=$(mktemp -d "${TMPDIR:-/tmp}/df-$1.XXXXXX")
+  SCRATCH=$(cd "$SCRATCH" && pwd -P)
+  CLONE=$SCRATCH/greeter
+}
+
+# Clones HEAD and commits a df.yaml for the greeter. The clone shares nothing with the repository, which is not touched.
+scratch_greeter() { # REPOSITORY
+  git clone --quiet --no-hardlinks "$1" "$CLONE"
+  git -C "$CLONE" remote remove origin
+  PORT=$(free_port)
+  greeter_yaml > "$CLONE/df.yaml"
+  commit "df.yaml for the greeter"
+}
+
+greeter_yaml() {
+  cat << YAML
+app: greeter
+build:
+  cargo: { package: distributive-flow, examples: [greeter] }
+  sandbox: off            # there is none yet: the build runs with your own rights
+run:
+  exec: bin/greeter
+  ports: { http: $PORT }
+  handoff: listener
+  drain: 5s
+verify:
+  - http: { port: http, path: /health, status: 200 }
+rollout: { soak: 1s }
+cache: { local: $SCRATCH/cache }
+YAML
+}
+
+# The next version of the greeter, as a commit of the clone.
+scratch_change() { # GREETING
+  local source=$CLONE/crates/reload/examples/greeter.rs
+  sed -i "s/^const GREETING: &str = .*/const GREETING: \&str = \"$1\";/" "$source"
+  if git -C "$CLONE" diff --quiet; then fail "the greeting did not change: $source"; fi
+  commit "greeter: say $1"
+}
+
+# With a name of its own, and without what a person's configuration would add (hooks, a signature).
+commit() { # WORDS
+  git -C "$CLONE" add -A
+  git -C "$CLONE" -c user.name=df -c user.email=df@localhost -c core.hooksPath=/dev/null -c commit.gpgSign=false commit --quiet -m "$1"
+}
+
+scratch_nodes() { # DF
+  local name
+  for name in "${NODES[@]}"; do scratch_df "$1" add "local:$SCRATCH/nodes/$name" --name "$name"; done
+}
+
+scratch_df() { # DF ARGUMENT...
+  local df=$1
+  "$df" -C "$CLONE" "${@:2}"
+}
+
+# A port that nobody listens on, on the first loopback addresses of local nodes.
+free_port() {
+  local port n
+  for port in {8080..8099}; do
+    for n in 1 2 3; do
+      (exec 3<> "/dev/tcp/127.77.0.$n/$port") 2> /dev/null && continue 2
+    done
+    echo "$port"
+    return
+  done
+  fail "ports 8080 to 8099 of 127.77.0.1 are all taken"
+}
+
+# One GET over HTTP/1.1 by bash alone; prints the body. Curl may not be there.
+get() { # HOST PORT PATH
+  local line status
+  exec 9<> "/dev/tcp/$1/$2" || return
+  printf 'GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n' "$3" "$1" >&9
+  read -r -t 10 -u 9 _ status _ || return
+  while read -r -t 10 -u 9 line && [[ $line != $'\r' ]]; do :; done
+  while read -r -t 10 -u 9 line; do printf '%s\n' "${line%$'\r'}"; done
+  exec 9<&-
+  [[ $status == 200 ]]
+}
+
+# The processes that run from the scratch directory or work in it, by id.
+scratch_processes() {
+  local process link
+  for process in /proc/[0-9]*; do
+    for link in exe cwd; do
+      [[ $(readlink "$process/$link" 2> /dev/null) == "$SCRATCH"/* ]] || continue
+      echo "${process#/proc/}"
+      break
+    done
+  done
+}
+
+# Ends what still runs there, by id; what was started as a service of a node is told first.
+scratch_end() {
+  local signal pids n
+  for signal in TERM KILL; do
+    for ((n = 0; n < 50; n++)); do
+      pids=$(scratch_processes)
+      [[ -n $pids ]] || return 0
+      # shellcheck disable=SC2086 # one word each
+      if ((n == 0)); then kill "-$signal" $pids 2> /dev/null || true; fi
+      sleep 0.1
+    done
+  done
+  return 1
+}
+
+scratch_remove() {
+  scratch_end || true
+  # Images are read-only.
+  chmod -R u+w "$SCRATCH" 2> /dev/null || true
+  rm -rf "$SCRATCH"
+}
