@@ -1,7 +1,7 @@
 //! A store in a directory of this machine; see `layout` for where things lie.
 //!
-//! Blobs below 1 MiB lie in packs, larger ones are files of their own. A commit costs four to six syncs, however many blobs it has: files, their directories,
-//! the manifest and its directory, the release and its directory, in this order; each name appears only when all it stands for is on disk. Whatever dies in
+//! Blobs below 1 MiB lie in packs, larger ones are files of their own. An image costs four to six syncs, however many blobs it has, and its release two: files, their
+//! directories, the manifest and its directory, the release and its directory, in this order; each name appears only when all it stands for is on disk. Whatever dies in
 //! between leaves only files that nothing names; they are swept.
 
 mod lock;

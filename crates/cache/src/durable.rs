@@ -17,8 +17,8 @@ use rustix::io::Errno;
 use crate::beneath::{self, Beneath};
 use crate::place::At as _;
 
-/// From so many files on (a commit costs four to six syncs, never one a blob), one sync of the whole file system is cheaper than one of each (100,000 small files: seconds, not minutes).
-const SYNC_ALL_FROM: usize = 4;
+/// From so many files on (an image costs four to six syncs, never one a blob), one sync of the whole file system is cheaper than one of each (100,000 small files: seconds, not minutes).
+const SYNC_ALL_FROM: usize = 3;
 
 /// A new file beside its future name: written, then committed by a rename, or gone when this is dropped.
 pub struct Pending {

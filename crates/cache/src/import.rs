@@ -297,6 +297,40 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_that_changes_places_with_a_link_all_the_time_leads_nowhere() {
+        use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+        let dir = tempfile::tempdir().expect("a directory");
+        let (outside, tree_dir) = (dir.path().join("outside"), dir.path().join("tree"));
+        for path in [&outside, &tree_dir.join("d/e")] {
+            fs::create_dir_all(path).expect("made");
+        }
+        fs::write(outside.join("f"), "secret").expect("written");
+        fs::write(tree_dir.join("d/e/f"), "inside").expect("written");
+        symlink(&outside, tree_dir.join("d/link")).expect("a link");
+        let (stop, swaps) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let mut images = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let (a, b) = (tree_dir.join("d/e"), tree_dir.join("d/link"));
+                    let flags = rustix::fs::RenameFlags::EXCHANGE;
+                    rustix::fs::renameat_with(rustix::fs::CWD, &a, rustix::fs::CWD, &b, flags).expect("swapped");
+                    swaps.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            let target = outside.to_str().expect("a name").to_owned();
+            for _ in 0..2_000 {
+                let options = ImportOptions { outside_links: std::slice::from_ref(&target) };
+                let Ok(manifest) = tree(&tree_dir, options) else { continue };
+                images += 1;
+                assert!(!manifest.blobs().iter().any(|(digest, _)| *digest == Digest::of(b"secret")));
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert!(images > 0 && swaps.load(Ordering::Relaxed) > 100);
+    }
+
+    #[test]
     fn a_path_that_is_too_long_is_refused_and_a_link_in_place_of_the_top_too() {
         let dir = tempfile::tempdir().expect("a directory");
         let mut at: OwnedFd = fs::File::open(dir.path()).expect("open").into();
