@@ -27,7 +27,9 @@ pub struct Connection {
     child: Child,
     input: Option<ChildStdin>,
     output: ChildStdout,
-    said: JoinHandle<Vec<u8>>,
+    /// Listens to standard error until the node is done talking; then its last words are in `words`.
+    said: Option<JoinHandle<Vec<u8>>>,
+    words: String,
     session: OperatorSession,
     heard: VecDeque<Heard<FromNode>>,
     sent: u64,
@@ -93,7 +95,7 @@ impl Connection {
         let input = child.stdin.take().expect("piped by the transport");
         let output = child.stdout.take().expect("piped by the transport");
         let stderr = child.stderr.take().expect("piped by the transport");
-        let said = tokio::spawn(listen(stderr));
+        let said = Some(tokio::spawn(listen(stderr)));
         let session = OperatorSession::new();
         Ok(Self {
             node: node.clone(),
@@ -101,6 +103,7 @@ impl Connection {
             input: Some(input),
             output,
             said,
+            words: String::new(),
             session,
             heard: VecDeque::new(),
             sent: 0,
@@ -273,9 +276,14 @@ impl Connection {
     /// Returns what the node said on standard error, once it is done talking.
     async fn last_words(&mut self) -> String {
         drop(self.input.take());
-        let said = timeout(Duration::from_secs(2), &mut self.said).await;
-        let said = said.ok().and_then(Result::ok).unwrap_or_default();
-        df_core::text::escape(said.trim_ascii())
+        if let Some(said) = &mut self.said
+            && let Ok(said) = timeout(Duration::from_secs(2), said).await
+        {
+            // A task that has ended must not be waited for again.
+            self.said = None;
+            self.words = df_core::text::escape(said.unwrap_or_default().trim_ascii());
+        }
+        self.words.clone()
     }
 
     async fn is_program_missing(&mut self) -> bool {
