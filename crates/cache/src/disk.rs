@@ -129,7 +129,7 @@ impl Workspace {
 fn create(layout: &Layout) -> Result<(), OpenError> {
     let ours = |name: &std::ffi::OsStr| {
         let name = name.to_string_lossy();
-        DIRECTORIES.contains(&&*name) || name == "lock" || name.starts_with(".df-new-")
+        DIRECTORIES.contains(&&*name) || name == "lock" || name.starts_with(durable::TEMPORARY)
     };
     for entry in fs::read_dir(&layout.root).at("read directory", &layout.root)? {
         if !ours(&entry.at("read directory", &layout.root)?.file_name()) {

@@ -20,6 +20,9 @@ use crate::place::At as _;
 /// From so many files on (an image costs four to six syncs, never one a blob), one sync of the whole file system is cheaper than one of each (100,000 small files: seconds, not minutes).
 const SYNC_ALL_FROM: usize = 3;
 
+/// How temporary names begin: one that is found while nobody writes is a leftover of a killed process, and may be removed.
+pub const TEMPORARY: &str = ".df-new-";
+
 /// A new file beside its future name: written, then committed by a rename, or gone when this is dropped.
 pub struct Pending {
     file: File,
@@ -36,7 +39,7 @@ impl Pending {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         loop {
             let n = COUNT.fetch_add(1, Ordering::Relaxed);
-            let path = directory.join(format!(".df-new-{}-{n}", std::process::id()));
+            let path = directory.join(format!("{TEMPORARY}{}-{n}", std::process::id()));
             // `create_new` follows no link that somebody planted under this name.
             match OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

@@ -144,7 +144,7 @@ impl DiskStore {
         lock::sweep_workspaces(&self.layout)?;
         for directory in DIRECTORIES {
             for path in list(&self.layout.dir(directory))? {
-                if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".df-new-")) {
+                if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(durable::TEMPORARY.as_bytes())) {
                     remove(&path)?;
                 }
             }

@@ -300,6 +300,7 @@ fn a_writer_killed_at_any_moment_leaves_a_good_store_and_its_leftovers_are_swept
     let mut killed = 0;
     for (round, moment) in kill_moments(&mut random, 24, Duration::from_millis(160)).into_iter().enumerate() {
         let mut child = start(dir.path(), "killed", 100 * round as u64, 100);
+        // Not a wait for something to happen: the moment of the kill is what varies here.
         std::thread::park_timeout(moment);
         killed += u32::from(child.try_wait().expect("waited").is_none());
         child.kill().expect("killed");
@@ -350,4 +351,33 @@ fn a_full_disk_is_an_error_and_what_was_there_stays() {
     let (after, after_blobs) = numbered(2);
     store.put(&release("a", 2, after.image()), &after, &after_blobs, NOW).expect("there is room again");
     assert_eq!(store.verify().expect("read"), []);
+}
+
+#[test]
+fn a_sync_that_fails_fails_the_put_and_names_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
+        return eprintln!("not run: strace is not here to make syncs fail");
+    }
+    drop(open(dir.path()));
+    let mut failed = 0;
+    for n in 1..=9 {
+        let work = format!("{}|synced|{n}|1", dir.path().display());
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e", &format!("inject=fsync:error=EIO:when={n}")]);
+        command.arg(std::env::current_exe().expect("this program"));
+        command.args(["--exact", "disk::tests::worker"]).env("DF_CACHE_WORKER", work).stdout(Stdio::null()).stderr(Stdio::null());
+        let good = command.status().expect("started").success();
+        failed += u32::from(!good);
+        let store = open(dir.path());
+        let (manifest, blobs) = numbered(n);
+        // The last sync of a put is that of a directory: its name is there then, whole, and only the promise of durability is not given.
+        if good || store.has(manifest.image()).expect("read") {
+            assert_whole(&store, &manifest, &blobs);
+        }
+        assert_eq!(store.verify().expect("read"), [], "sync {n}");
+        store.put(&release("synced", n, manifest.image()), &manifest, &blobs, NOW).expect("put again");
+        assert_whole(&store, &manifest, &blobs);
+    }
+    assert!((6..9).contains(&failed), "each sync of a put counts, and a put has no more than eight: {failed}");
 }
