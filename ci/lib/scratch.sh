@@ -11,31 +11,17 @@ scratch_make() { # WORD
   CLONE=$SCRATCH/greeter
 }
 
-# Clones HEAD and commits a df.yaml for the greeter. The clone shares nothing with the repository, which is not touched.
+# Clones HEAD. The clone shares nothing with the repository, which is not touched. Its port is that of df.yaml, unless somebody has it here:
+# then a commit in the clone takes another.
 scratch_greeter() { # REPOSITORY
   git clone --quiet --no-hardlinks "$1" "$CLONE"
   git -C "$CLONE" remote remove origin
-  PORT=$(free_port)
-  greeter_yaml > "$CLONE/df.yaml"
-  commit "df.yaml for the greeter"
-}
-
-greeter_yaml() {
-  cat << YAML
-app: greeter
-build:
-  cargo: { package: distributive-flow, examples: [greeter] }
-  sandbox: off            # there is none yet: the build runs with your own rights
-run:
-  exec: bin/greeter
-  ports: { http: $PORT }
-  handoff: listener
-  drain: 5s
-verify:
-  - http: { port: http, path: /health, status: 200 }
-rollout: { soak: 1s }
-cache: { local: $SCRATCH/cache }
-YAML
+  local wanted
+  wanted=$(sed -n 's/^  ports: { http: \([0-9]*\) }.*/\1/p' "$CLONE/df.yaml")
+  PORT=$(free_port "$wanted")
+  [[ $PORT != "$wanted" ]] || return 0
+  sed -i "s/^  ports: { http: [0-9]* }/  ports: { http: $PORT }/" "$CLONE/df.yaml"
+  commit "df.yaml: listen on $PORT, because $wanted is taken here"
 }
 
 # The next version of the greeter, as a commit of the clone.
@@ -52,27 +38,22 @@ commit() { # WORDS
   git -C "$CLONE" -c user.name=df -c user.email=df@localhost -c core.hooksPath=/dev/null -c commit.gpgSign=false commit --quiet -m "$1"
 }
 
-scratch_nodes() { # DF
-  local name
-  for name in "${NODES[@]}"; do scratch_df "$1" add "local:$SCRATCH/nodes/$name" --name "$name"; done
-}
-
+# The cache is in the scratch directory too: what a person has cached is neither used nor changed.
 scratch_df() { # DF ARGUMENT...
-  local df=$1
-  "$df" -C "$CLONE" "${@:2}"
+  XDG_CACHE_HOME=$SCRATCH/cache "$1" -C "$CLONE" "${@:2}"
 }
 
-# A port that nobody listens on, on the first loopback addresses of local nodes.
-free_port() {
+# The first port from WANTED on that nobody listens on, on the first loopback addresses of local nodes.
+free_port() { # WANTED
   local port n
-  for port in {8080..8099}; do
+  for ((port = $1; port < $1 + 20; port++)); do
     for n in 1 2 3; do
-      (exec 3<> "/dev/tcp/127.77.0.$n/$port") 2> /dev/null && continue 2
+      if (exec 3<> "/dev/tcp/127.77.0.$n/$port") 2> /dev/null; then continue 2; fi
     done
     echo "$port"
     return
   done
-  fail "ports 8080 to 8099 of 127.77.0.1 are all taken"
+  fail "twenty ports from $1 on are taken on 127.77.0.1"
 }
 
 # One GET over HTTP/1.1 by bash alone; prints the body. Curl may not be there.

@@ -4,7 +4,7 @@
 //! Files that both manifests hold travel as nothing, by digest. [`choose::plan`] pairs the rest with old bytes that resemble them, and each [`Piece`] of that
 //! plan is one stretch of new bytes against one stretch of old ones. When the base lies only with the receiver, [`signature()`] and [`encode_rsync`] stand in.
 //!
-//! It knows no path of a file system, no socket and no store: bytes come through a [`ReadBlob`] and go into a [`Sink`] or a writer. It does not decide whether a
+//! It refuses to know a path of a file system, a socket or a store: bytes come through a [`ReadBlob`] and go into a [`Sink`] or a writer. It does not decide whether a
 //! delta is worth it, keeps none, and does not link or copy what the base holds already: that is the receiver's business.
 //!
 //! Invariants:
