@@ -25,24 +25,14 @@ use crate::session::{Call, Session};
 use crate::{completions, man};
 
 /// Does what a command says. Events and errors of nodes were written when this returns; a failure of the whole was not.
-pub fn run(command: &Command, call: Call) -> (Call, Result<Exit, Failure>) {
-    let without = match command {
-        Command::Init(_) => Some(init::run(&call)),
-        Command::Completions(args) => Some(print(&completions::script(args.shell))),
-        Command::Man(args) => Some(write_man(&call, &args.dir)),
-        Command::Doctor(_) => Some(doctor::run(&call)),
-        Command::Complete(args) => Some(complete::run(args.what, &call)),
-        _ => None,
-    };
-    if let Some(ended) = without {
-        return (call, ended);
-    }
-    match call.session() {
-        Ok(session) => {
-            let ended = with_session(command, &session);
-            (session.call, ended)
-        }
-        Err((call, failure)) => (call, Err(failure)),
+pub fn run(command: &Command, call: Call) -> Result<Exit, Failure> {
+    match command {
+        Command::Init(_) => init::run(&call),
+        Command::Completions(args) => print(&completions::script(args.shell)),
+        Command::Man(args) => write_man(&call, &args.dir),
+        Command::Doctor(_) => doctor::run(&call),
+        Command::Complete(args) => complete::run(args.what, &call),
+        command => with_session(command, &call.session()?),
     }
 }
 

@@ -62,7 +62,7 @@ fn run(cli: Cli) -> Exit {
     // Scripts read events; nobody looks at bars then.
     let progress = Progress::new(Mode::choose(quiet || json, color, Terminal::of_stderr()));
     let output = Output::begin(json, quiet, progress);
-    let ended = begin(&cli, &output).and_then(|call| commands::run(&cli.command, call).1);
+    let ended = begin(&cli, &output).and_then(|call| commands::run(&cli.command, call));
     let exit = ended.unwrap_or_else(|failure| {
         output.progress().finish();
         output.error(&failure.event());

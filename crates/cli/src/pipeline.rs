@@ -7,7 +7,8 @@
 //!
 //! Each stage takes a value and returns one; none calls the next.
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use df_build::{BuildEvent, Builder, Commit, Repository};
@@ -44,7 +45,7 @@ pub struct Journey {
 /// There is no such commit, its df.yaml is wrong, or a tool is missing.
 pub fn begin(session: &Session, revision: Option<&str>) -> Result<Journey, Failure> {
     let begun = Instant::now();
-    let repository = Repository::open(&session.top).map_err(|error| Failure::usage("source", &error).next("git init"))?;
+    let repository = open(session)?;
     let commit = repository.resolve(revision.unwrap_or("HEAD")).map_err(|error| {
         let next =
             if matches!(error, df_build::ResolveError::NoCommits) { "git add . && git commit" } else { "git log --oneline" };
@@ -188,7 +189,7 @@ fn version_or_revision(session: &Session, shelf: &Shelf, word: &str) -> Result<R
         Ok(release) => return Ok(release),
         Err(failure) => failure,
     };
-    let commit = Repository::open(&session.top).ok().and_then(|repository| repository.resolve(word).ok());
+    let commit = open(session).ok().and_then(|repository| repository.resolve(word).ok());
     match commit {
         Some(commit) => shelf
             .version(session.app(), &commit.id.to_string())
@@ -197,30 +198,44 @@ fn version_or_revision(session: &Session, shelf: &Shelf, word: &str) -> Result<R
     }
 }
 
-/// Reads df.yaml as it is in a commit; one outside of the repository belongs to no commit and is read from disk.
-fn config_of(session: &Session, repository: &Repository, commit: &Commit) -> Result<Config, Failure> {
-    let Some(path) = path_in_repository(session, repository) else {
-        session.output().note("df.yaml is outside of the repository: build, run and verify are read from disk");
-        return Ok(session.config.clone());
-    };
-    let usage = |message: String| Failure::new(Exit::Usage, "configuration", message);
-    let tree_path = TreePath::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()));
-    let tree_path = tree_path.map_err(|error| Failure::usage("configuration", &error))?;
-    let bytes = repository.file(commit, &tree_path).map_err(|error| usage(chain(&error)))?;
-    let Some(bytes) = bytes else {
-        let message =
-            format!("{} is not in commit {}; build, run and verify are read from the commit", path.display(), commit.id.short());
-        return Err(usage(message).next(format!("git add {0} && git commit {0}", path.display())));
-    };
-    let origin = format!("{} in {}", path.display(), commit.id.short());
-    Config::parse(&bytes, &origin).map_err(|error| Failure::usage("configuration", &error))
+/// Opens the repository: that of df.yaml, or with `--config`, which may lie anywhere, that of the current directory.
+fn open(session: &Session) -> Result<Repository, Failure> {
+    let dir = if session.call.globals.config.is_some() { &session.call.here } else { &session.top };
+    Repository::open(dir).map_err(|error| Failure::usage("source", &error).next("git init"))
 }
 
-fn path_in_repository(session: &Session, repository: &Repository) -> Option<PathBuf> {
-    let name = session.call.globals.config.as_deref().and_then(|config| config.file_name()).unwrap_or("df.yaml".as_ref());
-    let top = session.top.canonicalize().ok()?;
-    let work_dir = repository.work_dir()?.canonicalize().ok()?;
-    Some(top.strip_prefix(work_dir).ok()?.join(name))
+/// Reads df.yaml as it is in a commit.
+fn config_of(session: &Session, repository: &Repository, commit: &Commit) -> Result<Config, Failure> {
+    let candidates = candidates(session, repository);
+    for path in &candidates {
+        if let Some(bytes) = committed(repository, commit, path)? {
+            let origin = format!("{} in {}", path.display(), commit.id.short());
+            return Config::parse(&bytes, &origin).map_err(|error| Failure::usage("configuration", &error));
+        }
+    }
+    let name = candidates.first().map_or_else(|| "df.yaml".to_owned(), |path| path.display().to_string());
+    let message = format!("{name} is not in commit {}; build, run and verify are read from the commit", commit.id.short());
+    Err(Failure::new(Exit::Usage, "configuration", message).next(format!("git add {name} && git commit {name}")))
+}
+
+fn committed(repository: &Repository, commit: &Commit, path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    let path = TreePath::new(path.as_os_str().as_bytes()).map_err(|error| Failure::usage("configuration", &error))?;
+    repository.file(commit, &path).map_err(|error| Failure::new(Exit::Usage, "configuration", chain(&error)))
+}
+
+/// Returns where df.yaml may be in the commit, the likeliest first: where the one on disk is; for one that `--config` brought from elsewhere, in the
+/// current directory or one above it.
+fn candidates(session: &Session, repository: &Repository) -> Vec<PathBuf> {
+    let Some(work_dir) = repository.work_dir().and_then(|dir| dir.canonicalize().ok()) else { return vec!["df.yaml".into()] };
+    let inside = |dir: &Path| dir.canonicalize().ok().and_then(|dir| dir.strip_prefix(&work_dir).map(Path::to_owned).ok());
+    let given = session.call.globals.config.as_deref().and_then(Path::file_name);
+    let mut candidates: Vec<PathBuf> = vec![];
+    candidates.extend(inside(&session.top).map(|top| top.join(given.unwrap_or("df.yaml".as_ref()))));
+    if given.is_some() {
+        let here = inside(&session.call.here).unwrap_or_default();
+        candidates.extend(here.ancestors().map(|dir| dir.join("df.yaml")));
+    }
+    candidates
 }
 
 fn mention_what_is_left_out(session: &Session, repository: &Repository, committed: &Config) {

@@ -9,7 +9,7 @@ use df_fleet::transport::Places;
 use df_fleet::{Context, Inventory, Node, NodeProgram, Options};
 
 use crate::args::Globals;
-use crate::config::Config;
+use crate::config::{CacheConfig, Config};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
@@ -52,14 +52,10 @@ impl Call {
     ///
     /// # Errors
     /// There is none, or it is wrong.
-    pub fn session(self) -> Result<Session, (Self, Failure)> {
-        match self.find() {
-            Ok((config, top)) => {
-                let state = self.state(&top);
-                Ok(Session { call: self, config, top, state })
-            }
-            Err(failure) => Err((self, failure)),
-        }
+    pub fn session(self) -> Result<Session, Failure> {
+        let (config, top) = self.find()?;
+        let state = self.state(&top);
+        Ok(Session { call: self, config, top, state })
     }
 
     /// Finds df.yaml and reads it, without becoming a session.
@@ -74,7 +70,9 @@ impl Call {
                 Failure::new(Exit::Usage, "configuration", message).next("df init")
             })?,
         };
-        let config = Config::read(&path).map_err(|error| Failure::usage("configuration", &error))?;
+        let config = Config::read(&path).map_err(|error| {
+            Failure::usage("configuration", &error).next(format!("edit {}, then type it again", path.display()))
+        })?;
         let top = path.parent().filter(|top| !top.as_os_str().is_empty()).unwrap_or(&self.here).to_owned();
         Ok((config, top))
     }
@@ -148,8 +146,14 @@ impl Session {
         Self::cache_dir_of(&self.config, &self.top)
     }
 
-    /// Returns the directory of the cache that a df.yaml in a directory names.
+    /// Returns the directory of the cache that a df.yaml in a directory names; the default is below XDG_CACHE_HOME where that is set.
     pub fn cache_dir_of(config: &Config, top: &Path) -> PathBuf {
+        let caches = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|caches| caches.is_absolute());
+        if let Some(caches) = caches
+            && config.cache == CacheConfig::default()
+        {
+            return caches.join("df");
+        }
         let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
         config.cache.directory(&home, top)
     }

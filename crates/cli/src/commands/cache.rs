@@ -1,5 +1,6 @@
 //! `df cache`: the releases at rest, here or in the cache at `--address`.
 
+mod archive;
 mod mend;
 mod moving;
 

@@ -38,18 +38,19 @@ fn current_here(session: &Session, shelf: &Shelf) -> Option<Release> {
 async fn compare(work: Work, here: Option<&Release>, shelf: &Shelf) -> Result<NodeEnd, NodeError> {
     let Work { label, app, mut reached, output } = work;
     let state = state_of(&reached.survey, &app);
-    let Some(current) = state.and_then(|s| s.generations.iter().find(|g| g.number == s.current)).cloned() else {
-        difference(
-            &output,
-            &label,
-            ("", "missing"),
-            here.map_or_else(|| "-".into(), |h| h.image.to_string()),
-            "no current version",
-        );
+    let current = state.and_then(|s| s.generations.iter().find(|g| g.number == s.current)).cloned();
+    let mut differs = match (&current, here) {
+        (Some(current), Some(here)) => compare_images(&output, &label, here, current, shelf),
+        _ => false,
+    };
+    // What was only copied there is compared all the same.
+    let copied = here.map(|here| here.image).filter(|image| reached.survey.images.contains(image));
+    let Some(image) = current.as_ref().map(|current| current.image).or(copied) else {
+        let image = here.map_or_else(|| "-".into(), |here| here.image.to_string());
+        difference(&output, &label, ("", "missing"), image, "no version");
         return Ok(NodeEnd::Differs);
     };
-    let mut differs = here.is_some_and(|here| compare_images(&output, &label, here, &current, shelf));
-    let Reply::Checked { differences } = reached.connection.ask(&Request::Check { image: current.image }).await? else {
+    let Reply::Checked { differences } = reached.connection.ask(&Request::Check { image }).await? else {
         return Err(NodeError::Answer);
     };
     for d in &differences {
@@ -57,8 +58,8 @@ async fn compare(work: Work, here: Option<&Release>, shelf: &Shelf) -> Result<No
         difference(&output, &label, (&d.path, &d.kind), d.expected.clone(), &d.found);
     }
     if !differs {
-        let line =
-            format!("  {label:<16} generation {} is image {}, every file read back", current.number, current.image.short());
+        let what = current.map_or_else(|| "no generation, but".to_owned(), |current| format!("generation {} is", current.number));
+        let line = format!("  {label:<16} {what} image {}, every file read back", image.short());
         output.table(&[], &[line]);
     }
     reached.connection.close().await;

@@ -76,6 +76,7 @@ pub fn remove(args: &args::Remove, session: &Session) -> Result<Exit, Failure> {
 pub fn with(args: &args::With, session: &Session) -> Result<Exit, Failure> {
     let failed = |error: df_fleet::context::ContextError| match error {
         error @ df_fleet::context::ContextError::Io { .. } => Failure::here("context", &error),
+        error @ df_fleet::context::ContextError::Empty => Failure::usage("context", &error).next("df with ADDRESS"),
         error => Failure::usage("context", &error).next("df ls nodes"),
     };
     if !args.nodes.is_empty() {

@@ -1,11 +1,9 @@
 //! `df cache diff`, `verify`, `repair`: what is there against what should be there.
 
-use std::path::Path;
-
 use df_cache::blobs::{Blobs, Nothing};
 use df_cache::scrub::{Damage, Damaged};
 use df_cache::store::Store as _;
-use df_core::{Digest, ImageId, Manifest};
+use df_core::{Digest, ImageId};
 
 use super::{Place, failed, moving};
 use crate::event::{Event, Placed};
@@ -150,15 +148,4 @@ fn missing(place: &Place, damage: &Damage) -> Placed {
     let images: Vec<String> = damage.images.iter().map(ImageId::short).collect();
     let hurts = if images.is_empty() { String::new() } else { format!("; hurts {}", images.join(" ")) };
     Placed { digest, image, ..place.placed(0, 1, format!("{}: {}{hurts}", damage.what, damage.why)) }
-}
-
-/// Puts an image from a canonical tar archive.
-pub fn put_tar(_session: &Session, place: &Place, file: &Path) -> Result<Exit, Failure> {
-    let _ = (place, file);
-    Err(Failure::new(Exit::Usage, "cache", "reading a tar archive is not built yet").next("df cache put VERSION"))
-}
-
-/// Writes an image as a canonical tar archive.
-pub fn write_tar(_manifest: &Manifest, _shelf: &Shelf, _to: &Path) -> Result<(), Failure> {
-    Err(Failure::new(Exit::Usage, "cache", "writing a tar archive is not built yet").next("df cache get --output DIR"))
 }

@@ -17,7 +17,7 @@ use crate::store::Shelf;
 /// Adds a release: the one that is named, else that of HEAD, built if need be.
 pub fn put(session: &Session, place: &Place, what: Option<&str>) -> Result<Exit, Failure> {
     if let Some(file) = what.filter(|what| what.ends_with(".tar")) {
-        return super::mend::put_tar(session, place, &session.call.here.join(file));
+        return super::archive::put(session, place, &session.call.here.join(file));
     }
     let here = Shelf::open(session)?;
     if session.is_dry_run() {
@@ -83,7 +83,7 @@ pub fn get(session: &Session, place: &Place, version: Option<&str>, to: Option<&
     let manifest =
         place.shelf.store().manifest(release.image).map_err(|error| Failure::here("cache", &error).next("df cache repair"))?;
     if tar {
-        super::mend::write_tar(&manifest, &place.shelf, &to)?;
+        super::archive::write(&manifest, &place.shelf, &to)?;
     } else {
         export::tree(&manifest, place.shelf.store(), &to)
             .map_err(|error| Failure::here("output", &error).next("df cache repair"))?;
