@@ -57,7 +57,8 @@ pub fn perform(store: &dyn Store, plan: &Plan) -> Result<Collected, PutError> {
 impl Plan {
     /// Returns what of this plan still holds for a store as it is now: what was put or pinned again since stays.
     pub fn still_valid(&self, now: &Contents) -> (Vec<StoredRelease>, Vec<ImageId>) {
-        let releases: Vec<StoredRelease> = now.releases.iter().filter(|stored| self.releases.contains(stored)).cloned().collect();
+        let goes = |stored: &&StoredRelease| self.releases.contains(stored) && !now.pins.contains(&stored.release.image);
+        let releases: Vec<StoredRelease> = now.releases.iter().filter(goes).cloned().collect();
         let wanted = |image: &ImageId| {
             now.pins.contains(image)
                 || now.releases.iter().any(|stored| stored.release.image == *image && !releases.contains(stored))
@@ -125,7 +126,7 @@ mod tests {
         now.releases[0].sequence = 5;
         now.pins.insert(image(2));
         let (releases, images) = plan.still_valid(&now);
-        assert_eq!((releases.iter().map(|r| r.sequence).collect::<Vec<_>>(), images), (vec![2, 3], vec![image(3)]));
+        assert_eq!((releases.iter().map(|r| r.sequence).collect::<Vec<_>>(), images), (vec![3], vec![image(3)]));
     }
 
     #[test]
