@@ -12,6 +12,7 @@ use crate::output::Output;
 #[derive(Debug, Clone)]
 pub struct Interrupt {
     flag: Arc<AtomicBool>,
+    expected: Arc<AtomicBool>,
     told: watch::Receiver<bool>,
 }
 
@@ -20,7 +21,8 @@ impl Interrupt {
     pub fn listen(output: Output) -> Self {
         let (tell, told) = watch::channel(false);
         let flag = Arc::new(AtomicBool::new(false));
-        let set = flag.clone();
+        let expected = Arc::new(AtomicBool::new(false));
+        let (set, is_expected) = (flag.clone(), expected.clone());
         tokio::spawn(async move {
             for n in 0.. {
                 if wait().await.is_err() {
@@ -33,15 +35,22 @@ impl Interrupt {
                 }
                 set.store(true, Ordering::SeqCst);
                 tell.send_replace(true);
-                output.note("interrupted: finishing or undoing the step under way; Ctrl-C again stops at once");
+                if !is_expected.load(Ordering::SeqCst) {
+                    output.note("interrupted: finishing or undoing the step under way; Ctrl-C again stops at once");
+                }
             }
         });
-        Self { flag, told }
+        Self { flag, expected, told }
     }
 
     /// Returns whether it was pressed.
     pub fn is_pressed(&self) -> bool {
         self.flag.load(Ordering::SeqCst)
+    }
+
+    /// Says that this is how the command is meant to end: nothing is said about it then.
+    pub fn expect(&self) {
+        self.expected.store(true, Ordering::SeqCst);
     }
 
     /// Returns the flag for work that looks at it now and then.

@@ -31,11 +31,8 @@ pub fn run(args: &args::Cp, session: &Session) -> Result<Exit, Failure> {
     let (there, failed) = copying::bring(session, "cp", &freight, reached)?;
     ends.extend(failed);
     ends.extend(there.iter().map(|_| NodeEnd::Done));
-    session.call.block_on(async {
-        for reached in there {
-            reached.connection.close().await;
-        }
-    });
+    let closing = there.into_iter().map(|reached| reached.connection.close()).collect();
+    session.call.block_on(across::all(closing, session.parallel()));
     Ok(of_nodes(&ends))
 }
 

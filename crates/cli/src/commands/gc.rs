@@ -1,9 +1,11 @@
 //! `df gc`: old versions go, here and on the nodes.
 
+use std::collections::BTreeSet;
+
 use df_cache::gc;
 use df_cache::roots::Policy;
 use df_cache::store::Store as _;
-use df_core::Timestamp;
+use df_core::{ImageId, Timestamp};
 use df_fleet::NodeError;
 use df_fleet::message::{Collected, Reply, Request};
 
@@ -15,52 +17,80 @@ use crate::failure::Failure;
 use crate::session::{Session, now};
 use crate::store::Shelf;
 
-/// Collects what is beyond the count and older than the date.
+/// Collects what is beyond the count and older than the date: on the nodes, then here, where the images that nodes hold stay as bases for deltas.
 pub fn run(args: &args::Gc, session: &Session) -> Result<Exit, Failure> {
-    let (count, older) = limits(session, args.old);
-    let dry_run = session.is_dry_run();
-    let here = collect(session, &Shelf::open(session)?, args.old, args.why)?;
-    let mut ends = vec![];
-    let mut changes = here;
+    let (mut ends, mut on_nodes) = (vec![], OnNodes::default());
     if !session.inventory()?.nodes().is_empty() || !session.call.globals.address.is_empty() {
-        let crew = across::reach(session, "gc", !dry_run)?;
-        ends = crew.ends;
-        let (tell, told) = std::sync::mpsc::channel();
-        ends.extend(across::run(session, "gc", crew.reached, |work: Work| {
-            let tell = tell.clone();
-            async move {
-                let Work { label, app, mut reached, output } = work;
-                let request = Request::Collect { app, count: u32::try_from(count).unwrap_or(u32::MAX), older, dry_run };
-                let reply = reached.connection.ask(&request).await?;
-                reached.connection.close().await;
-                let Reply::Collected { collected } = reply else { return Err(NodeError::Answer) };
-                for one in &collected {
-                    output.result(&if dry_run { planned(&label, one) } else { Event::Collected(placed(&label, one)) });
-                }
-                if collected.is_empty() {
-                    output.note(format!("  {label:<16} nothing to collect"));
-                }
-                // The receiver lives as long as the work.
-                let _ = tell.send(!collected.is_empty());
-                Ok(NodeEnd::Done)
-            }
-        }));
-        changes |= told.try_iter().any(|any| any);
+        (ends, on_nodes) = collect_on_nodes(session, args.old)?;
     }
-    match of_nodes(&ends) {
-        _ if ends.iter().all(|end| *end == NodeEnd::Done) => Ok(if dry_run { session.planned(changes) } else { Exit::Done }),
-        exit => Ok(exit),
+    let here = collect(session, &Shelf::open(session)?, args.old, args.why, &on_nodes.held)?;
+    match session.is_dry_run() {
+        _ if ends.iter().any(|end| *end != NodeEnd::Done) => Ok(of_nodes(&ends)),
+        true => Ok(session.planned(here || on_nodes.any)),
+        false => Ok(Exit::Done),
     }
 }
 
+/// What collecting on nodes showed.
+#[derive(Debug, Default)]
+struct OnNodes {
+    /// Images that a generation of some node still holds.
+    held: BTreeSet<ImageId>,
+    /// Something went, or would go.
+    any: bool,
+}
+
+fn collect_on_nodes(session: &Session, old: args::Old) -> Result<(Vec<NodeEnd>, OnNodes), Failure> {
+    let (count, older) = limits(session, old);
+    let dry_run = session.is_dry_run();
+    let crew = across::reach(session, "gc", !dry_run)?;
+    let mut ends = crew.ends;
+    let (tell, told) = std::sync::mpsc::channel();
+    ends.extend(across::run(session, "gc", crew.reached, |work: Work| {
+        let tell = tell.clone();
+        async move {
+            let Work { label, app, mut reached, output } = work;
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            let reply = reached.connection.ask(&Request::Collect { app: app.clone(), count, older, dry_run }).await?;
+            reached.connection.close().await;
+            let Reply::Collected { collected } = reply else { return Err(NodeError::Answer) };
+            for one in &collected {
+                output.result(&if dry_run { planned(&label, one) } else { Event::Collected(placed(&label, one)) });
+            }
+            if collected.is_empty() {
+                output.note(format!("  {label:<16} nothing to collect"));
+            }
+            let gone: BTreeSet<ImageId> = collected.iter().filter_map(|one| one.image).collect();
+            let generations = across::state_of(&reached.survey, &app).into_iter().flat_map(|state| &state.generations);
+            let held: Vec<ImageId> = generations.map(|g| g.image).filter(|image| !gone.contains(image)).collect();
+            // The receiver lives as long as the work.
+            let _ = tell.send((held, !collected.is_empty()));
+            Ok(NodeEnd::Done)
+        }
+    }));
+    let mut on_nodes = OnNodes::default();
+    for (held, any) in told.try_iter() {
+        on_nodes.held.extend(held);
+        on_nodes.any |= any;
+    }
+    Ok((ends, on_nodes))
+}
+
 /// Collects from a cache, or says what would go; returns whether there is anything.
-pub fn collect(session: &Session, shelf: &Shelf, old: args::Old, why: bool) -> Result<bool, Failure> {
+pub fn collect(session: &Session, shelf: &Shelf, old: args::Old, why: bool, held: &BTreeSet<ImageId>) -> Result<bool, Failure> {
     let (count, older) = limits(session, old);
     let failed = |error: &dyn std::error::Error| Failure::here("cache", error).next("df cache verify");
     let contents = shelf.store().contents().map_err(|error| failed(&error))?;
-    let plan = gc::plan(&contents, &Policy { count, older });
+    let mut plan = gc::plan(&contents, &Policy { count, older });
+    plan.releases.retain(|stored| !held.contains(&stored.release.image));
+    plan.images.retain(|image| !held.contains(image));
     let output = session.output();
     if why {
+        for stored in contents.releases.iter().filter(|stored| held.contains(&stored.release.image)) {
+            let what =
+                format!("  {:<16} keeps {} image {}", "cache", stored.release.commit.short(), stored.release.image.short());
+            output.table(&[], &[format!("{what}  (a node holds it)")]);
+        }
         for (stored, why) in &plan.kept {
             let what = format!(
                 "  {:<16} keeps {} image {}  ({why})",

@@ -24,6 +24,9 @@ pub fn logs(args: &args::Logs, session: &Session) -> Result<Exit, Failure> {
     let mut ends = crew.ends;
     // Ctrl-C is how one stops following, so it is no failure then.
     let interrupt = session.call.interrupt.clone();
+    if follow {
+        interrupt.expect();
+    }
     ends.extend(across::run(session, "logs", crew.reached, |work: Work| {
         let interrupt = interrupt.clone();
         async move {
