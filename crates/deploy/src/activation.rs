@@ -1,0 +1,479 @@
+//! What happens when, from a staged generation to a confirmed one: a pure machine without clock, process or socket.
+//!
+//! ```text
+//! staged -> starting -> moving -> steering -> handing -> soaking -> asking -> confirmed
+//!              |           |         |           |          |         |
+//!              v           +---------+-----------+----------+---------+-> returning -> failed: the old version serves on
+//!            failed: nothing of the old version was touched
+//! ```
+//!
+//! [`Style::Exclusive`] begins with `stopping` (the old version is told to end, the new one starts when it has), and its failures end with
+//! `clearing` (the new one is gone) and `restoring` (the old one runs again).
+//!
+//! Order of the switch: `current` is moved, durably, *then* connections are steered. A supervisor that dies in between finds in `current` the version that
+//! passed its probes, and steers to it. The old version is told to end only after the new one was confirmed.
+
+use std::time::Duration;
+
+/// What is known before an activation begins; it does not change on the way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// The generation that shall serve.
+    pub new: u64,
+    /// The generation that `current` names; 0: none.
+    pub old: u64,
+    /// Whether the old generation has a process.
+    pub old_runs: bool,
+    /// How the two change places.
+    pub style: Style,
+    /// What can be asked of the new one.
+    pub readiness: Readiness,
+    /// The time until it has to be ready.
+    pub ready: Duration,
+    /// How long it has to stay well after the switch.
+    pub soak: Duration,
+    /// After SIGTERM the old version has this time before SIGKILL (exclusive only; else it drains after the activation).
+    pub drain: Duration,
+}
+
+/// How two versions change places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Style {
+    /// The new one starts beside the old one, and connections are steered from one to the other.
+    Beside,
+    /// Never two at once: the old one ends, then the new one starts.
+    Exclusive,
+    /// Nothing runs: only `current` moves.
+    Files,
+}
+
+/// How it shows that a version is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Readiness {
+    /// READY=1, or the first probe that passes.
+    Probes,
+    /// READY=1 alone: there are no probes.
+    Says,
+    /// It has neither ports nor probes: it is taken for ready when it still lives after [`QUIET`].
+    Lives,
+}
+
+/// Where an activation is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Nothing was done.
+    Staged,
+    /// The old version was told to end; `killed`: by SIGKILL.
+    Stopping { deadline: Duration, killed: bool },
+    /// The new version was started and is not verified yet.
+    Starting(Starting),
+    /// `current` is being moved to it.
+    Moving,
+    /// Connections are being steered to it.
+    Steering,
+    /// It serves; connections that were queued at the old one are being taken.
+    Handing { deadline: Duration },
+    /// It serves and has to stay well.
+    Soaking { until: Duration },
+    /// The soak is over and its probes are asked once more.
+    Asking { deadline: Duration },
+    /// It failed after `current` had moved, and `current` goes back.
+    Returning(Failure),
+    /// Exclusive: it failed and is being killed, so that the old one can start.
+    Clearing { failure: Failure, deadline: Duration },
+    /// Exclusive: the old one starts again.
+    Restoring { failure: Failure, deadline: Duration },
+    /// It is over and was answered.
+    Ended { good: bool },
+}
+
+/// What is known of a version that starts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Starting {
+    /// When patience ends.
+    pub deadline: Duration,
+    /// It said READY=1.
+    pub said: bool,
+    /// A probe passed.
+    pub passed: bool,
+    /// A round of probes is under way, and whether it began after READY=1 or not.
+    pub round: Option<Round>,
+}
+
+/// Whether a round of probes has to pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Round {
+    /// It is repeated until the deadline.
+    Lenient,
+    /// The version said that it is ready: each probe has to pass.
+    Strict,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// Somebody asked for it.
+    Begin,
+    /// The new process runs.
+    Launched,
+    /// It could not be started.
+    LaunchFailed(String),
+    /// READY=1 of the new process.
+    Ready,
+    /// EXTEND_TIMEOUT_USEC of the new process.
+    Extend(Duration),
+    /// A round of probes ended: how many passed, and the first failure in words.
+    Probed { n_passed: usize, failed: Option<String> },
+    /// The new process ended.
+    NewExited(String),
+    /// The old process ended.
+    OldExited,
+    /// `current` moved.
+    Moved,
+    /// It did not; it names what it named before.
+    MoveFailed(String),
+    /// Connections are steered.
+    Steered,
+    /// They are not.
+    SteerFailed(String),
+    /// The old version's queue is empty.
+    QueueEmpty,
+    /// The old version runs again and is ready.
+    Restored,
+    /// It does not.
+    RestoreFailed(String),
+    /// Time passed.
+    Tick,
+}
+
+/// What is to be done, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Make the new version's listeners and start it.
+    Launch,
+    /// Ask the new version all its probes, after a pause.
+    Probe { after: Duration },
+    /// Name this generation in `current`, durably; 0: name none.
+    MoveCurrent(u64),
+    /// Send new connections to this generation.
+    Steer(u64),
+    /// Tell when the old version's queue is empty.
+    AwaitQueueEmpty,
+    /// SIGTERM.
+    Terminate(u64),
+    /// SIGKILL to it and all it started. Its end is told, also when it had ended before.
+    Kill(u64),
+    /// Close this generation's listeners.
+    CloseListeners(u64),
+    /// Let the old version end: SIGTERM when its queue has been empty for a while, SIGKILL after its time, then its listeners are closed.
+    Retire(u64),
+    /// See to it that the old version runs, and tell when it is ready.
+    StartOld,
+    /// Write down what is known of the new generation.
+    Record { good: bool, why: String },
+    /// Tell who asked.
+    Tell(Milestone),
+    /// The end: answer who asked.
+    Answer(Result<(), Failure>),
+}
+
+/// What is told on the way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Milestone {
+    /// The new version is ready.
+    Ready,
+    /// It was verified.
+    Verified,
+    /// It serves.
+    Activated,
+    /// It stayed well.
+    Confirmed,
+    /// The old one serves again.
+    RolledBack { reason: String },
+}
+
+/// Why an activation failed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Failure {
+    /// What kind, for programs.
+    pub kind: FailureKind,
+    /// What happened, for people; holds foreign text.
+    pub message: String,
+}
+
+/// Kinds of failures, as the wire knows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// It did not start, or ended.
+    Start,
+    /// It was not ready in time.
+    NotReady,
+    /// A probe failed.
+    Probe,
+    /// It served and was taken back.
+    Reverted,
+    /// The system refused something.
+    System,
+}
+
+/// A program without ports and probes has to live this long to be taken for ready.
+pub const QUIET: Duration = Duration::from_secs(1);
+/// Connections queued at the old version have this long to be taken before the soak begins.
+const HANDING: Duration = Duration::from_secs(5);
+/// The probes at the end of a soak have this long.
+const ASKING: Duration = Duration::from_secs(30);
+/// A process has this long to vanish after SIGKILL.
+const CLEARING: Duration = Duration::from_secs(10);
+/// The old version has this long to be ready when it starts again, besides its own time.
+const RESTORING: Duration = Duration::from_secs(60);
+/// Pause between two rounds of probes.
+const PAUSE: Duration = Duration::from_millis(50);
+/// However often a program asks for more time, it has at most this long, or its own ready time if that is longer.
+const MAX_STARTING: Duration = Duration::from_secs(3600);
+
+/// Returns the next state and what is to be done; `now` is the time since the activation began.
+///
+/// An event that means nothing in a state changes nothing.
+pub fn step(plan: &Plan, state: State, event: Event, now: Duration) -> (State, Vec<Action>) {
+    use Event as E;
+    use State as S;
+    match (state, event) {
+        (S::Staged, E::Begin) => begin(plan, now),
+        (S::Stopping { .. }, E::OldExited) => launch(plan, now),
+        (S::Stopping { deadline, killed: false }, E::Tick) if now >= deadline => {
+            (S::Stopping { deadline: now + CLEARING, killed: true }, vec![Action::Kill(plan.old)])
+        }
+        (S::Stopping { deadline, killed: true }, E::Tick) if now >= deadline => {
+            failed(Failure::new(FailureKind::System, "the old version does not end, not even by SIGKILL"))
+        }
+        (S::Starting(starting), event) => start(plan, starting, event, now),
+        (S::Moving, E::Moved) if plan.style == Style::Files => activated(plan, now),
+        (S::Moving, E::Moved) => (S::Steering, vec![Action::Steer(plan.new)]),
+        (S::Moving, E::MoveFailed(why)) => fail(plan, Failure::new(FailureKind::System, format!("move current: {why}")), now),
+        (S::Steering, E::Steered) => activated(plan, now),
+        (S::Steering, E::SteerFailed(why)) => {
+            take_back(plan, Failure::new(FailureKind::System, format!("steer connections: {why}")))
+        }
+        (S::Handing { .. }, E::QueueEmpty) => soak(plan, now),
+        (S::Handing { deadline }, E::Tick) if now >= deadline => soak(plan, now),
+        (S::Soaking { until }, E::Tick) if now >= until => soaked(plan, now),
+        (S::Asking { .. }, E::Probed { failed: None, .. }) => confirm(plan),
+        (S::Asking { .. }, E::Probed { failed: Some(why), .. }) => revert(plan, format!("a probe failed after the soak: {why}")),
+        (S::Asking { deadline }, E::Tick) if now >= deadline => {
+            revert(plan, "the probes after the soak were not answered".into())
+        }
+        (S::Moving | S::Steering | S::Handing { .. } | S::Soaking { .. } | S::Asking { .. }, E::NewExited(how)) => {
+            revert(plan, how)
+        }
+        (S::Returning(failure), E::Moved) => returned(plan, failure, now),
+        (S::Returning(failure), E::MoveFailed(why)) => {
+            let message = format!("{}; and current could not be moved back: {why}", failure.message);
+            returned(plan, Failure { message, ..failure }, now)
+        }
+        (S::Clearing { failure, .. }, E::NewExited(_)) => restore(failure, now),
+        (S::Clearing { failure, deadline }, E::Tick) if now >= deadline => restore(failure, now),
+        (S::Restoring { failure, .. }, E::Restored) => failed(failure),
+        (S::Restoring { failure, .. }, E::RestoreFailed(why)) => {
+            let message = format!("{}; and the old version did not start again: {why}", failure.message);
+            failed(Failure { message, ..failure })
+        }
+        (S::Restoring { failure, deadline }, E::Tick) if now >= deadline => {
+            let message = format!("{}; and the old version is not ready yet", failure.message);
+            failed(Failure { message, ..failure })
+        }
+        (state, _) => (state, vec![]),
+    }
+}
+
+impl State {
+    /// Returns when [`Event::Tick`] means something.
+    pub fn deadline(&self) -> Option<Duration> {
+        match self {
+            Self::Stopping { deadline, .. }
+            | Self::Starting(Starting { deadline, .. })
+            | Self::Handing { deadline }
+            | Self::Asking { deadline }
+            | Self::Clearing { deadline, .. }
+            | Self::Restoring { deadline, .. } => Some(*deadline),
+            Self::Soaking { until } => Some(*until),
+            Self::Staged | Self::Moving | Self::Steering | Self::Returning(_) | Self::Ended { .. } => None,
+        }
+    }
+
+    /// Returns whether clients are, or are about to be, with the new version.
+    pub fn serves_new(&self) -> bool {
+        matches!(self, Self::Handing { .. } | Self::Soaking { .. } | Self::Asking { .. } | Self::Ended { good: true })
+    }
+}
+
+impl Failure {
+    /// Returns a failure of a kind, in words.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+fn begin(plan: &Plan, now: Duration) -> (State, Vec<Action>) {
+    match plan.style {
+        Style::Files => (State::Moving, vec![Action::MoveCurrent(plan.new)]),
+        Style::Exclusive if plan.old_runs => {
+            (State::Stopping { deadline: now + plan.drain, killed: false }, vec![Action::Terminate(plan.old)])
+        }
+        Style::Beside | Style::Exclusive => launch(plan, now),
+    }
+}
+
+fn launch(plan: &Plan, now: Duration) -> (State, Vec<Action>) {
+    let patience = if plan.readiness == Readiness::Lives { QUIET.min(plan.ready) } else { plan.ready };
+    let starting = Starting { deadline: now + patience, said: false, passed: false, round: None };
+    (State::Starting(starting), vec![Action::Launch])
+}
+
+fn start(plan: &Plan, mut starting: Starting, event: Event, now: Duration) -> (State, Vec<Action>) {
+    match event {
+        Event::Launched if plan.readiness == Readiness::Probes => probe(starting, Duration::ZERO),
+        Event::LaunchFailed(why) => fail(plan, Failure::new(FailureKind::Start, why), now),
+        Event::NewExited(how) => fail(plan, Failure::new(FailureKind::Start, how), now),
+        Event::Extend(more) if plan.readiness != Readiness::Lives => {
+            starting.deadline = starting.deadline.max((now + more).min(MAX_STARTING.max(plan.ready)));
+            (State::Starting(starting), vec![])
+        }
+        Event::Ready if starting.said => (State::Starting(starting), vec![]),
+        Event::Ready => {
+            starting.said = true;
+            let told = if starting.passed { vec![] } else { vec![Action::Tell(Milestone::Ready)] };
+            let (state, then) = match plan.readiness {
+                Readiness::Says | Readiness::Lives => verified(plan),
+                Readiness::Probes if starting.round.is_some() => (State::Starting(starting), vec![]),
+                Readiness::Probes => probe(starting, Duration::ZERO),
+            };
+            (state, [told, then].concat())
+        }
+        Event::Probed { n_passed, failed } => judge(plan, starting, n_passed, failed, now),
+        Event::Tick if now >= starting.deadline => match plan.readiness {
+            Readiness::Lives => {
+                let (state, then) = verified(plan);
+                (state, [vec![Action::Tell(Milestone::Ready)], then].concat())
+            }
+            _ => fail(plan, too_late(plan, &starting), now),
+        },
+        _ => (State::Starting(starting), vec![]),
+    }
+}
+
+fn probe(mut starting: Starting, after: Duration) -> (State, Vec<Action>) {
+    starting.round = Some(if starting.said { Round::Strict } else { Round::Lenient });
+    (State::Starting(starting), vec![Action::Probe { after }])
+}
+
+/// Judges a round of probes: before READY=1 it is repeated until all pass, after it each has to pass.
+fn judge(plan: &Plan, mut starting: Starting, n_passed: usize, failed: Option<String>, now: Duration) -> (State, Vec<Action>) {
+    let Some(round) = starting.round.take() else { return (State::Starting(starting), vec![]) };
+    let first = n_passed > 0 && !starting.passed && !starting.said;
+    starting.passed |= n_passed > 0;
+    let told = if first { vec![Action::Tell(Milestone::Ready)] } else { vec![] };
+    let (state, then) = match (failed, round) {
+        (None, _) => verified(plan),
+        (Some(why), Round::Strict) => fail(plan, Failure::new(FailureKind::Probe, why), now),
+        (Some(_), Round::Lenient) if starting.said => probe(starting, Duration::ZERO),
+        (Some(_), Round::Lenient) => probe(starting, PAUSE),
+    };
+    (state, [told, then].concat())
+}
+
+fn verified(plan: &Plan) -> (State, Vec<Action>) {
+    (State::Moving, vec![Action::Tell(Milestone::Verified), Action::MoveCurrent(plan.new)])
+}
+
+fn too_late(plan: &Plan, starting: &Starting) -> Failure {
+    let within = format!("within {:?}", plan.ready);
+    match (starting.said || starting.passed, plan.readiness) {
+        (true, _) => Failure::new(FailureKind::Probe, format!("not all probes passed {within}")),
+        (false, Readiness::Probes) => Failure::new(FailureKind::NotReady, format!("no READY=1 and no passing probe {within}")),
+        (false, _) => Failure::new(FailureKind::NotReady, format!("no READY=1 {within}, and there is no probe to ask")),
+    }
+}
+
+fn activated(plan: &Plan, now: Duration) -> (State, Vec<Action>) {
+    let told = Action::Tell(Milestone::Activated);
+    if plan.style == Style::Beside && plan.old_runs {
+        return (State::Handing { deadline: now + HANDING }, vec![told, Action::AwaitQueueEmpty]);
+    }
+    let (state, then) = soak(plan, now);
+    (state, [vec![told], then].concat())
+}
+
+fn soak(plan: &Plan, now: Duration) -> (State, Vec<Action>) {
+    if plan.soak.is_zero() || plan.style == Style::Files {
+        return confirm(plan);
+    }
+    (State::Soaking { until: now + plan.soak }, vec![])
+}
+
+fn soaked(plan: &Plan, now: Duration) -> (State, Vec<Action>) {
+    if plan.readiness != Readiness::Probes {
+        return confirm(plan);
+    }
+    (State::Asking { deadline: now + ASKING }, vec![Action::Probe { after: Duration::ZERO }])
+}
+
+fn confirm(plan: &Plan) -> (State, Vec<Action>) {
+    let mut actions = vec![Action::Record { good: true, why: String::new() }, Action::Tell(Milestone::Confirmed)];
+    if plan.old_runs && plan.style != Style::Exclusive {
+        actions.push(Action::Retire(plan.old));
+    }
+    actions.push(Action::Answer(Ok(())));
+    (State::Ended { good: true }, actions)
+}
+
+/// It failed and `current` does not name it.
+fn fail(plan: &Plan, failure: Failure, now: Duration) -> (State, Vec<Action>) {
+    let mut actions = match plan.style {
+        Style::Files => vec![],
+        _ => vec![Action::Kill(plan.new)],
+    };
+    if plan.style == Style::Exclusive && plan.old_runs {
+        return (State::Clearing { failure, deadline: now + CLEARING }, actions);
+    }
+    if plan.style != Style::Files {
+        actions.push(Action::CloseListeners(plan.new));
+    }
+    let (state, then) = failed(failure);
+    (state, [actions, then].concat())
+}
+
+/// It failed after it served: new connections go to the old version at once, then `current` follows.
+fn revert(plan: &Plan, reason: String) -> (State, Vec<Action>) {
+    take_back(plan, Failure::new(FailureKind::Reverted, reason))
+}
+
+fn take_back(plan: &Plan, failure: Failure) -> (State, Vec<Action>) {
+    let mut actions = vec![];
+    if plan.style == Style::Beside && plan.old_runs {
+        actions.push(Action::StartOld);
+        actions.push(Action::Steer(plan.old));
+    }
+    actions.push(Action::MoveCurrent(plan.old));
+    (State::Returning(failure), actions)
+}
+
+fn returned(plan: &Plan, failure: Failure, now: Duration) -> (State, Vec<Action>) {
+    let told = Action::Tell(Milestone::RolledBack { reason: failure.message.clone() });
+    let (state, then) = fail(plan, failure, now);
+    (state, [vec![told], then].concat())
+}
+
+fn restore(failure: Failure, now: Duration) -> (State, Vec<Action>) {
+    (State::Restoring { failure, deadline: now + RESTORING }, vec![Action::StartOld])
+}
+
+fn failed(failure: Failure) -> (State, Vec<Action>) {
+    (State::Ended { good: false }, vec![record_bad(&failure), Action::Answer(Err(failure))])
+}
+
+fn record_bad(failure: &Failure) -> Action {
+    Action::Record { good: false, why: failure.message.clone() }
+}
+
+#[cfg(test)]
+mod tests;

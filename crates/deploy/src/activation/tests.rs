@@ -1,0 +1,308 @@
+//! Every event in every reachable state, against a world that does what the actions say.
+
+use super::*;
+use std::collections::{BTreeSet, HashSet, VecDeque};
+
+const OLD: u64 = 1;
+const NEW: u64 = 2;
+
+/// What the actions made of the world.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct World {
+    current: u64,
+    steered: u64,
+    running: BTreeSet<u64>,
+    told_to_end: BTreeSet<u64>,
+    retired: bool,
+    confirmed: bool,
+    moved_to_new: bool,
+    move_back_failed: bool,
+    recorded: Option<bool>,
+    answer: Option<Result<(), FailureKind>>,
+}
+
+fn plan(style: Style, readiness: Readiness, old: u64, old_runs: bool, soak: u64) -> Plan {
+    let seconds = Duration::from_secs;
+    Plan { new: NEW, old, old_runs, style, readiness, ready: seconds(30), soak: seconds(soak), drain: seconds(30) }
+}
+
+fn plans() -> Vec<Plan> {
+    let mut all = vec![];
+    for style in [Style::Beside, Style::Exclusive, Style::Files] {
+        for readiness in [Readiness::Probes, Readiness::Says, Readiness::Lives] {
+            for (old, old_runs) in [(0, false), (OLD, false), (OLD, true)] {
+                all.extend([0, 10].map(|soak| plan(style, readiness, old, old_runs, soak)));
+            }
+        }
+    }
+    all
+}
+
+/// Everything that can happen; results of actions only where the action may be under way.
+fn events() -> Vec<Event> {
+    let why = || "why".to_owned();
+    vec![
+        Event::Begin,
+        Event::Launched,
+        Event::LaunchFailed(why()),
+        Event::Ready,
+        Event::Extend(Duration::from_secs(5)),
+        Event::Probed { n_passed: 2, failed: None },
+        Event::Probed { n_passed: 1, failed: Some(why()) },
+        Event::Probed { n_passed: 0, failed: Some(why()) },
+        Event::NewExited(why()),
+        Event::OldExited,
+        Event::Moved,
+        Event::MoveFailed(why()),
+        Event::Steered,
+        Event::SteerFailed(why()),
+        Event::QueueEmpty,
+        Event::Restored,
+        Event::RestoreFailed(why()),
+        Event::Tick,
+    ]
+}
+
+impl World {
+    fn of(plan: &Plan) -> Self {
+        Self {
+            current: plan.old,
+            steered: plan.old,
+            running: plan.old_runs.then_some(plan.old).into_iter().collect(),
+            told_to_end: BTreeSet::new(),
+            retired: false,
+            confirmed: false,
+            moved_to_new: false,
+            move_back_failed: false,
+            recorded: None,
+            answer: None,
+        }
+    }
+
+    /// What the event itself says of the world.
+    fn hear(&mut self, state: &State, event: &Event, plan: &Plan) {
+        match (state, event) {
+            (_, Event::NewExited(_)) => drop(self.running.remove(&plan.new)),
+            (_, Event::OldExited) => drop(self.running.remove(&plan.old)),
+            (State::Moving, Event::Moved) => (self.current, self.moved_to_new) = (plan.new, true),
+            (State::Returning(_), Event::Moved) => self.current = plan.old,
+            (State::Returning(_), Event::MoveFailed(_)) => self.move_back_failed = true,
+            (State::Steering, Event::Steered) => self.steered = plan.new,
+            _ => {}
+        }
+    }
+
+    #[track_caller]
+    fn act(&mut self, plan: &Plan, actions: &[Action]) {
+        for action in actions {
+            assert!(self.answer.is_none(), "{action:?} after the answer");
+            match action {
+                Action::Launch => {
+                    let alone = plan.style != Style::Exclusive || self.running.is_empty();
+                    assert!(alone, "two at once");
+                    self.running.insert(plan.new);
+                }
+                Action::StartOld => {
+                    assert!(plan.old_runs, "an old version is started that did not run");
+                    self.running.insert(plan.old);
+                }
+                Action::MoveCurrent(to) => assert!([plan.old, plan.new].contains(to), "current names a stranger"),
+                Action::Steer(to) => {
+                    assert!([plan.old, plan.new].contains(to));
+                    assert!(*to != plan.new || self.current == plan.new, "steered before current moved");
+                    if *to == plan.old {
+                        self.steered = plan.old;
+                    }
+                }
+                Action::Terminate(generation) | Action::Kill(generation) => {
+                    assert!(
+                        *generation != plan.old || plan.style == Style::Exclusive,
+                        "the old version is told to end before the new one is confirmed"
+                    );
+                    assert!(
+                        *generation != plan.new || self.steered != plan.new || plan.style != Style::Beside || !plan.old_runs,
+                        "clients are steered to who is killed"
+                    );
+                    self.told_to_end.insert(*generation);
+                }
+                Action::CloseListeners(generation) => assert_eq!(*generation, plan.new),
+                Action::Retire(generation) => {
+                    assert!(self.confirmed && *generation == plan.old);
+                    self.retired = true;
+                }
+                Action::Record { good, .. } => {
+                    assert_eq!(self.recorded.replace(*good), None, "recorded twice");
+                    self.confirmed |= good;
+                }
+                Action::Answer(answer) => self.answer = Some(answer.as_ref().map(|()| ()).map_err(|f| f.kind)),
+                Action::Probe { .. } | Action::AwaitQueueEmpty | Action::Tell(_) => {}
+            }
+        }
+    }
+
+    #[track_caller]
+    fn check(&self, plan: &Plan, state: &State) {
+        assert!([plan.old, plan.new].contains(&self.current) && [plan.old, plan.new].contains(&self.steered));
+        let State::Ended { good } = state else { return assert!(self.answer.is_none(), "answered before its end") };
+        assert_eq!(self.recorded, Some(*good));
+        assert_eq!(self.answer.map(|answer| answer.is_ok()), Some(*good));
+        let serves = if *good { plan.new } else { plan.old };
+        assert!(self.current == serves || self.move_back_failed, "current names {} at the end", self.current);
+        if plan.style == Style::Beside && plan.old_runs {
+            assert_eq!(self.steered, serves, "steered to the wrong one at the end");
+            assert_eq!(self.retired, *good, "the old one is retired exactly when the new one is good");
+            assert!(!self.told_to_end.contains(&plan.old));
+            assert!(*good || self.told_to_end.contains(&plan.new), "a failed version runs on");
+        }
+        if !*good && !self.moved_to_new && plan.style == Style::Beside {
+            assert_eq!(self.steered, plan.old, "a failure before the switch touched the old version");
+        }
+    }
+}
+
+/// Visits all that can be reached from a plan, each state and world once, with the time at the state's deadline or just before it.
+fn explore(plan: &Plan) -> usize {
+    let start = (State::Staged, World::of(plan), Duration::ZERO);
+    let mut seen = HashSet::from([start.clone()]);
+    let mut queue = VecDeque::from([start]);
+    while let Some((state, world, now)) = queue.pop_front() {
+        for event in events() {
+            let at = if event == Event::Tick { state.deadline().unwrap_or(now).max(now) } else { now };
+            let mut next_world = world.clone();
+            next_world.hear(&state, &event, plan);
+            let (next, actions) = step(plan, state.clone(), event.clone(), at);
+            next_world.act(plan, &actions);
+            next_world.check(plan, &next);
+            // A program that asks for more time again and again is cut off by the bound; the model need not follow it there.
+            let visited = (next, next_world, at);
+            if at < Duration::from_secs(400) && seen.insert(visited.clone()) {
+                queue.push_back(visited);
+            }
+        }
+    }
+    seen.len()
+}
+
+#[test]
+fn whatever_happens_in_whatever_order_the_promises_hold() {
+    for plan in plans() {
+        let n_states = explore(&plan);
+        assert!(n_states > 3, "{plan:?} was not explored");
+        assert!(n_states < 100_000, "{plan:?} does not end: {n_states}");
+    }
+}
+
+/// Gives each action that has one its result, and lets time pass when nothing is under way.
+fn run(plan: &Plan, script: &[(&str, Event)]) -> (State, Vec<Action>) {
+    let (mut state, mut log, mut now) = (State::Staged, vec![], Duration::ZERO);
+    let mut script: VecDeque<_> = script.iter().cloned().collect();
+    let mut queue = VecDeque::from([Event::Begin]);
+    for _ in 0..200 {
+        let event = queue.pop_front().unwrap_or(Event::Tick);
+        if event == Event::Tick {
+            now = state.deadline().unwrap_or(now).max(now);
+        }
+        let (next, actions) = step(plan, state, event, now);
+        state = next;
+        for action in &actions {
+            let name = format!("{action:?}");
+            if script.front().is_some_and(|(when, _)| name.starts_with(when)) {
+                queue.push_back(script.pop_front().expect("looked at above").1);
+                continue;
+            }
+            match action {
+                Action::Launch => queue.push_back(Event::Launched),
+                Action::Probe { .. } => queue.push_back(Event::Probed { n_passed: 1, failed: None }),
+                Action::MoveCurrent(_) => queue.push_back(Event::Moved),
+                Action::Steer(generation) if *generation == plan.new => queue.push_back(Event::Steered),
+                Action::AwaitQueueEmpty => queue.push_back(Event::QueueEmpty),
+                Action::Terminate(_) => queue.push_back(Event::OldExited),
+                Action::Kill(generation) if *generation == plan.new => queue.push_back(Event::NewExited("killed".into())),
+                Action::StartOld => queue.push_back(Event::Restored),
+                _ => {}
+            }
+        }
+        log.extend(actions);
+        if matches!(state, State::Ended { .. }) {
+            return (state, log);
+        }
+    }
+    panic!("{plan:?} does not end, it is in {state:?}");
+}
+
+#[test]
+fn an_activation_that_goes_well_moves_steers_confirms_and_only_then_retires() {
+    for plan in plans() {
+        let script = if plan.readiness == Readiness::Says { vec![("Launch", Event::Ready)] } else { vec![] };
+        let (state, log) = run(&plan, &script);
+        assert_eq!(state, State::Ended { good: true }, "{plan:?}");
+        let place = |wanted: &Action| log.iter().position(|action| action == wanted);
+        assert!(place(&Action::MoveCurrent(NEW)).is_some());
+        if plan.style == Style::Beside && plan.old_runs {
+            assert!(place(&Action::MoveCurrent(NEW)) < place(&Action::Steer(NEW)));
+            assert!(place(&Action::Steer(NEW)) < place(&Action::Retire(OLD)));
+            assert!(place(&Action::Tell(Milestone::Confirmed)) < place(&Action::Retire(OLD)));
+        }
+    }
+}
+
+#[track_caller]
+fn check_failure(plan: &Plan, script: &[(&str, Event)], expect: FailureKind) {
+    let (_, log) = run(plan, script);
+    let Some(Action::Answer(Err(failure))) = log.last() else { panic!("no failure: {log:?}") };
+    assert_eq!(failure.kind, expect, "{}", failure.message);
+}
+
+#[test]
+fn bad_versions_are_told_apart() {
+    let plan = plan(Style::Beside, Readiness::Probes, OLD, true, 10);
+    let sick = || Event::Probed { n_passed: 0, failed: Some("status 500".into()) };
+    let exited = || Event::NewExited("exit status 3".into());
+    check_failure(&plan, &[("Launch", Event::LaunchFailed("no such file".into()))], FailureKind::Start);
+    check_failure(&plan, &[("Launch", exited())], FailureKind::Start);
+    check_failure(&plan, &[("Launch", Event::Ready), ("Probe", sick())], FailureKind::Probe);
+    check_failure(&plan, &[("AwaitQueueEmpty", exited())], FailureKind::Reverted);
+    check_failure(&plan, &[("MoveCurrent(2)", Event::MoveFailed("no space".into()))], FailureKind::System);
+    let (state, _) = step(&plan, State::Soaking { until: Duration::from_secs(10) }, exited(), Duration::ZERO);
+    assert!(matches!(state, State::Returning(_)));
+}
+
+#[test]
+fn who_is_never_ready_fails_at_its_deadline_and_not_before() {
+    let plan = plan(Style::Beside, Readiness::Probes, OLD, true, 0);
+    let sick = || Event::Probed { n_passed: 0, failed: Some("refused".into()) };
+    let (mut state, _) = step(&plan, State::Staged, Event::Begin, Duration::ZERO);
+    (state, _) = step(&plan, state, Event::Launched, Duration::ZERO);
+    for second in 0..30 {
+        let (next, actions) = step(&plan, state, sick(), Duration::from_secs(second));
+        assert_eq!(actions, [Action::Probe { after: PAUSE }]);
+        state = next;
+    }
+    (state, _) = step(&plan, state, Event::Extend(Duration::from_secs(10)), Duration::from_secs(29));
+    (state, _) = step(&plan, state, Event::Tick, Duration::from_secs(38));
+    let (state, actions) = step(&plan, state, Event::Tick, Duration::from_secs(39));
+    assert_eq!(state, State::Ended { good: false });
+    assert!(actions.contains(&Action::Kill(NEW)));
+    assert!(matches!(actions.last(), Some(Action::Answer(Err(f))) if f.kind == FailureKind::NotReady));
+}
+
+#[test]
+fn more_time_is_bounded() {
+    let plan = plan(Style::Beside, Readiness::Says, OLD, true, 0);
+    let (mut state, mut now) = (step(&plan, State::Staged, Event::Begin, Duration::ZERO).0, Duration::ZERO);
+    while !matches!(state, State::Ended { .. }) {
+        assert!(now <= MAX_STARTING + Duration::from_secs(60), "it starts for ever");
+        (state, _) = step(&plan, state, Event::Extend(Duration::from_secs(3600)), now);
+        (state, _) = step(&plan, state, Event::Tick, now);
+        now += Duration::from_secs(60);
+    }
+}
+
+#[test]
+fn an_exclusive_version_that_fails_brings_the_old_one_back() {
+    let plan = plan(Style::Exclusive, Readiness::Probes, OLD, true, 10);
+    let (_, log) = run(&plan, &[("Launch", Event::NewExited("exit status 3".into()))]);
+    let place = |wanted: &Action| log.iter().position(|action| action == wanted).expect("it is done");
+    assert!(place(&Action::Terminate(OLD)) < place(&Action::Launch));
+    assert!(place(&Action::Kill(NEW)) < place(&Action::StartOld));
+}
