@@ -10,41 +10,30 @@
 
 pub mod layout;
 
-#[allow(dead_code)]
-pub(crate) mod generation;
-#[allow(dead_code)]
-pub(crate) mod history;
-#[allow(dead_code)]
-pub(crate) mod lock;
-#[allow(dead_code)]
-pub(crate) mod staged;
-#[allow(dead_code)]
-pub(crate) mod store;
-
-#[allow(dead_code)]
-mod collect;
-#[allow(dead_code)]
 mod conversation;
-#[allow(dead_code)]
+mod program;
+mod serve;
+
+mod collect;
+mod generation;
+mod history;
+mod lock;
 mod logs;
-#[allow(dead_code)]
 mod machine;
-#[allow(dead_code)]
 mod receive;
+mod staged;
+mod store;
+
+mod activation;
+mod claim;
+mod control;
+mod launch;
+mod listeners;
+mod probe;
+mod process;
+mod supervise;
 
 #[cfg(test)]
 mod fixture;
 
-#[allow(dead_code)] // until the supervisor uses all of it
-pub(crate) mod claim;
-#[allow(dead_code, unused_imports)]
-pub(crate) mod launch;
-#[allow(dead_code, unused_imports)]
-pub(crate) mod listeners;
-#[allow(dead_code, unused_imports)]
-pub(crate) mod probe;
-#[allow(dead_code)]
-pub(crate) mod process;
-
-#[allow(dead_code)]
-pub(crate) mod activation;
+pub use program::main;

@@ -120,7 +120,14 @@ mod tests {
         let layout = Layout { root: "/r".into(), data: "/d".into(), tmp: "/t".into() };
         assert_eq!(read("serve --root /r --data /d --tmp /t"), Some(Command::Serve(layout.clone())));
         assert_eq!(read("supervise --tmp /t --root /r --data /d"), Some(Command::Supervise(layout)));
-        for line in ["", "serve", "serve --root /r --data /d", "serve --root r --data /d --tmp /t", "serve --root /r --data /d --tmp /t more", "--help"] {
+        for line in [
+            "",
+            "serve",
+            "serve --root /r --data /d",
+            "serve --root r --data /d --tmp /t",
+            "serve --root /r --data /d --tmp /t more",
+            "--help",
+        ] {
             assert_eq!(read(line), None, "{line}");
         }
     }

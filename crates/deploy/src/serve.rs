@@ -46,9 +46,11 @@ impl<R: Read, W: Write> Node<'_, R, W> {
             Request::Manifest { image } => self.manifest(image),
             Request::Sign { image, stretches, block_len } => self.sign(image, &stretches, block_len),
             Request::Receive { image, base, len, image_len } => self.receive(image, base, len, image_len),
-            Request::Activate { .. } | Request::Rollback { .. } | Request::Start { .. } | Request::Stop { .. } | Request::Verify { .. } => {
-                control::forward(self.layout, &request, &mut self.talk)
-            }
+            Request::Activate { .. }
+            | Request::Rollback { .. }
+            | Request::Start { .. }
+            | Request::Stop { .. }
+            | Request::Verify { .. } => control::forward(self.layout, &request, &mut self.talk),
             other => match self.answer_at_once(other) {
                 Ok(reply) => self.talk.reply(&reply),
                 Err(fault) => self.fault(fault),
@@ -66,7 +68,9 @@ impl<R: Read, W: Write> Node<'_, R, W> {
                 let entries = history::last(&self.layout.history(&app), limit.min(1000) as usize).map_err(failed)?;
                 Ok(Reply::History { entries })
             }
-            Request::Collect { app, count, older, dry_run } => collect(self.layout, &app, Policy { count: count as usize, older }, dry_run),
+            Request::Collect { app, count, older, dry_run } => {
+                collect(self.layout, &app, Policy { count: count as usize, older }, dry_run)
+            }
             _ => Err(fault(FaultKind::Unsupported, "this node does not know the request")),
         }
     }
@@ -216,7 +220,8 @@ fn collect(layout: &Layout, app: &AppName, policy: Policy, dry_run: bool) -> Res
     let records = generation::list(layout, app).map_err(failed)?;
     let current = generation::current(layout, app).map_err(failed)?;
     let running = control::running(layout).map_err(failed)?;
-    let running: Vec<u64> = running.iter().filter(|state| state.app == *app).flat_map(|state| state.running.iter().map(|r| r.generation)).collect();
+    let running: Vec<u64> =
+        running.iter().filter(|state| state.app == *app).flat_map(|state| state.running.iter().map(|r| r.generation)).collect();
     let gone = collect::plan(&Situation { records: &records, current, running: &running }, policy);
     let collected = collect::perform(layout, app, &gone, policy, dry_run).map_err(failed)?;
     Ok(Reply::Collected { collected })

@@ -1,0 +1,201 @@
+//! The way from `df-node serve` to the supervisor of the same node, and what both know of it on disk.
+//!
+//! The control socket speaks the frames of `df-wire`: requests that concern running programs are passed on unchanged.
+
+use std::fs;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use df_cache::durable;
+use df_core::AppName;
+use df_wire::message::{AppState, FaultKind};
+use df_wire::session::{FromNode, Heard};
+use df_wire::{OperatorSession, Reply, Request};
+use serde::{Deserialize, Serialize};
+use std::io::{Read, Write};
+
+use crate::conversation::{Conversation, TalkError};
+use crate::layout::Layout;
+use crate::serve::{chain, fault};
+
+/// How long a supervisor may take until it listens.
+const START: Duration = Duration::from_secs(10);
+/// How often it is looked for meanwhile.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// The supervisor cannot be asked.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum ControlError {
+    #[error("the supervisor cannot be reached")]
+    Connect(#[source] io::Error),
+    #[error("the supervisor cannot be started")]
+    Start(#[source] io::Error),
+    #[error("the supervisor ended while it was asked")]
+    Ended,
+    #[error("the supervisor did not begin to listen within {} s; see {}", START.as_secs(), log.display())]
+    Silent { log: PathBuf },
+    #[error("the supervisor said something that is not the protocol")]
+    Session(#[source] df_wire::SessionError),
+}
+
+/// What is wanted of an application, also after a reboot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Whether it is meant to run.
+    pub wanted: bool,
+    /// The address for ports that name none.
+    pub listen: std::net::IpAddr,
+}
+
+/// Returns what is wanted of an application, as it was last written down.
+pub fn read_wanted(layout: &Layout, app: &AppName) -> Option<Wanted> {
+    serde_json::from_slice(&fs::read(layout.app(app).join("wanted.json")).ok()?).ok()
+}
+
+/// Writes down what is wanted of an application, durably.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_wanted(layout: &Layout, app: &AppName, wanted: &Wanted) -> io::Result<()> {
+    let json = serde_json::to_vec(wanted).expect("plain data");
+    durable::write(&layout.app(app).join("wanted.json"), &json, 0o644)
+}
+
+/// Returns whether an application is meant to run.
+pub fn wanted(layout: &Layout, app: &AppName) -> bool {
+    read_wanted(layout, app).is_some_and(|wanted| wanted.wanted)
+}
+
+/// Returns what runs, by application; nothing when there is no supervisor.
+///
+/// # Errors
+/// There is one, and it does not answer.
+pub fn running(layout: &Layout) -> Result<Vec<AppState>, ControlError> {
+    let Some(stream) = connect(layout).map_err(ControlError::Connect)? else { return Ok(vec![]) };
+    let mut session = Asking::open(stream)?;
+    session.ask(&Request::Survey)?;
+    match session.next()? {
+        Some(FromNode::Reply(Reply::Survey(survey))) => Ok(survey.apps),
+        _ => Err(ControlError::Ended),
+    }
+}
+
+/// Passes a request on to the supervisor, starts one when there is none, and relays what it says.
+///
+/// # Errors
+/// The connection to the operator broke. What the supervisor was asked goes on.
+pub fn forward<R: Read, W: Write>(layout: &Layout, request: &Request, talk: &mut Conversation<R, W>) -> Result<(), TalkError> {
+    let mut session =
+        match ensure_running(layout).and_then(Asking::open).and_then(|mut session| session.ask(request).map(|()| session)) {
+            Ok(session) => session,
+            Err(error) => return talk.reply(&Reply::Fault(Box::new(fault(FaultKind::Failed, chain(&error))))),
+        };
+    loop {
+        match session.next() {
+            Ok(Some(FromNode::Event(event))) => talk.event(&event)?,
+            Ok(Some(FromNode::Reply(reply))) => return talk.reply(&reply),
+            Ok(None) => return talk.reply(&Reply::Fault(Box::new(fault(FaultKind::Failed, ControlError::Ended.to_string())))),
+            Err(error) => return talk.reply(&Reply::Fault(Box::new(fault(FaultKind::Failed, chain(&error))))),
+        }
+    }
+}
+
+/// Connects to the supervisor; `None` when there is none.
+///
+/// # Errors
+/// The socket is there and cannot be used.
+pub fn connect(layout: &Layout) -> io::Result<Option<UnixStream>> {
+    let (_dir, path) = socket_path(layout)?;
+    match UnixStream::connect(path) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Connects to the supervisor, and starts one first when there is none: detached, with the program of this process.
+///
+/// # Errors
+/// It cannot be started or does not listen in time.
+pub fn ensure_running(layout: &Layout) -> Result<UnixStream, ControlError> {
+    let deadline = Instant::now() + START;
+    let mut child = None;
+    loop {
+        if let Some(stream) = connect(layout).map_err(ControlError::Connect)? {
+            return Ok(stream);
+        }
+        // One that lost the race for the lock ends at once; then another listens, or will.
+        let ended = child.as_mut().is_none_or(|child: &mut std::process::Child| matches!(child.try_wait(), Ok(Some(_))));
+        if ended {
+            child = Some(start(layout).map_err(ControlError::Start)?);
+        }
+        if Instant::now() > deadline {
+            return Err(ControlError::Silent { log: log_path(layout) });
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn start(layout: &Layout) -> io::Result<std::process::Child> {
+    let log = fs::OpenOptions::new().create(true).append(true).open(log_path(layout))?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("supervise").arg("--root").arg(&layout.root).arg("--data").arg(&layout.data).arg("--tmp").arg(&layout.tmp);
+    command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
+}
+
+fn log_path(layout: &Layout) -> PathBuf {
+    layout.root.join("log").join("supervisor.log")
+}
+
+/// Returns a short path to the control socket: the address of a socket has room for 108 bytes, a node's directory may be longer.
+pub fn socket_path(layout: &Layout) -> io::Result<(fs::File, PathBuf)> {
+    use std::os::fd::AsRawFd as _;
+    let dir = fs::File::open(layout.run())?;
+    let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join("control.sock");
+    Ok((dir, path))
+}
+
+/// The asking end of a control connection.
+struct Asking {
+    stream: UnixStream,
+    session: OperatorSession,
+    heard: std::collections::VecDeque<Heard<FromNode>>,
+}
+
+impl Asking {
+    fn open(stream: UnixStream) -> Result<Self, ControlError> {
+        let session = OperatorSession::new();
+        let mut asking = Self { stream, session, heard: std::collections::VecDeque::new() };
+        let hello = asking.session.hello();
+        asking.stream.write_all(&hello).map_err(ControlError::Connect)?;
+        Ok(asking)
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<(), ControlError> {
+        let bytes = self.session.request(request);
+        self.stream.write_all(&bytes).map_err(ControlError::Connect)
+    }
+
+    /// Returns the next message; `None` when the supervisor is gone.
+    fn next(&mut self) -> Result<Option<FromNode>, ControlError> {
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            match self.heard.pop_front() {
+                Some(Heard::Message(message)) => return Ok(Some(message)),
+                Some(Heard::Hello(..) | Heard::Bytes(_)) => continue,
+                None => {}
+            }
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return Ok(None),
+                Ok(len) => self.heard.extend(self.session.receive(&buffer[..len]).map_err(ControlError::Session)?),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(error) => return Err(ControlError::Connect(error)),
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! One application on its node: a thread that owns its versions and decides, one message at a time, what happens to them.
+//!
+//! What may take long (probes, waiting for a queue or an end) runs on threads that only report back; so the state has one writer and needs no lock.
+
+mod activate;
+mod adopt;
+mod requests;
+mod versions;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use df_core::{AppName, Release, Timestamp};
+use df_wire::message::{HistoryEntry, ProbeOutcome, RunState, Running, Serving};
+use df_wire::{Event, Reply, Request};
+
+use super::Node;
+use super::start::Place;
+use crate::activation;
+use crate::launch::LaunchSpec;
+use crate::listeners::Group;
+use crate::process::{Exit, Process};
+use crate::serve::now;
+use crate::{control, generation, history};
+
+/// A crashed program starts again after this, then twice this, and so on.
+const BACK_OFF: Duration = Duration::from_millis(500);
+/// But never later than this.
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
+/// So many crashes within [`CRASH_WINDOW`], and it is given up.
+const CRASHES: usize = 10;
+/// See [`CRASHES`].
+const CRASH_WINDOW: Duration = Duration::from_secs(600);
+
+/// What an application's thread is told.
+pub enum Message {
+    /// An operator asks.
+    Ask {
+        /// What.
+        request: Box<Request>,
+        /// Where the answer goes.
+        answer: Sender<Told>,
+    },
+    /// The process of a run ended.
+    Ended { run: u64, pid: u32, exit: Exit },
+    /// A program spoke on its notify socket.
+    Notified { run: u64, ready: bool, extend: Option<Duration> },
+    /// A round of probes of the activation in progress ended.
+    Probed { run: u64, outcomes: Vec<ProbeOutcome> },
+    /// The queue of the version that served before is empty.
+    QueueEmpty { run: u64 },
+    /// A version that was started to serve is ready, or is not.
+    Ready { run: u64, result: Result<(), String>, outcomes: Vec<ProbeOutcome> },
+    /// A version that served before has ended, and its listeners are closed.
+    Retired { run: u64 },
+}
+
+/// What an operator is told.
+pub enum Told {
+    /// On the way.
+    Event(Event),
+    /// At the end.
+    Reply(Reply),
+}
+
+/// A version that runs, or whose listeners are still open.
+struct Version {
+    generation: u64,
+    release: Arc<Release>,
+    places: Vec<Place>,
+    spec: Option<LaunchSpec>,
+    process: Option<Arc<Process>>,
+    state: RunState,
+    since: Timestamp,
+    listen: IpAddr,
+    /// It is being retired by a thread, which reports its end.
+    retiring: bool,
+    said_ready: bool,
+}
+
+/// An activation in progress.
+struct Flight {
+    plan: activation::Plan,
+    state: activation::State,
+    began: Instant,
+    new_run: u64,
+    old_run: Option<u64>,
+    release: Arc<Release>,
+    listen: IpAddr,
+    what: &'static str,
+    who: String,
+    outcomes: Vec<ProbeOutcome>,
+    answer: Sender<Told>,
+}
+
+/// A version that was started to serve, and who waits for it.
+struct Starting {
+    run: u64,
+    restore: bool,
+    answer: Option<Sender<Told>>,
+}
+
+/// One application.
+pub struct App {
+    node: Arc<Node>,
+    app: AppName,
+    messages: Receiver<Message>,
+    inbox: Sender<Message>,
+    shown: Arc<Mutex<Vec<Running>>>,
+    idle: Arc<AtomicBool>,
+    groups: BTreeMap<SocketAddr, Arc<Group>>,
+    versions: BTreeMap<u64, Version>,
+    next_run: u64,
+    serving: Option<u64>,
+    flight: Option<Flight>,
+    starting: Option<Starting>,
+    crashes: VecDeque<Instant>,
+    restart_at: Option<Instant>,
+}
+
+impl App {
+    /// Prepares an application's state; [`App::run`] adopts what runs.
+    pub fn new(
+        node: Arc<Node>,
+        app: AppName,
+        messages: Receiver<Message>,
+        inbox: Sender<Message>,
+        shown: Arc<Mutex<Vec<Running>>>,
+        idle: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            node,
+            app,
+            messages,
+            inbox,
+            shown,
+            idle,
+            groups: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            next_run: 1,
+            serving: None,
+            flight: None,
+            starting: None,
+            crashes: VecDeque::new(),
+            restart_at: None,
+        }
+    }
+
+    /// Adopts what runs, starts what is wanted, then serves messages for as long as the supervisor lives.
+    pub fn run(&mut self) {
+        self.take_over();
+        loop {
+            self.show();
+            match self.messages.recv_timeout(self.patience()) {
+                Ok(message) => self.hear(message),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.tick();
+        }
+    }
+
+    fn hear(&mut self, message: Message) {
+        match message {
+            Message::Ask { request, answer } => self.answer(*request, answer),
+            Message::Ended { run, pid, exit } => self.ended(run, pid, exit),
+            Message::Notified { run, ready, extend } => self.notified(run, ready, extend),
+            Message::Probed { run, outcomes } => self.probed(run, outcomes),
+            Message::QueueEmpty { run } => {
+                if self.flight.as_ref().is_some_and(|flight| flight.old_run == Some(run)) {
+                    self.advance(activation::Event::QueueEmpty);
+                }
+            }
+            Message::Ready { run, result, outcomes } => self.started(run, result, outcomes),
+            Message::Retired { run } => self.retired(run),
+        }
+    }
+
+    /// Returns how long nothing has to happen unless somebody speaks.
+    fn patience(&self) -> Duration {
+        let flight = self.flight.as_ref().and_then(|flight| Some(flight.began + flight.state.deadline()?));
+        let next = [flight, self.restart_at].into_iter().flatten().min();
+        next.map_or(Duration::from_secs(3600), |next| next.saturating_duration_since(Instant::now()))
+    }
+
+    fn tick(&mut self) {
+        let due = |flight: &Flight| flight.state.deadline().is_some_and(|deadline| flight.began.elapsed() >= deadline);
+        if self.flight.as_ref().is_some_and(due) {
+            self.advance(activation::Event::Tick);
+        }
+        if self.restart_at.is_some_and(|at| Instant::now() >= at) {
+            self.restart_at = None;
+            self.restart();
+        }
+    }
+
+    /// Shows what runs to those who ask, and writes it down for a successor.
+    fn show(&self) {
+        let mut running: Vec<Running> = self.versions.values().filter_map(Version::shown).collect();
+        running.sort_by_key(|r| (r.state != RunState::Serving, std::cmp::Reverse(r.generation)));
+        let wanted = control::wanted(&self.node.layout, &self.app);
+        let idle = running.is_empty() && self.versions.is_empty() && self.flight.is_none() && self.starting.is_none();
+        *self.shown.lock().expect("nobody panics with this lock") = running;
+        self.idle.store(idle && (!wanted || self.gave_up()), Ordering::SeqCst);
+    }
+
+    /// Returns whether nothing will start by itself although it is wanted.
+    fn gave_up(&self) -> bool {
+        self.serving.is_none() && self.restart_at.is_none()
+    }
+
+    /// Returns what serves, for answers.
+    fn serves(&self) -> Option<Serving> {
+        let process = self.serving.and_then(|run| self.versions.get(&run)).and_then(|version| version.process.as_ref());
+        crate::serve::serving(&self.node.layout, &self.app, process.map(|process| process.pid() as i32))
+    }
+
+    fn current(&self) -> u64 {
+        generation::current(&self.node.layout, &self.app).unwrap_or(0)
+    }
+
+    /// Adds to the history; what cannot be written is said in the supervisor's log.
+    fn remember(&self, what: &str, who: &str, generation: u64, from: u64, release: &Release, failed: Option<&str>) {
+        let entry = HistoryEntry {
+            at: now(),
+            who: who.to_owned(),
+            what: what.to_owned(),
+            generation,
+            from,
+            commit: release.commit.clone(),
+            ok: failed.is_none(),
+            detail: df_core::text::shorten(failed.unwrap_or_default(), 1024),
+        };
+        if let Err(error) = history::append(&self.node.layout.history(&self.app), &entry) {
+            eprintln!("history of {}: {error}", self.app);
+        }
+    }
+}
+
+impl Version {
+    fn shown(&self) -> Option<Running> {
+        let process = self.process.as_ref()?;
+        Some(Running {
+            generation: self.generation,
+            pid: process.pid() as i32,
+            state: self.state,
+            since: self.since,
+            ports: self.places.iter().map(|place| (place.label.clone(), place.address)).collect(),
+        })
+    }
+}

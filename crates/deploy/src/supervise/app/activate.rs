@@ -1,0 +1,406 @@
+//! An activation in progress: the actions of the pure machine, done.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use df_core::Release;
+use df_core::spec::Handoff;
+use df_wire::message::{Fault, FaultKind, GenerationResult, ProbeOutcome, RunState};
+use df_wire::{Event, Reply};
+
+use super::super::{probing, start};
+use super::versions::LaunchFailed;
+use super::{App, Flight, Message, Starting, Told};
+use crate::activation::{self, Action, Failure, FailureKind, Milestone, Plan, Readiness, State, Style};
+use crate::generation;
+use crate::listeners::Group;
+use crate::logs::Log;
+use crate::serve::fault;
+use crate::supervise::words;
+
+/// The old version's queue counts as empty when it was for so long; it still gets more time before it ends.
+const HANDED: Duration = Duration::from_millis(20);
+/// How long that may take before the soak goes on without it.
+const HANDING: Duration = Duration::from_secs(5);
+/// Lines of a failed program's output that the operator gets.
+const LOG_LINES: usize = 50;
+
+/// What is asked for.
+pub(super) struct Wish {
+    /// The generation that shall serve; it has its record.
+    pub generation: u64,
+    /// What is in it.
+    pub release: Arc<Release>,
+    /// The address for ports that name none.
+    pub listen: std::net::IpAddr,
+    /// How long it must stay well.
+    pub soak: Duration,
+    /// `activate` or `rollback`.
+    pub what: &'static str,
+    /// Who asks.
+    pub who: String,
+}
+
+impl App {
+    /// Begins to make a generation the serving one.
+    pub(super) fn begin(&mut self, wish: Wish, answer: Sender<Told>) {
+        let old = self.current();
+        let old_run = self.serving.filter(|run| self.versions.get(run).is_some_and(|version| version.generation == old));
+        let old_runs = old_run.is_some_and(|run| self.versions[&run].process.is_some());
+        let run = self.next_run;
+        self.next_run += 1;
+        let section = wish.release.run.as_ref();
+        let plan = Plan {
+            new: wish.generation,
+            old,
+            old_runs,
+            style: style(&wish.release),
+            readiness: readiness(&wish.release),
+            ready: section.map_or(Duration::ZERO, |section| section.ready),
+            soak: wish.soak,
+            drain: old_run
+                .and_then(|run| self.versions[&run].release.run.as_ref())
+                .map_or(Duration::ZERO, |section| section.drain),
+        };
+        // A start that waits to be ready is overtaken: its version is the old one now.
+        if let Some(Starting { answer: Some(waiting), .. }) = self.starting.take() {
+            let overtaken = fault(FaultKind::Refused, "another version is being activated");
+            let _ = waiting.send(Told::Reply(Reply::Fault(Box::new(overtaken))));
+        }
+        self.restart_at = None;
+        self.flight = Some(Flight {
+            plan,
+            state: State::Staged,
+            began: Instant::now(),
+            new_run: run,
+            old_run,
+            release: wish.release,
+            listen: wish.listen,
+            what: wish.what,
+            who: wish.who,
+            outcomes: vec![],
+            answer,
+        });
+        self.advance(activation::Event::Begin);
+    }
+
+    /// Feeds the machine and does what it says, until it waits for something.
+    pub(super) fn advance(&mut self, event: activation::Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let Some(flight) = self.flight.as_mut() else { return };
+            let (state, actions) = activation::step(&flight.plan, flight.state.clone(), event, flight.began.elapsed());
+            flight.state = state;
+            for action in actions {
+                events.extend(self.perform(action));
+            }
+        }
+    }
+
+    /// Does one thing; what came of it at once is returned, what takes time is reported later.
+    fn perform(&mut self, action: Action) -> Option<activation::Event> {
+        let flight = self.flight.as_ref()?;
+        let (plan, new_run, old_run) = (flight.plan.clone(), flight.new_run, flight.old_run);
+        let run_of = |generation: u64| if generation == plan.new { Some(new_run) } else { old_run };
+        match action {
+            Action::Launch => Some(self.launch_new()),
+            Action::Probe { after } => {
+                self.probe_new(after);
+                None
+            }
+            Action::MoveCurrent(to) => Some(self.move_current(to)),
+            Action::Steer(to) => Some(self.steer(run_of(to))),
+            Action::AwaitQueueEmpty => {
+                self.await_queue_empty();
+                None
+            }
+            Action::Terminate(which) => {
+                let process = run_of(which).and_then(|run| self.versions.get(&run)?.process.clone());
+                match process {
+                    Some(process) => {
+                        let _ = process.signal(rustix::process::Signal::TERM);
+                        None
+                    }
+                    None => Some(activation::Event::OldExited),
+                }
+            }
+            Action::Kill(which) => self.kill(run_of(which), which == plan.new),
+            Action::CloseListeners(which) => {
+                if let Some(run) = run_of(which) {
+                    self.close_listeners(run);
+                    self.versions.remove(&run);
+                    self.write_records();
+                }
+                None
+            }
+            Action::Retire(which) => {
+                run_of(which).into_iter().for_each(|run| self.retire(run));
+                None
+            }
+            Action::StartOld => self.start_old(),
+            Action::Record { good, why } => {
+                self.record(good, &why);
+                None
+            }
+            Action::Tell(milestone) => {
+                self.tell(milestone);
+                None
+            }
+            Action::Answer(result) => {
+                self.land(result);
+                None
+            }
+        }
+    }
+
+    fn launch_new(&mut self) -> activation::Event {
+        let flight = self.flight.as_ref().expect("an activation is in progress");
+        let (run, release, listen, generation) = (flight.new_run, flight.release.clone(), flight.listen, flight.plan.new);
+        // Stop, then start: the clients that wait in the old version's queue are the new one's.
+        let from = flight.old_run.filter(|_| flight.plan.style == Style::Exclusive);
+        let beside = flight.old_run.filter(|_| flight.plan.style == Style::Beside);
+        match self.try_launch(run, from, beside, generation, &release, listen) {
+            Ok(pid) => {
+                self.say(Event::Started { generation, pid: pid as i32 });
+                activation::Event::Launched
+            }
+            Err(error) => activation::Event::LaunchFailed(words(&error)),
+        }
+    }
+
+    fn try_launch(
+        &mut self,
+        run: u64,
+        from: Option<u64>,
+        beside: Option<u64>,
+        generation: u64,
+        release: &Arc<Release>,
+        listen: std::net::IpAddr,
+    ) -> Result<u32, LaunchFailed> {
+        let places = start::places(release.run.as_ref().ok_or(LaunchFailed::Nothing)?, listen);
+        self.claim(&places)?;
+        let listeners = self.open_listeners(run, from, &places)?;
+        if let Some(old) = beside {
+            for group in places.iter().filter_map(|place| self.groups.get(&place.address)) {
+                let slots = group.record().slots;
+                if slots.contains(&Some(old)) && slots.contains(&Some(run)) {
+                    group.steer(old, Some(run))?;
+                }
+            }
+        }
+        self.write_records();
+        self.launch(run, generation, release, listen, &listeners)
+    }
+
+    fn probe_new(&mut self, after: Duration) {
+        let Some(run) = self.flight.as_ref().map(|flight| flight.new_run) else { return };
+        if let Some(version) = self.versions.get_mut(&run).filter(|version| version.state == RunState::Starting) {
+            version.state = RunState::Trial;
+        }
+        let (round, inbox) = (self.round(run), self.inbox.clone());
+        thread::spawn(move || {
+            thread::sleep(after);
+            let outcomes = round.map(|round| round.ask()).unwrap_or_default();
+            let _ = inbox.send(Message::Probed { run, outcomes });
+        });
+    }
+
+    /// A round of probes ended.
+    pub(super) fn probed(&mut self, run: u64, outcomes: Vec<ProbeOutcome>) {
+        let Some(flight) = self.flight.as_mut().filter(|flight| flight.new_run == run) else { return };
+        let n_passed = outcomes.iter().filter(|outcome| outcome.ok).count();
+        let failed = outcomes.iter().find(|outcome| !outcome.ok).map(|outcome| format!("{}: {}", outcome.name, outcome.detail));
+        flight.outcomes = outcomes;
+        self.advance(activation::Event::Probed { n_passed, failed });
+    }
+
+    fn move_current(&mut self, to: u64) -> activation::Event {
+        let layout = &self.node.layout;
+        let moved =
+            if to == 0 { generation::clear_current(layout, &self.app) } else { generation::set_current(layout, &self.app, to) };
+        moved.map_or_else(|error| activation::Event::MoveFailed(words(&error)), |()| activation::Event::Moved)
+    }
+
+    /// Sends new connections to a run: one setsockopt for each port.
+    fn steer(&mut self, run: Option<u64>) -> activation::Event {
+        let Some(run) = run else { return activation::Event::Steered };
+        let groups: Vec<Arc<Group>> =
+            self.groups.values().filter(|group| group.record().slots.contains(&Some(run))).cloned().collect();
+        for group in groups {
+            if let Err(error) = group.steer(run, None) {
+                return activation::Event::SteerFailed(words(&error));
+            }
+        }
+        let others = self.serving.replace(run).filter(|other| *other != run);
+        for (which, state) in [(Some(run), RunState::Serving), (others, RunState::Warm)] {
+            if let Some(version) = which.and_then(|which| self.versions.get_mut(&which)) {
+                version.state = state;
+            }
+        }
+        self.write_records();
+        activation::Event::Steered
+    }
+
+    fn await_queue_empty(&mut self) {
+        let Some(run) = self.flight.as_ref().and_then(|flight| flight.old_run) else { return };
+        let Some(version) = self.versions.get(&run) else { return };
+        let places = version.places.iter().filter(|place| probing::has_listener(place));
+        let ports: Vec<_> =
+            places.filter_map(|place| Some((place.label.clone(), self.groups.get(&place.address)?.clone()))).collect();
+        for (port, group) in &ports {
+            let queued = group.queue_len(run).unwrap_or(0);
+            self.say(Event::Handoff { port: port.clone(), queued });
+        }
+        let inbox = self.inbox.clone();
+        thread::spawn(move || {
+            for (_, group) in ports {
+                let _ = group.wait_drained(run, HANDED, HANDING);
+            }
+            let _ = inbox.send(Message::QueueEmpty { run });
+        });
+    }
+
+    fn kill(&mut self, run: Option<u64>, is_new: bool) -> Option<activation::Event> {
+        let process = run.and_then(|run| self.versions.get(&run)?.process.clone());
+        match process {
+            Some(process) => {
+                let _ = process.kill_group();
+                None
+            }
+            None if is_new => Some(activation::Event::NewExited("it had ended".into())),
+            None => Some(activation::Event::OldExited),
+        }
+    }
+
+    /// Sees to it that the version that served before runs.
+    fn start_old(&mut self) -> Option<activation::Event> {
+        let flight = self.flight.as_ref()?;
+        let (run, new_run, exclusive, generation) =
+            (flight.old_run?, flight.new_run, flight.plan.style == Style::Exclusive, flight.plan.old);
+        let version = self.versions.get(&run)?;
+        if version.process.is_some() {
+            return Some(activation::Event::Restored);
+        }
+        let (release, listen, places) = (version.release.clone(), version.listen, version.places.clone());
+        let given_back = if exclusive { self.open_listeners(run, Some(new_run), &places).map(drop) } else { Ok(()) };
+        let starting = Starting { run, restore: true, answer: None };
+        let started = given_back.and_then(|()| self.start_serving(run, generation, &release, listen, starting));
+        if exclusive {
+            self.versions.remove(&new_run);
+        }
+        started.err().map(|error| activation::Event::RestoreFailed(words(&error)))
+    }
+
+    fn record(&mut self, good: bool, why: &str) {
+        let Some(flight) = &self.flight else { return };
+        let result = if good { GenerationResult::Good } else { GenerationResult::Bad };
+        // A generation that was good stays good when a rollback to it fails: it is not the release that changed.
+        let keep = !good
+            && generation::read(&self.node.layout, &self.app, flight.plan.new)
+                .is_ok_and(|record| record.result == GenerationResult::Good);
+        if !keep && let Err(error) = generation::set_result(&self.node.layout, &self.app, flight.plan.new, result, why) {
+            eprintln!("record of {} {}: {}", self.app, flight.plan.new, words(&error));
+        }
+        self.remember(
+            flight.what,
+            &flight.who,
+            flight.plan.new,
+            flight.plan.old,
+            &flight.release.clone(),
+            (!good).then_some(why),
+        );
+    }
+
+    fn tell(&mut self, milestone: Milestone) {
+        let Some(flight) = &self.flight else { return };
+        let (generation, from) = (flight.plan.new, flight.plan.old);
+        let event = match milestone {
+            Milestone::Ready => Event::Ready { generation },
+            Milestone::Verified => Event::Verified { generation, probes: flight.outcomes.clone() },
+            Milestone::Activated => {
+                // Without listeners nothing was steered: from here on this is what serves.
+                let run = flight.new_run;
+                if flight.plan.style != Style::Files {
+                    self.steer(Some(run));
+                }
+                Event::Activated { generation, from }
+            }
+            Milestone::Confirmed => Event::Confirmed { generation },
+            Milestone::RolledBack { reason } => Event::RolledBack { generation: from, from: generation, reason },
+        };
+        self.say(event);
+    }
+
+    fn say(&self, event: Event) {
+        if let Some(flight) = &self.flight {
+            // Who asked may be gone; the activation goes on.
+            let _ = flight.answer.send(Told::Event(event));
+        }
+    }
+
+    /// The activation is over: whoever asked is told, and what serves is looked after again.
+    fn land(&mut self, result: Result<(), Failure>) {
+        let Some(flight) = self.flight.take() else { return };
+        let reply = match result {
+            Ok(()) => {
+                self.crashes.clear();
+                if flight.plan.style == Style::Exclusive {
+                    flight.old_run.into_iter().for_each(|run| drop(self.versions.remove(&run)));
+                }
+                match self.serves() {
+                    Some(serving) => Reply::Serving(df_wire::message::Serving { from: flight.plan.old, ..serving }),
+                    None => Reply::Fault(Box::new(fault(FaultKind::Failed, "it serves, and its record cannot be read"))),
+                }
+            }
+            Err(failure) => Reply::Fault(Box::new(self.failed(&flight, &failure))),
+        };
+        self.write_records();
+        let _ = flight.answer.send(Told::Reply(reply));
+        let orphaned = self.serving.and_then(|run| self.versions.get(&run)).is_some_and(|version| version.process.is_none());
+        if orphaned && self.starting.is_none() {
+            self.restart_at = Some(Instant::now());
+        }
+    }
+
+    fn failed(&self, flight: &Flight, failure: &Failure) -> Fault {
+        let kind = match failure.kind {
+            FailureKind::Start if failure.message.contains("is held by") || failure.message.contains("is in use") => {
+                FaultKind::PortHeld
+            }
+            FailureKind::Start => FaultKind::StartFailed,
+            FailureKind::NotReady => FaultKind::NotReady,
+            FailureKind::Probe => FaultKind::ProbeFailed,
+            FailureKind::Reverted => FaultKind::Reverted,
+            FailureKind::System => FaultKind::Failed,
+        };
+        let log = Log::open(&self.node.layout.log(&self.app, flight.plan.new))
+            .and_then(|mut log| log.tail(LOG_LINES))
+            .unwrap_or_default();
+        let start = log.len().saturating_sub(16 << 10);
+        Fault {
+            log: String::from_utf8_lossy(&log[start..]).into_owned(),
+            probes: flight.outcomes.clone(),
+            serving: self.serves(),
+            ..fault(kind, failure.message.clone())
+        }
+    }
+}
+
+/// Returns how a release changes places with the one before it.
+fn style(release: &Release) -> Style {
+    match &release.run {
+        None => Style::Files,
+        Some(run) if run.exclusive || run.ports.values().any(|port| port.handoff == Handoff::Restart) => Style::Exclusive,
+        Some(_) => Style::Beside,
+    }
+}
+
+/// Returns what can be asked of a release.
+fn readiness(release: &Release) -> Readiness {
+    let section = release.run.as_ref();
+    let has_ports = section.is_some_and(|run| !run.ports.is_empty());
+    if release.verify.is_empty() && !has_ports { Readiness::Lives } else { Readiness::Probes }
+}

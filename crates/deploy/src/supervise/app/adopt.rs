@@ -1,0 +1,196 @@
+//! A supervisor begins: what its predecessor left is adopted, ended or started.
+//!
+//! Programs outlive the supervisor, with their own copies of the listeners. The one that `current` names goes on: its listeners are taken back from it, and
+//! new connections are steered to it. A version on trial is killed; one that served before drains in order. When nothing is left of what is wanted (a boot,
+//! or listeners that cannot be had back), what `current` says is started from its image.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use df_wire::message::{GenerationResult, RunState};
+
+use super::super::probing;
+use super::super::records::{self, Records, VersionRecord};
+use super::super::start;
+use super::versions::{kill, watch};
+use super::{App, Starting, Version};
+use crate::control;
+use crate::generation;
+use crate::listeners::Group;
+use crate::process::Process;
+use crate::supervise::words;
+
+impl App {
+    /// Adopts what runs, ends what should not, starts what is missing.
+    pub(super) fn take_over(&mut self) {
+        let records = records::read(&self.node.layout, &self.app);
+        self.next_run = records.next_run.max(1);
+        let current = self.current();
+        self.adopt_versions(&records);
+        self.end_orphans();
+        let serving = self.versions.iter().rev().find(|(_, version)| version.generation == current).map(|(run, _)| *run);
+        if let Err(why) = self.adopt_groups(&records, serving) {
+            eprintln!("{}: its listeners cannot be had back ({why}); it is started again", self.app);
+            self.end_all();
+        }
+        self.serving = serving.filter(|run| self.versions.contains_key(run));
+        self.settle(current);
+        self.write_records();
+        let wanted = control::read_wanted(&self.node.layout, &self.app).filter(|wanted| wanted.wanted);
+        if let (None, Some(wanted), true) = (self.serving, wanted, current > 0) {
+            self.boot(current, wanted.listen);
+        }
+    }
+
+    fn adopt_versions(&mut self, records: &Records) {
+        for record in &records.versions {
+            match self.adopt_version(record) {
+                Ok(version) => {
+                    let process = version.process.clone();
+                    self.versions.insert(record.run, version);
+                    process.into_iter().for_each(|process| watch(record.run, process, None, self.inbox.clone()));
+                }
+                Err(why) => eprintln!("{} generation {}: {why}", self.app, record.generation),
+            }
+        }
+    }
+
+    fn adopt_version(&self, record: &VersionRecord) -> Result<Version, String> {
+        let process = Process::adopt(&record.process).map_err(|error| words(&error))?;
+        let process = Arc::new(process);
+        let release = self.release_of(record.generation).map_err(|error| words(&error));
+        let Ok(release) = release else {
+            kill(&process);
+            return Err("its record is gone; it was ended".into());
+        };
+        let places = release.run.as_ref().map(|section| start::places(section, record.listen)).unwrap_or_default();
+        let section = release.run.as_ref().ok_or("its release runs nothing")?;
+        let spec = start::prepare(&self.node.layout, &release, section, record.generation, &places, "").ok();
+        self.claim(&places).map_err(|error| words(&error))?;
+        Ok(Version {
+            generation: record.generation,
+            places,
+            spec,
+            process: Some(process),
+            state: record.state,
+            since: record.since,
+            listen: record.listen,
+            retiring: false,
+            said_ready: true,
+            release,
+        })
+    }
+
+    /// Kills what was started and not written down.
+    fn end_orphans(&self) {
+        let known: Vec<u32> = self.versions.values().filter_map(|version| Some(version.process.as_ref()?.pid())).collect();
+        for pid in records::orphans(&self.node.layout, &self.app, &known) {
+            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+
+    /// Takes the listeners back from the programs, in the order that the predecessor wrote down, and steers to what serves.
+    fn adopt_groups(&mut self, records: &Records, serving: Option<u64>) -> Result<(), String> {
+        let mut groups = BTreeMap::new();
+        for record in &records.groups {
+            let sockets: Vec<Option<OwnedFd>> =
+                record.slots.iter().map(|slot| self.take_listener((*slot)?, record.address)).collect();
+            if sockets.iter().all(Option::is_none) {
+                continue;
+            }
+            let group = Group::adopt(record, sockets).map_err(|error| words(&error))?;
+            if let Some(run) = serving.filter(|run| group.record().slots.contains(&Some(*run))) {
+                group.steer(run, None).map_err(|error| words(&error))?;
+            }
+            groups.insert(record.address, Arc::new(group));
+        }
+        self.groups = groups;
+        let Some(version) = serving.and_then(|run| self.versions.get(&run)) else { return Ok(()) };
+        let missing = version
+            .places
+            .iter()
+            .filter(|place| probing::has_listener(place))
+            .find(|place| !self.groups.contains_key(&place.address));
+        missing.map_or(Ok(()), |place| Err(format!("nobody listens on {}", place.address)))
+    }
+
+    fn take_listener(&self, run: u64, address: std::net::SocketAddr) -> Option<OwnedFd> {
+        let version = self.versions.get(&run)?;
+        let at = version.places.iter().filter(|place| probing::has_listener(place)).position(|place| place.address == address)?;
+        match version.process.as_ref()?.take_listener(3 + at as i32, &address) {
+            Ok(listener) => Some(listener),
+            Err(error) => {
+                eprintln!("{}: {}", self.app, words(&error));
+                None
+            }
+        }
+    }
+
+    /// Gives each version that was adopted what it is due: one serves, those on trial end at once, the others in order.
+    fn settle(&mut self, current: u64) {
+        let others: Vec<(u64, u64, RunState)> = self
+            .versions
+            .iter()
+            .filter(|(run, _)| Some(**run) != self.serving)
+            .map(|(run, v)| (*run, v.generation, v.state))
+            .collect();
+        for (run, generation, state) in others {
+            if matches!(state, RunState::Starting | RunState::Trial) {
+                if let Some(process) = self.versions.get_mut(&run).and_then(|version| version.process.take()) {
+                    kill(&process);
+                }
+                self.close_listeners(run);
+                self.versions.remove(&run);
+                self.judge(generation, GenerationResult::Bad, "the supervisor was killed before it was verified");
+            } else {
+                self.retire(run);
+            }
+        }
+        if let Some(version) = self.serving.and_then(|run| self.versions.get_mut(&run)) {
+            version.state = RunState::Serving;
+            // `current` moves only to what passed its probes.
+            self.judge(current, GenerationResult::Good, "");
+        }
+    }
+
+    /// Writes down what is known of a generation of which nobody knew.
+    fn judge(&self, generation: u64, result: GenerationResult, why: &str) {
+        let unknown = generation::read(&self.node.layout, &self.app, generation)
+            .is_ok_and(|record| record.result == GenerationResult::Unknown);
+        if unknown && let Err(error) = generation::set_result(&self.node.layout, &self.app, generation, result, why) {
+            eprintln!("record of {} {generation}: {}", self.app, words(&error));
+        }
+    }
+
+    fn end_all(&mut self) {
+        for (_, version) in std::mem::take(&mut self.versions) {
+            version.process.iter().for_each(|process| kill(process));
+        }
+        self.groups.clear();
+    }
+
+    /// Starts what `current` says.
+    fn boot(&mut self, current: u64, listen: std::net::IpAddr) {
+        let release = match self.release_of(current) {
+            Ok(release) if release.run.is_some() => release,
+            Ok(_) => return,
+            Err(error) => return eprintln!("{} generation {current}: {}", self.app, words(&error)),
+        };
+        let run = self.next_run;
+        self.next_run += 1;
+        let starting = Starting { run, restore: false, answer: None };
+        let started = self.start_serving(run, current, &release, listen, starting);
+        let failed = started.err().map(|error| words(&error));
+        self.remember("boot", "supervisor", current, current, &release, failed.as_deref());
+        if let Some(why) = failed {
+            eprintln!("{} generation {current}: {why}", self.app);
+            self.starting = None;
+            self.close_listeners(run);
+            self.versions.remove(&run);
+            self.serving = None;
+        }
+    }
+}

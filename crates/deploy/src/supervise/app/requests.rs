@@ -1,0 +1,281 @@
+//! What operators ask of an application.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::Duration;
+
+use df_core::Release;
+use df_wire::message::{Fault, FaultKind, GenerationResult, ProbeOutcome, RollbackTarget};
+use df_wire::{Reply, Request};
+
+use super::activate::Wish;
+use super::versions::{end, kill};
+use super::{App, Starting, Told};
+use crate::control::{self, Wanted};
+use crate::generation::{self, Record};
+use crate::process::Process;
+use crate::serve::{chain, failed, fault, now};
+use crate::{staged, store};
+
+type Answer = Sender<Told>;
+
+impl App {
+    /// Answers a request, or begins what will answer it.
+    pub(super) fn answer(&mut self, request: Request, answer: Answer) {
+        let refused = match request {
+            Request::Verify { .. } => self.verify(&answer),
+            _ if self.flight.is_some() => Err(fault(FaultKind::Refused, format!("an activation of {} is in progress", self.app))),
+            Request::Activate { release, expect, soak, who, listen } => {
+                self.activate(&release, expect, soak, who, listen, &answer)
+            }
+            Request::Rollback { to, expect, soak, who, listen, .. } => {
+                self.roll_back(to.as_ref(), expect, soak, who, listen, &answer)
+            }
+            Request::Start { listen, .. } => self.start(listen, &answer),
+            Request::Stop { all, now, .. } => self.stop(all, now, &answer),
+            _ => Err(fault(FaultKind::Unsupported, "the supervisor does not know the request")),
+        };
+        if let Err(refusal) = refused {
+            let refusal = Fault { serving: self.serves(), ..refusal };
+            let _ = answer.send(Told::Reply(Reply::Fault(Box::new(refusal))));
+        }
+    }
+
+    fn activate(
+        &mut self,
+        release: &str,
+        expect: u64,
+        soak: Duration,
+        who: String,
+        listen: IpAddr,
+        answer: &Answer,
+    ) -> Result<(), Fault> {
+        let release = Release::decode(release.as_bytes()).map_err(|error| fault(FaultKind::Refused, chain(&error)))?;
+        let layout = &self.node.layout;
+        self.expect(expect)?;
+        if !store::holds(layout, release.image) {
+            return Err(fault(FaultKind::Missing, format!("the node holds no image {}", release.image.short())));
+        }
+        super::super::prepare(layout, &self.app).map_err(failed)?;
+        let record = generation::create(layout, &release, expect, &who, now()).map_err(failed)?;
+        staged::remove(layout, &release).map_err(failed)?;
+        self.want(true, listen)?;
+        self.begin(
+            Wish { generation: record.number, release: Arc::new(release), listen, soak, what: "activate", who },
+            answer.clone(),
+        );
+        Ok(())
+    }
+
+    fn roll_back(
+        &mut self,
+        to: Option<&RollbackTarget>,
+        expect: u64,
+        soak: Duration,
+        who: String,
+        listen: IpAddr,
+        answer: &Answer,
+    ) -> Result<(), Fault> {
+        self.expect(expect)?;
+        let records = generation::list(&self.node.layout, &self.app).map_err(failed)?;
+        let target = choose(&records, expect, to).ok_or_else(|| fault(FaultKind::Missing, no_target(to)))?;
+        if target.number == expect && self.serves().is_some_and(|serving| serving.pid.is_some()) {
+            return Err(fault(FaultKind::Refused, format!("generation {expect} serves already")));
+        }
+        if !store::holds(&self.node.layout, target.release.image) {
+            return Err(fault(FaultKind::Missing, format!("the image of generation {} is gone", target.number)));
+        }
+        let (generation, release) = (target.number, Arc::new(target.release.clone()));
+        self.want(true, listen)?;
+        self.begin(Wish { generation, release, listen, soak, what: "rollback", who }, answer.clone());
+        Ok(())
+    }
+
+    fn start(&mut self, listen: IpAddr, answer: &Answer) -> Result<(), Fault> {
+        let current = self.current();
+        if current == 0 {
+            return Err(fault(FaultKind::Missing, format!("{} has no current generation here", self.app)));
+        }
+        if let Some(serving) = self.serves().filter(|serving| serving.pid.is_some()) {
+            let _ = answer.send(Told::Reply(Reply::Serving(serving)));
+            return Ok(());
+        }
+        let release = self.release_of(current).map_err(failed)?;
+        self.want(true, listen)?;
+        self.crashes.clear();
+        if release.run.is_none() {
+            let serving = self.serves().ok_or_else(|| fault(FaultKind::Failed, "its record cannot be read"))?;
+            let _ = answer.send(Told::Reply(Reply::Serving(serving)));
+            return Ok(());
+        }
+        let run = self.serving.unwrap_or(self.next_run);
+        self.next_run = self.next_run.max(run + 1);
+        self.restart_at = None;
+        let starting = Starting { run, restore: false, answer: Some(answer.clone()) };
+        self.start_serving(run, current, &release, listen, starting).map_err(|error| {
+            self.starting = None;
+            self.close_listeners(run);
+            self.versions.remove(&run);
+            self.serving = None;
+            let kind = if error.is_port() { FaultKind::PortHeld } else { FaultKind::StartFailed };
+            fault(kind, chain(&error))
+        })
+    }
+
+    /// A version that an operator asked to start is ready, or is not.
+    pub(super) fn answer_start(&mut self, run: u64, result: Result<(), String>, outcomes: Vec<ProbeOutcome>, answer: &Answer) {
+        let reply = match result {
+            Ok(()) => self.serves().map(Reply::Serving),
+            Err(why) => {
+                if let Some(process) = self.versions.get_mut(&run).and_then(|version| version.process.take()) {
+                    kill(&process);
+                }
+                self.close_listeners(run);
+                self.versions.remove(&run);
+                self.serving = None;
+                Some(Reply::Fault(Box::new(Fault {
+                    probes: outcomes,
+                    serving: self.serves(),
+                    ..fault(FaultKind::NotReady, why)
+                })))
+            }
+        };
+        let reply = reply.unwrap_or_else(|| Reply::Fault(Box::new(fault(FaultKind::Failed, "its record cannot be read"))));
+        let _ = answer.send(Told::Reply(reply));
+    }
+
+    /// Ends what serves, and with `all` every other version too. Listeners are closed: clients are refused, not left hanging.
+    fn stop(&mut self, all: bool, at_once: bool, answer: &Answer) -> Result<(), Fault> {
+        let listen = control::read_wanted(&self.node.layout, &self.app)
+            .map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |wanted| wanted.listen);
+        if self.current() > 0 {
+            self.want(false, listen)?;
+        }
+        (self.restart_at, self.starting) = (None, None);
+        let serving = self.serving.take();
+        let doomed: Vec<u64> = self.versions.keys().copied().filter(|run| all || Some(*run) == serving).collect();
+        let ends: Vec<(u64, u64, Duration, Option<Arc<Process>>)> = doomed
+            .iter()
+            .filter_map(|run| {
+                let version = self.versions.remove(run)?;
+                let drain = version.release.run.as_ref().map_or(Duration::ZERO, |section| section.drain);
+                Some((*run, version.generation, drain, version.process))
+            })
+            .collect();
+        let stopped: Vec<(u64, i32)> =
+            ends.iter().filter_map(|(_, generation, _, process)| Some((*generation, process.as_ref()?.pid() as i32))).collect();
+        for (_, _, _, process) in &ends {
+            if let Some(process) = process {
+                let _ = if at_once { process.kill_group() } else { process.signal(rustix::process::Signal::TERM) };
+            }
+        }
+        // Told first, then closed: a program that drains ends what it has accepted, and nobody new gets in.
+        ends.iter().for_each(|(run, ..)| self.close_listeners(*run));
+        let enders = ends.into_iter().filter_map(|(_, _, drain, process)| process.map(|process| (drain, process)));
+        let threads: Vec<_> = enders
+            .map(|(drain, process)| thread::spawn(move || if at_once { kill(&process) } else { end(&process, drain) }))
+            .collect();
+        threads.into_iter().for_each(|thread| drop(thread.join()));
+        if let Ok(release) = self.release_of(self.current()) {
+            self.remember("stop", "operator", self.current(), self.current(), &release, None);
+        }
+        self.write_records();
+        let _ = answer.send(Told::Reply(Reply::Stopped { stopped }));
+        Ok(())
+    }
+
+    /// Asks the serving version its probes, on a thread.
+    fn verify(&self, answer: &Answer) -> Result<(), Fault> {
+        let run = self.serving.ok_or_else(|| fault(FaultKind::Missing, format!("{} does not run here", self.app)))?;
+        let round = self.round(run).ok_or_else(|| fault(FaultKind::Missing, format!("{} does not run here", self.app)))?;
+        let (generation, answer) = (self.versions[&run].generation, answer.clone());
+        if self.versions[&run].process.is_none() {
+            return Err(fault(FaultKind::Missing, format!("{} crashed and will be started again", self.app)));
+        }
+        thread::spawn(move || {
+            let probes = round.ask();
+            let _ = answer.send(Told::Reply(Reply::Verified { generation, probes }));
+        });
+        Ok(())
+    }
+
+    /// Compares what an operator saw with what is.
+    fn expect(&self, expect: u64) -> Result<(), Fault> {
+        let found = generation::current(&self.node.layout, &self.app).map_err(failed)?;
+        if found == expect {
+            return Ok(());
+        }
+        Err(fault(
+            FaultKind::Moved { found },
+            format!("generation {found} is current, expected {expect}: somebody else was here"),
+        ))
+    }
+
+    fn want(&self, wanted: bool, listen: IpAddr) -> Result<(), Fault> {
+        control::write_wanted(&self.node.layout, &self.app, &Wanted { wanted, listen }).map_err(failed)
+    }
+}
+
+/// Returns where a rollback goes: what is named, else the newest good generation before the current one.
+fn choose<'a>(records: &'a [Record], current: u64, to: Option<&RollbackTarget>) -> Option<&'a Record> {
+    let newest = |fits: &dyn Fn(&Record) -> bool| records.iter().rev().find(|record| fits(record));
+    match to {
+        None => newest(&|record| record.number < current && record.result == GenerationResult::Good),
+        Some(RollbackTarget::Generation(number)) => newest(&|record| record.number == *number),
+        Some(RollbackTarget::Commit(prefix)) if prefix.len() >= 4 => {
+            let of_commit = |record: &Record| record.release.commit.as_str().starts_with(prefix.as_str());
+            newest(&|record| of_commit(record) && record.result == GenerationResult::Good).or_else(|| newest(&of_commit))
+        }
+        Some(RollbackTarget::Commit(_)) => None,
+    }
+}
+
+fn no_target(to: Option<&RollbackTarget>) -> String {
+    match to {
+        None => "there is no good generation before the current one".into(),
+        Some(RollbackTarget::Generation(number)) => format!("there is no generation {number}"),
+        Some(RollbackTarget::Commit(prefix)) => format!("no generation holds a commit {prefix}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+    use df_core::Timestamp;
+
+    #[test]
+    fn a_rollback_goes_to_the_newest_good_generation_before_or_where_it_is_told() {
+        use GenerationResult::{Bad, Good, Unknown};
+        let record = |number: u64, commit: u64, result| Record {
+            number,
+            release: fixture::release("greeter", commit),
+            from: 0,
+            who: String::new(),
+            since: Timestamp(0),
+            result,
+            why: String::new(),
+        };
+        let records = [
+            record(1, 0xaaaa, Good),
+            record(2, 0xbbbb, Good),
+            record(3, 0xcccc, Bad),
+            record(4, 0xaaaa, Bad),
+            record(5, 0xdddd, Unknown),
+        ];
+        let check = |current, to: Option<RollbackTarget>, expected: Option<u64>| {
+            assert_eq!(choose(&records, current, to.as_ref()).map(|record| record.number), expected, "{current} {to:?}");
+        };
+        let commit = |n: u64| Some(RollbackTarget::Commit(format!("{n:040x}")));
+        check(5, None, Some(2));
+        check(2, None, Some(1));
+        check(1, None, None);
+        check(5, Some(RollbackTarget::Generation(3)), Some(3));
+        check(5, Some(RollbackTarget::Generation(9)), None);
+        check(5, commit(0xaaaa), Some(1));
+        check(5, commit(0xcccc), Some(3));
+        check(5, Some(RollbackTarget::Commit("00".into())), None);
+    }
+}

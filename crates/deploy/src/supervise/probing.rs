@@ -1,0 +1,146 @@
+//! A round of probes: every question of a release to one version.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use df_core::name::Label;
+use df_core::spec::{Handoff, Probe};
+use df_wire::message::ProbeOutcome;
+
+use super::start::Place;
+use crate::launch::{LaunchSpec, Launcher};
+use crate::listeners::Group;
+use crate::probe::{self, HttpProbe, Relay};
+
+/// How long one question may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A round of probes to one version; it may be run on any thread.
+#[derive(Clone)]
+pub struct Round {
+    /// The questions.
+    pub probes: Vec<Probe>,
+    /// The ports of the version, with the group of those that have a listener of ours.
+    pub ports: Vec<(Place, Option<Arc<Group>>)>,
+    /// The version's run, as the groups know it.
+    pub run: u64,
+    /// How the version itself was started: commands get the same.
+    pub spec: LaunchSpec,
+    /// How commands are started.
+    pub launcher: Launcher,
+}
+
+/// Returns the questions of a release; ports that nobody asks about are asked whether they take a connection.
+pub fn questions(verify: &[Probe], places: &[Place]) -> Vec<Probe> {
+    if !verify.is_empty() {
+        return verify.to_vec();
+    }
+    places.iter().map(|place| Probe::Tcp { port: place.label.clone() }).collect()
+}
+
+impl Round {
+    /// Asks every question once.
+    pub fn ask(&self) -> Vec<ProbeOutcome> {
+        let outcomes = self.probes.iter().map(|question| self.question(question));
+        outcomes
+            .map(|o| ProbeOutcome { name: o.name, ok: o.ok, detail: df_core::text::shorten(&o.detail, 1024), seconds: o.seconds })
+            .collect()
+    }
+
+    fn question(&self, question: &Probe) -> probe::ProbeOutcome {
+        let name = question.name();
+        match question {
+            Probe::Http { port, path, status } => match self.port(port) {
+                Some((place, group)) => {
+                    let http = HttpProbe { host: place.address.to_string(), path: path.clone(), status: *status };
+                    probe::http(&name, &http, &|timeout| self.dial(place, group, timeout), PATIENCE)
+                }
+                None => unknown(name, port),
+            },
+            Probe::Tcp { port } => match self.port(port) {
+                Some((place, group)) => {
+                    let accepted = || group.map_or(Ok(true), |group| queue_is_empty(group, self.run));
+                    probe::tcp(&name, &|timeout| self.dial(place, group, timeout), &accepted, PATIENCE)
+                }
+                None => unknown(name, port),
+            },
+            Probe::Command { argv } => self.command(&name, argv),
+        }
+    }
+
+    /// Runs a program of the image as the version itself runs, with a way to reach this very version.
+    fn command(&self, name: &str, argv: &[String]) -> probe::ProbeOutcome {
+        let mut spec = self.spec.clone();
+        let Some((program, args)) = argv.split_first() else {
+            return failed(name.to_owned(), "an empty command".into());
+        };
+        spec.program = spec.directory.join(program);
+        spec.args = args.to_vec();
+        spec.listeners = vec![];
+        spec.env.remove("NOTIFY_SOCKET");
+        let mut relays = vec![];
+        for (place, group) in &self.ports {
+            let address = match group.as_ref().filter(|group| is_on_trial(group, self.run)) {
+                None => place.address,
+                Some(group) => {
+                    let group = group.clone();
+                    match Relay::open(move |timeout| group.dial_trial(timeout)) {
+                        Ok(relay) => {
+                            let address = relay.address();
+                            relays.push(relay);
+                            address
+                        }
+                        Err(error) => return failed(name.to_owned(), error.to_string()),
+                    }
+                }
+            };
+            let variable = format!("DF_PROBE_{}", place.label.as_str().to_ascii_uppercase().replace('-', "_"));
+            spec.env.insert(variable, address.to_string());
+        }
+        probe::command(name, &spec, &self.launcher, PATIENCE)
+    }
+
+    fn port(&self, label: &Label) -> Option<(&Place, Option<&Arc<Group>>)> {
+        self.ports.iter().find(|(place, _)| place.label == *label).map(|(place, group)| (place, group.as_ref()))
+    }
+
+    fn dial(&self, place: &Place, group: Option<&Arc<Group>>, timeout: Duration) -> io::Result<TcpStream> {
+        match group {
+            Some(group) if is_on_trial(group, self.run) => group.dial_trial(timeout),
+            Some(group) => group.dial_serving(timeout),
+            None => TcpStream::connect_timeout(&reachable(place.address), timeout),
+        }
+    }
+}
+
+fn is_on_trial(group: &Group, run: u64) -> bool {
+    group.record().trial == Some(run)
+}
+
+fn queue_is_empty(group: &Group, run: u64) -> io::Result<bool> {
+    group.queue_len(run).map(|len| len == 0).map_err(io::Error::other)
+}
+
+/// Returns where a program that listens on every address is reached.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => (std::net::Ipv4Addr::LOCALHOST, v4.port()).into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => (std::net::Ipv6Addr::LOCALHOST, v6.port()).into(),
+        other => other,
+    }
+}
+
+fn unknown(name: String, port: &Label) -> probe::ProbeOutcome {
+    failed(name, format!("the release has no port {port}"))
+}
+
+fn failed(name: String, detail: String) -> probe::ProbeOutcome {
+    probe::ProbeOutcome { name, ok: false, detail, seconds: 0.0 }
+}
+
+/// Returns whether a port's listener is ours.
+pub fn has_listener(place: &Place) -> bool {
+    place.handoff == Handoff::Listener
+}

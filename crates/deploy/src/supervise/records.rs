@@ -1,0 +1,82 @@
+//! What a supervisor writes down for its successor: which processes run, and the kernel's order of the listeners.
+//!
+//! `run/<app>.json`, replaced by rename at each change. It speaks of this boot only, so it is not synced: after a power cut no process is left to adopt.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use df_core::AppName;
+use df_wire::message::RunState;
+use serde::{Deserialize, Serialize};
+
+use crate::layout::Layout;
+use crate::listeners::GroupRecord;
+use crate::process::ProcessRecord;
+
+/// What is known of an application's processes.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Records {
+    /// The next run's number.
+    pub next_run: u64,
+    /// Versions that run.
+    pub versions: Vec<VersionRecord>,
+    /// The listeners.
+    pub groups: Vec<GroupRecord>,
+}
+
+/// A version that runs.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct VersionRecord {
+    /// Its run: a generation may run more than once.
+    pub run: u64,
+    /// Its generation.
+    pub generation: u64,
+    /// What it did when this was written.
+    pub state: RunState,
+    /// Its process.
+    pub process: ProcessRecord,
+    /// Since when.
+    pub since: df_core::Timestamp,
+    /// The address for ports that name none.
+    pub listen: std::net::IpAddr,
+}
+
+fn path(layout: &Layout, app: &AppName) -> PathBuf {
+    layout.run().join(format!("{app}.json"))
+}
+
+/// Reads what a former supervisor wrote; nothing when it wrote nothing that can be read.
+pub fn read(layout: &Layout, app: &AppName) -> Records {
+    fs::read(path(layout, app)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+/// Replaces what is written.
+///
+/// # Errors
+/// It cannot be written; what was written before stays.
+pub fn write(layout: &Layout, app: &AppName, records: &Records) -> io::Result<()> {
+    let path = path(layout, app);
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, serde_json::to_vec(records).expect("plain data"))?;
+    fs::rename(fresh, path)
+}
+
+/// Returns processes of an application that run from this node's store and that nobody has written down: started by a supervisor that was killed before
+/// it could. Found by the variables that only df gives; `known` are process groups that are.
+pub fn orphans(layout: &Layout, app: &AppName, known: &[u32]) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return vec![] };
+    let app = format!("DF_APP={app}");
+    let image = format!("DF_IMAGE={}/", layout.store().display());
+    let is_ours = |pid: i32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let mut variables = environment.split(|&b| b == 0);
+        variables.clone().any(|v| v == app.as_bytes()) && variables.any(|v| v.starts_with(image.as_bytes()))
+    };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let strangers = pids.filter(|&pid| {
+        let group = rustix::process::Pid::from_raw(pid).and_then(|pid| rustix::process::getpgid(Some(pid)).ok());
+        group.is_some_and(|group| !known.contains(&(group.as_raw_nonzero().get() as u32)))
+    });
+    strangers.filter(|&pid| is_ours(pid)).collect()
+}

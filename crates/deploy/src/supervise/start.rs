@@ -1,0 +1,247 @@
+//! What a version of an application is started with.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read as _};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use df_core::Release;
+use df_core::name::Label;
+use df_core::spec::{Handoff, RunSection};
+
+use crate::launch::{self, LaunchSpec, Limits, UserError};
+use crate::layout::{Layout, make_dir};
+
+/// Bytes of a file with variables.
+const ENV_FILE_LEN: u64 = 256 << 10;
+
+/// A port of a version on this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its name.
+    pub label: Label,
+    /// Where clients reach it.
+    pub address: SocketAddr,
+    /// How it goes from one version to the next.
+    pub handoff: Handoff,
+}
+
+/// A version cannot be started; nothing was.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum StartError {
+    #[error("the image has no program {0}")]
+    NoProgram(String),
+    #[error("run.user")]
+    User(#[source] UserError),
+    #[error("run.env_file {}", path.display())]
+    EnvFile {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("run.env_file {}: line {line} is not NAME=value", path.display())]
+    EnvLine { path: PathBuf, line: usize },
+    #[error("the directory {}", path.display())]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Returns the ports of a version, those that get a descriptor first, each kind in order of names.
+pub fn places(run: &RunSection, listen: IpAddr) -> Vec<Place> {
+    let place = |(label, port): (&Label, &df_core::spec::Port)| Place {
+        label: label.clone(),
+        address: SocketAddr::new(port.host.unwrap_or(listen), port.port),
+        handoff: port.handoff,
+    };
+    let mut places: Vec<Place> = run.ports.iter().map(place).collect();
+    places.sort_by_key(|place| place.handoff != Handoff::Listener);
+    places
+}
+
+/// Prepares the start of a version: everything that can be refused is refused here, before anything moves.
+///
+/// The program's whole environment is made here; nothing of ours leaks into it. DATA is made and never touched again.
+///
+/// # Errors
+/// Says what is missing on the node.
+pub fn prepare(
+    layout: &Layout,
+    release: &Release,
+    run: &RunSection,
+    generation: u64,
+    places: &[Place],
+    notify: &str,
+) -> Result<LaunchSpec, StartError> {
+    let image = layout.image(release.image);
+    let program = image.join(run.exec.path().as_path());
+    if !program.is_file() {
+        return Err(StartError::NoProgram(run.exec.to_string()));
+    }
+    let user = run.user.as_deref().map(launch::lookup).transpose().map_err(StartError::User)?;
+    let (data, tmp) = (layout.app_data(&release.app), layout.app_tmp(&release.app));
+    for dir in [&data, &tmp] {
+        make_own(dir, user.as_ref()).map_err(|source| StartError::Directory { path: dir.clone(), source })?;
+    }
+    let mut env = BTreeMap::from([
+        ("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned()),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+    ]);
+    env.insert("HOME".into(), data.display().to_string());
+    env.extend(run.env.clone());
+    if let Some(file) = &run.env_file {
+        env.extend(read_env_file(data.join(file))?);
+    }
+    env.extend(given(layout, release, generation, notify));
+    env.extend(places.iter().flat_map(addresses));
+    Ok(LaunchSpec {
+        program,
+        args: run.args.iter().map(|arg| fill(arg, places)).collect(),
+        env,
+        directory: image,
+        listeners: places
+            .iter()
+            .filter(|place| place.handoff == Handoff::Listener)
+            .map(|place| place.label.to_string())
+            .collect(),
+        user,
+        limits: Limits { nofile: run.limits.nofile, address_space_bytes: run.limits.memory },
+    })
+}
+
+/// Empties the directory that an application may lose; called when none of its versions runs.
+///
+/// # Errors
+/// It cannot be emptied.
+pub fn empty_tmp(layout: &Layout, release: &Release) -> io::Result<()> {
+    let tmp = layout.app_tmp(&release.app);
+    let entries = match fs::read_dir(&tmp) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    entries.into_iter().try_for_each(|entry| df_cache::durable::remove_tree(&entry?.path()))
+}
+
+fn make_own(dir: &std::path::Path, user: Option<&launch::Ids>) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    make_dir(dir)?;
+    match user {
+        Some(ids) => std::os::unix::fs::chown(dir, Some(ids.uid), Some(ids.gid)),
+        None => Ok(()),
+    }
+}
+
+/// Returns what df tells the program about itself.
+fn given(layout: &Layout, release: &Release, generation: u64, notify: &str) -> Vec<(String, String)> {
+    let pairs = [
+        ("DF_APP", release.app.to_string()),
+        ("DF_IMAGE", layout.image(release.image).display().to_string()),
+        ("DF_DATA", layout.app_data(&release.app).display().to_string()),
+        ("DF_TMP", layout.app_tmp(&release.app).display().to_string()),
+        ("DF_COMMIT", release.commit.to_string()),
+        ("DF_GENERATION", generation.to_string()),
+        ("NOTIFY_SOCKET", notify.to_owned()),
+    ];
+    pairs.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+/// Returns HOST_HTTP and PORT_HTTP for a port named http, for programs that bind by themselves.
+fn addresses(place: &Place) -> Vec<(String, String)> {
+    let name = place.label.as_str().to_ascii_uppercase().replace('-', "_");
+    vec![(format!("HOST_{name}"), place.address.ip().to_string()), (format!("PORT_{name}"), place.address.port().to_string())]
+}
+
+fn read_env_file(path: PathBuf) -> Result<Vec<(String, String)>, StartError> {
+    let mut text = String::new();
+    let read = fs::File::open(&path).and_then(|file| file.take(ENV_FILE_LEN).read_to_string(&mut text));
+    read.map_err(|source| StartError::EnvFile { path: path.clone(), source })?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
+    lines
+        .map(|(at, line)| match line.split_once('=') {
+            Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.to_owned())),
+            _ => Err(StartError::EnvLine { path: path.clone(), line: at + 1 }),
+        })
+        .collect()
+}
+
+/// Replaces `{fd:NAME}`, `{port:NAME}`, `{host:NAME}`, `{addr:NAME}` by what this node has for the port, and `{{` by a brace. What names no port stays as
+/// it is: df.yaml was checked when it was read.
+fn fill(arg: &str, places: &[Place]) -> String {
+    let mut out = String::new();
+    let mut rest = arg;
+    while let Some(at) = rest.find('{') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some(after) = rest.strip_prefix("{{") {
+            out.push('{');
+            rest = after;
+            continue;
+        }
+        let value = rest.find('}').and_then(|end| Some((end, placeholder(&rest[1..end], places)?)));
+        match value {
+            Some((end, value)) => {
+                out.push_str(&value);
+                rest = &rest[end + 1..];
+            }
+            None => {
+                out.push('{');
+                rest = &rest[1..];
+            }
+        }
+    }
+    out + rest
+}
+
+fn placeholder(inner: &str, places: &[Place]) -> Option<String> {
+    let (what, name) = inner.split_once(':')?;
+    let at = places.iter().position(|place| place.label.as_str() == name)?;
+    let address = places[at].address;
+    match what {
+        "fd" if places[at].handoff == Handoff::Listener => Some((3 + at).to_string()),
+        "port" => Some(address.port().to_string()),
+        "host" => Some(address.ip().to_string()),
+        "addr" => Some(address.to_string()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(label: &str, address: &str, handoff: Handoff) -> Place {
+        Place { label: label.parse().expect("a label"), address: address.parse().expect("an address"), handoff }
+    }
+
+    #[test]
+    fn placeholders_become_what_the_node_has() {
+        let places = [place("admin", "127.0.0.1:9", Handoff::Listener), place("http", "[::1]:80", Handoff::Restart)];
+        for (arg, expected) in [
+            ("--fd={fd:admin}", "--fd=3"),
+            ("{host:admin}:{port:admin}", "127.0.0.1:9"),
+            ("{addr:http}", "[::1]:80"),
+            ("{{x} {fd:http} {what", "{x} {fd:http} {what"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(fill(arg, &places), expected);
+        }
+    }
+
+    #[test]
+    fn a_file_of_variables_is_read_or_refused_by_line() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("env");
+        fs::write(&path, "# secret\nA=1\n\n B =x=y\n").expect("written");
+        let read = read_env_file(path.clone()).expect("read");
+        assert_eq!(read, [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "x=y".to_owned())]);
+        fs::write(&path, "A=1\nnonsense\n").expect("written");
+        assert!(matches!(read_env_file(path), Err(StartError::EnvLine { line: 2, .. })));
+        assert!(matches!(read_env_file(dir.path().join("none")), Err(StartError::EnvFile { .. })));
+    }
+}
