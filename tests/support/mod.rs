@@ -1,0 +1,217 @@
+//! What the promises share: a repository with versions of the greeter, and worlds of nodes to deploy them to.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use df_testkit::process::{Output, Run};
+use df_testkit::repo::Repo;
+use df_testkit::{net, survivors};
+
+/// The port of every application here; each node has an address of its own.
+pub const PORT: u16 = 8080;
+/// No command of a test takes longer.
+pub const DEADLINE: Duration = Duration::from_secs(180);
+
+/// A repository of the greeter: one commit a version. Built once, shared by all tests; nobody changes it after that.
+pub struct Versions {
+    /// Where it is.
+    pub repo: PathBuf,
+    /// Answers `Hello.`.
+    pub v1: String,
+    /// Answers `Good day.`.
+    pub v2: String,
+    /// Ends at once.
+    pub exits: String,
+    /// Never says READY=1 and answers its probe with 503.
+    pub never_ready: String,
+    /// Says READY=1 and answers its probe with 500.
+    pub sick: String,
+    /// Ends one second after it was ready.
+    pub dies: String,
+    /// Two versions that bind by themselves with SO_REUSEPORT: the negative control.
+    pub binding: [String; 2],
+    /// Its build fails.
+    pub broken: String,
+}
+
+/// Returns the shared repository, every version of it built into the shared cache.
+pub fn versions() -> &'static Versions {
+    static VERSIONS: OnceLock<Versions> = OnceLock::new();
+    VERSIONS.get_or_init(|| {
+        let versions = make_versions();
+        for commit in [&versions.v1, &versions.v2, &versions.exits, &versions.never_ready, &versions.sick, &versions.dies]
+            .into_iter()
+            .chain(&versions.binding)
+        {
+            df(&versions.repo, &shared().join("state")).args(["build", "--commit-hash", commit]).ok();
+        }
+        versions
+    })
+}
+
+/// Returns a directory that all tests of this run share, on the disk of the build.
+pub fn shared() -> &'static Path {
+    static SHARED: OnceLock<PathBuf> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("promises");
+        let _ = std::fs::create_dir_all(&dir);
+        dir
+    })
+}
+
+/// Returns `df`, in a repository, with its own state and the shared cache.
+pub fn df(repo: &Path, state: &Path) -> Run {
+    let run = Run::new(env!("CARGO_BIN_EXE_df")).arg("-C").arg(repo).arg("--state").arg(state);
+    run.env("XDG_CACHE_HOME", shared().join("cache")).env("NO_COLOR", "1").env_remove("DF_SSH_CONFIG").deadline(DEADLINE)
+}
+
+/// Nodes in directories of their own, for one test.
+pub struct World {
+    dir: tempfile::TempDir,
+    repo: PathBuf,
+    /// The node's addresses, in order: named n1, n2, ...
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+impl World {
+    /// Makes nodes and adds them, for the shared repository.
+    pub fn new(n_nodes: usize) -> Self {
+        Self::of(&versions().repo, n_nodes)
+    }
+
+    /// Makes nodes and adds them, for another repository.
+    pub fn of(repo: &Path, n_nodes: usize) -> Self {
+        let dir = tempfile::Builder::new().prefix("df-world").tempdir().expect("a directory");
+        let mut world = Self { dir, repo: repo.to_owned(), addresses: vec![] };
+        for n in 1..=n_nodes {
+            let address = net::own_loopback();
+            let local = format!("local:{}", world.node(n).display());
+            world.df(["add", &local, "--name", &format!("n{n}"), "--listen", &address.to_string()]).ok();
+            world.addresses.push(address);
+        }
+        world
+    }
+
+    /// Returns `df` with these words.
+    pub fn df<const N: usize>(&self, words: [&str; N]) -> Run {
+        df(&self.repo, &self.dir.path().join("state")).args(words)
+    }
+
+    /// Returns a directory for this test alone.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Returns where a node lies, counted from 1.
+    pub fn node(&self, n: usize) -> PathBuf {
+        self.path(&format!("n{n}"))
+    }
+
+    /// Returns where a node's application is reached.
+    pub fn at(&self, n: usize) -> SocketAddr {
+        SocketAddr::from((self.addresses[n - 1], PORT))
+    }
+
+    /// Deploys a commit and expects success.
+    pub fn deploy(&self, commit: &str) -> Output {
+        self.df(["deploy", "--commit-hash", commit]).ok()
+    }
+
+    /// Asks a node over HTTP.
+    pub fn get(&self, n: usize, path: &str) -> (u16, String) {
+        net::http_get(self.at(n), path, Duration::from_secs(10)).expect("the node answers")
+    }
+
+    /// Expects every node to serve a commit.
+    #[track_caller]
+    pub fn expect_serving(&self, commit: &str) {
+        for n in 1..=self.addresses.len() {
+            let (status, body) = self.get(n, "/");
+            assert_eq!(status, 200);
+            assert!(body.contains(commit), "n{n} serves {body}, expected {commit}");
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        survivors::kill_under(self.dir.path());
+    }
+}
+
+fn make_versions() -> Versions {
+    let dir = shared().join("greeter");
+    let _ = std::fs::remove_dir_all(&dir);
+    let repo = Repo::new(&dir);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/reload");
+    let read = |path: &str| std::fs::read_to_string(source.join(path)).expect("a file of this repository");
+    let greeter = read("examples/greeter.rs");
+    let mut files: Vec<(String, String)> = vec![
+        ("Cargo.toml".into(), workspace()),
+        ("crates/reload/Cargo.toml".into(), read("Cargo.toml")),
+        ("crates/reload/examples/greeter.rs".into(), greeter.clone()),
+        ("Cargo.lock".into(), lock_file()),
+    ];
+    for entry in std::fs::read_dir(source.join("src")).expect("a directory of this repository") {
+        let name = entry.expect("an entry").file_name().into_string().expect("UTF-8");
+        files.push((format!("crates/reload/src/{name}"), read(&format!("src/{name}"))));
+    }
+    let commit = |files: &[(String, String)], message: &str| {
+        let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
+        repo.commit(&files, message)
+    };
+    let with = |settings: &str, message: &str| commit(&[("df.yaml".into(), df_yaml(settings, "listener"))], message);
+    files.push(("df.yaml".into(), df_yaml("", "listener")));
+    let v1 = commit(&files, "v1");
+    let polite = greeter.replace("\"Hello.\"", "\"Good day.\"");
+    assert_ne!(polite, greeter, "the greeter has a greeting to change");
+    let v2 = commit(&[("crates/reload/examples/greeter.rs".into(), polite)], "v2");
+    let exits = with("args: [--fail, exit]", "exits");
+    let never_ready = with("args: [--fail, never-ready]", "never ready");
+    let sick = with("args: [--fail, sick]", "sick");
+    let dies = with("args: [--fail, die-after-ready]", "dies");
+    let binding = ["one", "two"].map(|n| {
+        let settings = format!("args: [--bind, \"{{addr:http}}\"]\n  env: {{ N: {n} }}");
+        commit(&[("df.yaml".into(), df_yaml(&settings, "reuseport"))], &format!("binds by itself, {n}"))
+    });
+    let broken =
+        commit(&[("crates/reload/examples/greeter.rs".into(), "fn main() { this does not compile }\n".into())], "broken");
+    Versions { repo: dir, v1, v2, exits, never_ready, sick, dies, binding, broken }
+}
+
+fn df_yaml(settings: &str, handoff: &str) -> String {
+    format!(
+        "app: greeter\n\
+         build:\n  cargo: {{ package: distributive-flow, examples: [greeter] }}\n  sandbox: off\n\
+         run:\n  exec: bin/greeter\n  ports: {{ http: {PORT} }}\n  handoff: {handoff}\n  ready: 3s\n  drain: 5s\n  {settings}\n\
+         verify:\n  - http: {{ port: http, path: /health, status: 200 }}\n\
+         rollout: {{ soak: 0s }}\n"
+    )
+}
+
+/// The root of the fixture's workspace: what `crates/reload` inherits, from this repository's own.
+fn workspace() -> String {
+    let root = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).expect("our own Cargo.toml");
+    let section = |name: &str| {
+        let start = root.find(&format!("[{name}]")).unwrap_or_else(|| panic!("[{name}] in Cargo.toml"));
+        let end = root[start + 1..].find("\n[").map_or(root.len(), |end| start + 1 + end);
+        root[start..end].to_owned()
+    };
+    let libc = root.lines().find(|line| line.starts_with("libc = ")).expect("libc in Cargo.toml");
+    format!(
+        "[workspace]\nresolver = \"3\"\nmembers = [\"crates/reload\"]\n\n{}\n\n{}\n\n{}\n\n[workspace.dependencies]\n{libc}\n",
+        section("workspace.package"),
+        section("workspace.lints.rust"),
+        section("workspace.lints.clippy")
+    )
+}
+
+/// A lock file with what this repository has locked of it.
+fn lock_file() -> String {
+    let lock = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).expect("our own Cargo.lock");
+    let wanted = |block: &&str| block.contains("name = \"libc\"") || block.contains("name = \"distributive-flow\"");
+    let packages: Vec<&str> = lock.split("\n\n").filter(wanted).collect();
+    format!("version = 4\n\n{}\n", packages.join("\n\n"))
+}
