@@ -89,7 +89,8 @@ impl Draining {
         })
     }
 
-    /// Returns the connections of a listener, ending when draining has begun and the accept queue is empty.
+    /// Returns the connections of a listener, ending when draining has begun and the accept queue is empty,
+    /// or gone because the listener was shut down.
     ///
     /// The listener becomes nonblocking (for everyone who holds the same socket); the connections are blocking. An error
     /// such as too many open files is passed on, and the connection stays in the queue: the next call tries again, so
@@ -114,6 +115,8 @@ impl Iterator for Incoming<'_> {
             match self.listener.accept() {
                 Ok((connection, _peer)) => return Some(Ok(connection)),
                 Err(e) if is_about_one_client(&e) => continue,
+                // A supervisor that stops a service refuses new clients first and tells the service a moment later.
+                Err(e) if is_closed(&e) && self.draining.wait_timeout(CLOSED_BEFORE_DRAINING) => return None,
                 Err(e) => return Some(Err(e)),
             }
         }
@@ -130,6 +133,14 @@ impl AsRawFd for Draining {
     fn as_raw_fd(&self) -> RawFd {
         self.event.as_raw_fd()
     }
+}
+
+/// How long a listener may be closed before draining begins.
+const CLOSED_BEFORE_DRAINING: Duration = Duration::from_secs(1);
+
+/// Whether the socket no longer listens: somebody else who holds it has shut it down, and its queue is gone.
+fn is_closed(e: &io::Error) -> bool {
+    e.raw_os_error() == Some(libc::EINVAL)
 }
 
 /// Whether accept failed because that client went away, or because another process took it first.
@@ -170,6 +181,19 @@ mod tests {
         assert_eq!(draining.wait_for(&near, None)?, Wake::Draining);
         far.write_all(b"x")?;
         assert_eq!(draining.wait_for(&near, None)?, Wake::Readable);
+        Ok(())
+    }
+
+    #[test]
+    fn a_listener_that_was_shut_down_ends_with_draining() -> io::Result<()> {
+        let draining = Draining::detached()?;
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        // SAFETY: shutdown takes two numbers and touches no memory of ours.
+        assert_eq!(unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RD) }, 0);
+        let mut incoming = draining.incoming(&listener)?;
+        assert!(incoming.next().is_some_and(|one| one.is_err()), "an error while nobody drains");
+        draining.begin();
+        assert!(incoming.next().is_none());
         Ok(())
     }
 
