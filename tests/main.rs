@@ -1,4 +1,11 @@
 //! Promises to the people who use df, one file each, in one program: linking it once is cheaper than once a file.
 
+mod support;
+
 mod architecture;
+mod bad_input;
+mod bad_versions;
 mod docs;
+mod journey;
+mod kills;
+mod zero_downtime;

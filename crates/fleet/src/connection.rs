@@ -1,15 +1,16 @@
 //! A session with one node: the state machine of `df-wire`, over the streams of a child process.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::io;
+use std::time::{Duration, Instant};
 
 use df_wire::message::Fault;
 use df_wire::session::FromNode;
 use df_wire::{Event, Heard, OperatorSession, Reply, Request, SessionError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::inventory::Node;
 use crate::program::NodeProgram;
@@ -17,6 +18,8 @@ use crate::transport::{self, BootstrapError, Places};
 
 /// How much of what a node says beside the protocol is kept.
 const SAID_LEN: usize = 4096;
+/// How long a program that was just written may be busy.
+const BUSY: Duration = Duration::from_secs(2);
 /// How long a request may stay without any word from the node.
 pub const SILENCE: Duration = Duration::from_secs(120);
 
@@ -76,11 +79,11 @@ impl Connection {
         if transport::is_surely_missing(node, options.program.digest()) {
             bootstrap(node, options).await?;
         }
-        let mut connection = Self::start(node, options)?;
+        let mut connection = Self::start(node, options).await?;
         match connection.greet(options.patience).await {
             Err(_) if connection.is_program_missing().await => {
                 bootstrap(node, options).await?;
-                let mut connection = Self::start(node, options)?;
+                let mut connection = Self::start(node, options).await?;
                 connection.greet(options.patience).await?;
                 Ok(connection)
             }
@@ -88,7 +91,7 @@ impl Connection {
         }
     }
 
-    fn start(node: &Node, options: &Options) -> Result<Self, NodeError> {
+    async fn start(node: &Node, options: &Options) -> Result<Self, NodeError> {
         let mut command = transport::serve(node, options.program.digest(), &options.places).map_err(NodeError::Bootstrap)?;
         let mut child =
             command.spawn().map_err(|error| NodeError::Unreachable { why: format!("it cannot be started: {error}") })?;
@@ -302,6 +305,21 @@ impl Connection {
 
 async fn bootstrap(node: &Node, options: &Options) -> Result<(), NodeError> {
     transport::bootstrap(node, &options.program, &options.places).await.map_err(NodeError::Bootstrap)
+}
+
+/// Starts a program, also one that was written a moment ago.
+///
+/// A child that another thread forks while the file is open for writing holds it open until its own exec, and until then the kernel calls it busy.
+async fn spawn(command: &mut Command) -> io::Result<Child> {
+    let deadline = Instant::now() + BUSY;
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
+                sleep(Duration::from_millis(5)).await
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Keeps the last words of a stream, however much it says.

@@ -74,9 +74,10 @@ pub fn orphans(layout: &Layout, app: &AppName, known: &[u32]) -> Vec<i32> {
         variables.clone().any(|v| v == app.as_bytes()) && variables.any(|v| v.starts_with(image.as_bytes()))
     };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    let strangers = pids.filter(|&pid| {
-        let group = rustix::process::Pid::from_raw(pid).and_then(|pid| rustix::process::getpgid(Some(pid)).ok());
+    // Looked at in this order: threads of the kernel have no environment, and no process group either.
+    let is_stranger = |pid: &i32| {
+        let group = rustix::process::Pid::from_raw(*pid).and_then(|pid| rustix::process::getpgid(Some(pid)).ok());
         group.is_some_and(|group| !known.contains(&(group.as_raw_nonzero().get() as u32)))
-    });
-    strangers.filter(|&pid| is_ours(pid)).collect()
+    };
+    pids.filter(|&pid| is_ours(pid)).filter(is_stranger).collect()
 }

@@ -1,0 +1,42 @@
+//! A bad new version never takes the traffic: the old one goes on, and the error says why.
+
+use crate::support::{World, versions};
+
+#[test]
+fn each_bad_version_leaves_the_old_one_serving_and_says_why() {
+    let (versions, world) = (versions(), World::new(1));
+    world.deploy(&versions.v1);
+    let pid_before = world.get(1, "/").1;
+    for (bad, said) in [(&versions.exits, "status 3"), (&versions.never_ready, "ready"), (&versions.sick, "/health")] {
+        let failed = world.df(["deploy", "--commit-hash", bad]).output().expect_code(1);
+        assert!(failed.stderr.contains(said), "expected \"{said}\" in: {}", failed.stderr);
+        assert!(failed.stderr.contains("n1"), "the node is named: {}", failed.stderr);
+        assert!(failed.stderr.contains(&versions.v1[..8]), "what serves is named: {}", failed.stderr);
+        assert_eq!(world.get(1, "/").1, pid_before, "the same process goes on");
+    }
+    world.deploy(&versions.v2);
+    world.expect_serving(&versions.v2);
+}
+
+#[test]
+fn a_first_version_that_is_bad_leaves_nothing_running() {
+    let (versions, world) = (versions(), World::new(1));
+    world.df(["deploy", "--commit-hash", &versions.exits]).output().expect_code(1);
+    assert!(std::net::TcpStream::connect(world.at(1)).is_err());
+    world.deploy(&versions.v1);
+    world.expect_serving(&versions.v1);
+}
+
+#[test]
+fn a_version_that_dies_in_its_soak_is_taken_back() {
+    let (versions, world) = (versions(), World::new(1));
+    world.deploy(&versions.v1);
+    let config = world.path("soaking.yaml");
+    // Everything but build, run and verify comes from the file on disk.
+    let text = format!("app: greeter\nbuild: {{ cargo: {{ package: distributive-flow, examples: [greeter] }}, sandbox: off }}\nrollout: {{ soak: 10s }}\n");
+    std::fs::write(&config, text).expect("written");
+    let config = config.display().to_string();
+    let failed = world.df(["--config", &config, "deploy", "--commit-hash", &versions.dies]).output().expect_code(7);
+    assert!(failed.stderr.contains(&versions.v1[..8]), "what serves is named: {}", failed.stderr);
+    world.expect_serving(&versions.v1);
+}

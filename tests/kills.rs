@@ -1,0 +1,93 @@
+//! kill -9 of df, of df-node and of the supervisor at random moments of a deploy: the node serves the old or the new version, whole, and the next deploy
+//! succeeds.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use df_testkit::process::wait_until;
+use df_testkit::seed::Seed;
+use df_testkit::{faults, net, survivors};
+
+use crate::support::{World, versions};
+
+/// Moments in all: 100, and 1,000 in the long campaign.
+fn n_moments() -> usize {
+    if std::env::var_os("DF_FULL").is_some() { 1000 } else { 100 }
+}
+
+#[test]
+fn killed_at_random_moments_the_node_serves_old_or_new_and_the_next_deploy_succeeds() {
+    let (versions, world) = (versions(), World::new(1));
+    let mut random = Seed::from_env_or(20_261_121).random();
+    world.deploy(&versions.v1);
+    let longest = typical(&world).mul_f64(1.2);
+    let moments = faults::kill_moments(&mut random, n_moments(), longest);
+    let mut ended = [0_usize; 2];
+    for (round, moment) in moments.into_iter().enumerate() {
+        let wanted = if round % 2 == 0 { &versions.v2 } else { &versions.v1 };
+        let victim = Victim::ALL[random.index(Victim::ALL.len())];
+        let df = world.df(["deploy", "--commit-hash", wanted]).spawn();
+        let started = Instant::now();
+        // The moment itself is what is random here; nothing is waited for.
+        thread::park_timeout(moment.saturating_sub(started.elapsed()));
+        victim.kill(&world, df.pid());
+        df.finish(Duration::from_secs(60));
+        let body = serving(&world);
+        let is_new = body.contains(wanted);
+        let is_old = [&versions.v1, &versions.v2].iter().any(|commit| *commit != wanted && body.contains(commit.as_str()));
+        assert!(is_new || is_old, "round {round}, {victim:?} killed after {moment:?}: {body}");
+        ended[usize::from(is_new)] += 1;
+        world.deploy(wanted);
+        world.expect_serving(wanted);
+    }
+    println!("{} kills: {} times the old version went on, {} times the new one served", n_moments(), ended[0], ended[1]);
+    assert!(ended[0] > 0 && ended[1] > 0, "all kills fell to one side: the moments were not random");
+}
+
+/// Who is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Df,
+    Node,
+    Supervisor,
+}
+
+impl Victim {
+    const ALL: [Self; 3] = [Self::Df, Self::Node, Self::Supervisor];
+
+    /// Kills it, if it runs at this moment.
+    fn kill(self, world: &World, df: u32) {
+        match self {
+            Self::Df => survivors::send(df, libc::SIGKILL),
+            Self::Node => kill_programs(world, "serve"),
+            Self::Supervisor => kill_programs(world, "supervise"),
+        }
+    }
+}
+
+/// Kills every df-node of the world that does this.
+fn kill_programs(world: &World, doing: &str) {
+    for pid in survivors::running_under(&world.node(1)) {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<&[u8]> = line.split(|&b| b == 0).collect();
+        let is_node = words.first().is_some_and(|program| String::from_utf8_lossy(program).contains("df-node"));
+        if is_node && words.get(1) == Some(&doing.as_bytes()) {
+            survivors::send(pid, libc::SIGKILL);
+        }
+    }
+}
+
+/// Returns how long a deploy takes here: the span of the random moments.
+fn typical(world: &World) -> Duration {
+    let versions = versions();
+    let started = Instant::now();
+    world.deploy(&versions.v2);
+    world.deploy(&versions.v1);
+    started.elapsed() / 2
+}
+
+/// Returns what the node answers. A client that comes while nothing listens is refused; the service itself is never gone for long.
+fn serving(world: &World) -> String {
+    let answer = wait_until(Duration::from_secs(30), || net::http_get(world.at(1), "/", Duration::from_secs(5)).ok().filter(|(status, _)| *status == 200));
+    answer.expect("the node serves").1
+}
