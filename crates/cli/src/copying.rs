@@ -99,11 +99,21 @@ async fn one(freight: &Freight, reached: &mut Reached, app: &AppName, output: &O
     };
     let copied =
         df_fleet::transfer::copy(&mut reached.connection, &reached.survey, &freight.deltas, app, freight.full, &mut told).await?;
+    if is_remembered(reached, &freight.release) {
+        return Ok(copied);
+    }
     let release = String::from_utf8(freight.release.encode()).expect("a release is JSON");
     match reached.connection.ask(&Request::Stage { release }).await? {
         Reply::Done => Ok(copied),
         _ => Err(NodeError::Answer.into()),
     }
+}
+
+/// Returns whether a node remembers a release already, so that its image is not collected.
+fn is_remembered(reached: &Reached, release: &Release) -> bool {
+    let id = release.id();
+    across::state_of(&reached.survey, &release.app)
+        .is_some_and(|state| state.generations.iter().any(|g| g.release == id) || state.staged.iter().any(|s| s.release == id))
 }
 
 fn event(node: String, copied: &Copied) -> Event {

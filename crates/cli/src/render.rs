@@ -43,14 +43,17 @@ pub fn lines(event: &Event) -> Vec<String> {
         Event::Activated(a) => vec![at(&a.node, &format!("generation {} serves{}{}", a.generation, commit_of(a), before(a)))],
         Event::Confirmed(a) => vec![at(&a.node, &format!("generation {} stays", a.generation))],
         Event::RolledBack(a) => {
-            let why = if a.reason.is_empty() { String::new() } else { format!(": {}", escape(a.reason.as_bytes())) };
-            vec![at(&a.node, &format!("generation {} serves again{}{why}", a.generation, commit_of(a)))]
+            let why = match a.reason.as_str() {
+                "" | "rollback" => String::new(),
+                reason => format!(": {}", escape(reason.as_bytes())),
+            };
+            vec![at(&a.node, &format!("generation {} serves again{}{}{why}", a.generation, commit_of(a), before(a)))]
         }
         Event::Handoff { node, port, queued, .. } => {
             vec![at(node, &format!("port {} went over, {queued} waiting connections taken", escape(port.as_bytes())))]
         }
         Event::Difference { node, path, kind, here, there } => {
-            let text = format!("{:<10} {}  here {}, there {}", escape(kind.as_bytes()), esc(path), esc(here), esc(there));
+            let text = format!("{:<10} {}  here {}, there {}", esc(kind), esc(path), short(here), short(there));
             vec![node.as_ref().map_or_else(|| format!("  {text}"), |node| at(node, &text))]
         }
         Event::Planned { node, action, bytes: n, reason, .. } => {
@@ -126,8 +129,16 @@ fn commit_of(activation: &Activation) -> String {
 fn before(activation: &Activation) -> String {
     match activation.from_generation {
         0 => String::new(),
+        from if from == activation.generation => String::new(),
         from => format!(", before it {from}"),
     }
+}
+
+/// Shortens digests and commits, and escapes the rest.
+fn short(text: &str) -> String {
+    let is_id = |word: &str| matches!(word.len(), 40 | 64) && word.bytes().all(|b| b.is_ascii_hexdigit());
+    let words = text.split(' ').map(|word| if is_id(word) { word[..12].to_owned() } else { esc(word) });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 fn esc(text: &str) -> String {

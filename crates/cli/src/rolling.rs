@@ -26,12 +26,13 @@ pub struct Orders {
     soak: Duration,
     silence: Duration,
     who: String,
+    reason: &'static str,
     policy: Policy,
 }
 
 impl Orders {
     /// Takes the orders from a release and from df.yaml.
-    pub fn new(session: &Session, release: &Release) -> Self {
+    pub fn new(session: &Session, release: &Release, reason: &'static str) -> Self {
         let rollout = &session.config.rollout;
         let allowed = release.run.as_ref().map_or(Duration::ZERO, |run| run.ready + run.drain);
         let parallel = session.call.globals.parallel.map_or(rollout.parallel, usize::from);
@@ -40,6 +41,7 @@ impl Orders {
             soak: rollout.soak,
             silence: allowed + rollout.soak + MARGIN,
             who: who(),
+            reason,
             policy: Policy { canary: rollout.canary, parallel, max_failures: rollout.max_failures },
         }
     }
@@ -114,10 +116,11 @@ async fn forward(session: &Session, orders: &Orders, policy: Policy, places: &mu
     rollout.to_revert()
 }
 
-async fn activate(mut reached: Reached, orders: &Orders, from: u64, output: Output) -> (Reached, Result<u64, NodeError>) {
+/// Makes the release the serving version of a node where `from` serves; returns its new generation.
+pub async fn activate(mut reached: Reached, orders: &Orders, from: u64, output: Output) -> (Reached, Result<u64, NodeError>) {
     let release = &orders.release;
     let new = Some((release.image, release.commit.clone()));
-    let teller = Teller::new(reached.connection.node.label(), release.app.clone(), &reached.survey, new, "deploy");
+    let teller = Teller::new(reached.connection.node.label(), release.app.clone(), &reached.survey, new, orders.reason);
     let request = Request::Activate {
         release: String::from_utf8(release.encode()).expect("a release is JSON"),
         expect: from,

@@ -220,11 +220,17 @@ pub fn node_program(cache_dir: &Path) -> Result<NodeProgram, df_fleet::program::
 
 /// Returns who types, for locks and histories: `user@host`.
 pub fn who() -> String {
-    let user = std::env::var("USER")
-        .or_else(|_| std::env::var("LOGNAME"))
-        .unwrap_or_else(|_| rustix::process::getuid().as_raw().to_string());
+    let user = login().or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| rustix::process::getuid().as_raw().to_string());
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     df_core::text::shorten(&format!("{user}@{host}"), 200)
+}
+
+/// Returns the name of this process's user, as the system lists it.
+fn login() -> Option<String> {
+    let id = rustix::process::getuid().as_raw().to_string();
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    let line = users.lines().find(|line| line.split(':').nth(2) == Some(&id))?;
+    line.split(':').next().map(str::to_owned)
 }
 
 /// Returns the clock.

@@ -44,7 +44,7 @@ pub fn run(args: &args::Deploy, session: &Session) -> Result<Exit, Failure> {
         ended.ends.extend(failed);
         progress.phase(&format!("activating {} on {}", freight.release.commit.short(), count(there.len())));
     }
-    let orders = Orders::new(session, &freight.release);
+    let orders = Orders::new(session, &freight.release, "deploy");
     let failures = ended.ends.iter().filter(|end| **end != NodeEnd::Unreachable).count();
     let rolled = rolling::roll(session, &orders, there, failures);
     let mut ends = ended.ends;
@@ -137,9 +137,8 @@ fn summarize(session: &Session, reached: Vec<Reached>) {
         let app = app.clone();
         async move {
             let node = reached.connection.node.clone();
-            let survey = df_fleet::survey::again(&mut reached.connection).await;
-            reached.connection.close().await;
-            survey.ok().map(|survey| listing::state(&node, &survey, &app))
+            reached.survey = df_fleet::survey::again(&mut reached.connection).await.ok()?;
+            Some(listing::look(node, reached, &app).await.0)
         }
     });
     let states = session.call.block_on(across::all(jobs.collect(), session.parallel()));

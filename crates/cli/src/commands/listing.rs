@@ -54,7 +54,10 @@ pub fn status(session: &Session) -> Result<Exit, Failure> {
         let app = app.clone();
         async move {
             match reached {
-                Ok(reached) => look(node, reached, &app).await,
+                Ok(reached) => {
+                    let (state, end) = look(node, reached, &app).await;
+                    (state, end, None)
+                }
                 Err(error) => (
                     NodeState { reachable: Some(false), detail: Some(failure::chain(&error)), ..blank(&node) },
                     failure::end_of(&error),
@@ -108,7 +111,8 @@ pub fn show(session: &Session, states: &[NodeState]) {
     session.output().table(&events, &table::render(heading, &rows));
 }
 
-async fn look(node: Node, mut reached: Reached, app: &AppName) -> (NodeState, NodeEnd, Option<df_fleet::NodeError>) {
+/// Asks a surveyed node whether what serves is well.
+pub async fn look(node: Node, mut reached: Reached, app: &AppName) -> (NodeState, NodeEnd) {
     let mut state = state(&node, &reached.survey, app);
     let mut end = NodeEnd::Done;
     match state.state.as_deref() {
@@ -141,7 +145,7 @@ async fn look(node: Node, mut reached: Reached, app: &AppName) -> (NodeState, No
         state.detail = Some(format!("{} is at work: {}", lock.who, lock.command));
     }
     reached.connection.close().await;
-    (state, end, None)
+    (state, end)
 }
 
 /// Returns what an application does, in one word.

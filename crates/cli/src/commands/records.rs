@@ -39,16 +39,26 @@ pub fn logs(args: &args::Logs, session: &Session) -> Result<Exit, Failure> {
     Ok(of_nodes(&ends))
 }
 
-/// Shows who activated what, newest last.
+/// Shows who activated what, newest last, node by node.
 pub fn history(session: &Session) -> Result<Exit, Failure> {
-    across::ask(session, "history", |work: Work| async move {
-        let Work { label, app, mut reached, output } = work;
-        let reply = reached.connection.ask(&Request::History { app, limit: N_ATTEMPTS }).await?;
-        reached.connection.close().await;
-        let Reply::History { entries } = reply else { return Err(NodeError::Answer) };
-        show_history(&output, &label, &entries);
-        Ok(NodeEnd::Done)
-    })
+    let (tell, told) = std::sync::mpsc::channel();
+    let exit = across::ask(session, "history", |work: Work| {
+        let tell = tell.clone();
+        async move {
+            let Work { label, app, mut reached, .. } = work;
+            let reply = reached.connection.ask(&Request::History { app, limit: N_ATTEMPTS }).await?;
+            reached.connection.close().await;
+            let Reply::History { entries } = reply else { return Err(NodeError::Answer) };
+            // The receiver lives as long as the work.
+            let _ = tell.send((label, entries));
+            Ok(NodeEnd::Done)
+        }
+    })?;
+    let mut attempts: Vec<(String, HistoryEntry)> =
+        told.try_iter().flat_map(|(node, entries)| entries.into_iter().map(move |entry| (node.clone(), entry))).collect();
+    attempts.sort_by(|(a, _), (b, _)| a.cmp(b));
+    show_history(session.output(), &attempts);
+    Ok(exit)
 }
 
 async fn show(work: Work, lines: u32, follow: bool, alone: bool) -> Result<NodeEnd, NodeError> {
@@ -90,19 +100,19 @@ fn print(output: &Output, node: &str, bytes: &[u8], alone: bool) {
     output.table(&events, &lines);
 }
 
-fn show_history(output: &Output, node: &str, entries: &[HistoryEntry]) {
-    let row = |e: &HistoryEntry| {
-        let went = if e.from == 0 || e.from == e.generation {
-            e.generation.to_string()
-        } else {
-            format!("{} -> {}", e.from, e.generation)
+fn show_history(output: &Output, attempts: &[(String, HistoryEntry)]) {
+    let row = |(node, e): &(String, HistoryEntry)| {
+        let went = match e.from {
+            0 => e.generation.to_string(),
+            from if from == e.generation => from.to_string(),
+            from => format!("{from} -> {}", e.generation),
         };
         let ended = if e.ok { "ok".to_owned() } else { format!("FAILED {}", df_core::text::shorten(&e.detail, 120)) };
-        [node.to_owned(), e.at.to_string(), e.who.clone(), e.what.clone(), went, e.commit.short().to_owned(), ended]
+        [node.clone(), e.at.to_string(), e.who.clone(), e.what.clone(), went, e.commit.short().to_owned(), ended]
     };
-    let rows: Vec<_> = entries.iter().map(row).collect();
-    let event = |e: &HistoryEntry| Event::Attempt {
-        node: node.to_owned(),
+    let rows: Vec<_> = attempts.iter().map(row).collect();
+    let event = |(node, e): &(String, HistoryEntry)| Event::Attempt {
+        node: node.clone(),
         at: e.at,
         who: e.who.clone(),
         what: e.what.clone(),
@@ -112,6 +122,6 @@ fn show_history(output: &Output, node: &str, entries: &[HistoryEntry]) {
         ok: e.ok,
         detail: e.detail.clone(),
     };
-    let events: Vec<_> = entries.iter().map(event).collect();
+    let events: Vec<_> = attempts.iter().map(event).collect();
     output.table(&events, &table::render(["NODE", "AT", "WHO", "WHAT", "GENERATION", "COMMIT", "END"], &rows));
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use df_core::AppName;
 use df_fleet::NodeError;
-use df_fleet::message::{GenerationResult, Reply, Request, RollbackTarget, Survey};
+use df_fleet::message::{Generation, GenerationResult, Reply, Request, RollbackTarget, Survey};
 
 use crate::across::{self, Intent, Work, current_of, state_of};
 use crate::args::{self, RollbackTo};
@@ -53,6 +53,7 @@ pub async fn perform(work: Work, target: Option<RollbackTarget>, order: &Order) 
     let Work { label, app, mut reached, output } = work;
     let teller = Teller::new(label, app.clone(), &reached.survey, None, order.reason);
     let from = current_of(&reached.survey, &app);
+    let target = target.or_else(|| previous(&reached.survey, &app).map(|g| RollbackTarget::Generation(g.number)));
     let request = Request::Rollback {
         app,
         to: target,
@@ -91,13 +92,21 @@ pub fn silence(session: &Session) -> Duration {
     allowed + session.config.rollout.soak + MARGIN
 }
 
+/// Returns the newest good generation before the current one that holds another release: after a restart, the one before holds the same.
+fn previous<'a>(survey: &'a Survey, app: &AppName) -> Option<&'a Generation> {
+    let state = state_of(survey, app)?;
+    let current = state.generations.iter().find(|g| g.number == state.current).map(|g| g.release);
+    let is_good = |g: &&Generation| g.number < state.current && g.result == GenerationResult::Good;
+    state.generations.iter().rev().filter(is_good).find(|g| Some(g.release) != current)
+}
+
 /// Says where a rollback would go; the node decides by the same rule.
 fn intent(survey: &Survey, app: &AppName, target: Option<&RollbackTarget>) -> Intent {
     let nothing = |reason: &str| Intent { action: "nothing".into(), reason: reason.into(), changes: false };
     let Some(state) = state_of(survey, app) else { return nothing("no version was ever deployed there") };
     let mut candidates = state.generations.iter().rev();
     let found = match target {
-        None => candidates.find(|g| g.number < state.current && g.result == GenerationResult::Good),
+        None => previous(survey, app),
         Some(RollbackTarget::Generation(n)) => candidates.find(|g| g.number == *n),
         Some(RollbackTarget::Commit(prefix)) => candidates.find(|g| g.commit.to_string().starts_with(prefix.as_str())),
     };

@@ -1,8 +1,10 @@
 //! `df start`, `df stop`, `df restart`: the executable on the nodes.
 
+use std::time::Duration;
+
 use df_core::AppName;
 use df_fleet::NodeError;
-use df_fleet::message::{Reply, Request, RollbackTarget, RunState, Survey};
+use df_fleet::message::{Reply, Request, RunState, Survey};
 
 use crate::across::{self, Intent, Work, current_of, state_of};
 use crate::args;
@@ -10,7 +12,9 @@ use crate::commands::rollback;
 use crate::event::Event;
 use crate::exit::{Exit, NodeEnd};
 use crate::failure::Failure;
+use crate::rolling::{self, Orders};
 use crate::session::Session;
+use crate::store::Shelf;
 
 /// Starts what `current` says.
 pub fn start(session: &Session) -> Result<Exit, Failure> {
@@ -65,24 +69,49 @@ pub fn stop(args: &args::Stop, session: &Session) -> Result<Exit, Failure> {
     })
 }
 
-/// Starts the serving version anew beside itself and switches to the new process: a rollback to where it is.
+/// Starts the serving version anew beside itself, as a generation of its own, and switches to the new process.
+///
+/// That takes the release, which the cache here has; without it the version is stopped and started, which clients notice.
 pub fn restart(session: &Session) -> Result<Exit, Failure> {
     let app = session.app().clone();
-    let order = rollback::Order::new(session, "restart");
+    let releases = Shelf::open(session)?.releases(&app)?;
+    let (order, silence) = (rollback::Order::new(session, "restart"), rollback::silence(session));
     let intent = |survey: &Survey| match current_of(survey, &app) {
         0 => Intent { action: "nothing".into(), reason: "no version was ever deployed there".into(), changes: false },
         n => Intent { action: format!("restart generation {n}"), reason: String::new(), changes: true },
     };
-    across::each(session, "restart", intent, move |work: Work| {
-        let current = current_of(&work.reached.survey, &work.app);
+    across::each(session, "restart", intent, |work: Work| {
+        let current = state_of(&work.reached.survey, &app).and_then(|s| s.generations.iter().find(|g| g.number == s.current));
+        let release = current.and_then(|current| releases.iter().find(|stored| stored.id == current.release));
+        let orders = release.map(|stored| Orders::new(session, &stored.release, "restart"));
         let order = order.clone();
         async move {
-            if serving(&work.reached.survey, &work.app).is_none() {
-                return rollback::start_again(work, &order).await;
+            match orders {
+                _ if serving(&work.reached.survey, &work.app).is_none() => rollback::start_again(work, &order).await,
+                Some(orders) => anew(work, &orders).await,
+                None => {
+                    work.output
+                        .note(format!("  {:<16} its release is not in the cache here: stopping, then starting", work.label));
+                    stop_and_start(work, &order, silence).await
+                }
             }
-            rollback::perform(work, Some(RollbackTarget::Generation(current)), &order).await
         }
     })
+}
+
+async fn anew(work: Work, orders: &Orders) -> Result<NodeEnd, NodeError> {
+    let Work { label: node, app, reached, output } = work;
+    let from = current_of(&reached.survey, &app);
+    let (reached, ended) = rolling::activate(reached, orders, from, output.clone()).await;
+    reached.connection.close().await;
+    output.result(&Event::Started { node, app, generation: ended?, pid: None });
+    Ok(NodeEnd::Done)
+}
+
+async fn stop_and_start(mut work: Work, order: &rollback::Order, silence: Duration) -> Result<NodeEnd, NodeError> {
+    let request = Request::Stop { app: work.app.clone(), all: false, now: false };
+    work.reached.connection.ask_with(&request, silence, &mut |_| {}).await?;
+    rollback::start_again(work, order).await
 }
 
 /// Returns the process that serves.
