@@ -46,7 +46,8 @@ fn a_df_yaml_with_a_mistake() {
 #[test]
 fn a_strict_sandbox_is_refused_in_words() {
     let dir = tempfile::tempdir().expect("a directory");
-    let repo = repository(dir.path(), &[("df.yaml", "app: greeter\nbuild: { command: \"mkdir out\", output: out, sandbox: strict }\n")]);
+    let repo =
+        repository(dir.path(), &[("df.yaml", "app: greeter\nbuild: { command: \"mkdir out\", output: out, sandbox: strict }\n")]);
     refused(df(repo.dir(), &dir.path().join("state")).arg("build").output(), 2, &["sandbox: strict", "sandbox: off"]);
 }
 
@@ -62,7 +63,8 @@ fn a_commit_that_does_not_exist() {
 fn a_repository_with_no_commits() {
     let dir = tempfile::tempdir().expect("a directory");
     let repo = repository(dir.path(), &[]);
-    std::fs::write(repo.dir().join("df.yaml"), "app: greeter\nbuild: { command: make, output: out, sandbox: off }\n").expect("written");
+    std::fs::write(repo.dir().join("df.yaml"), "app: greeter\nbuild: { command: make, output: out, sandbox: off }\n")
+        .expect("written");
     refused(df(repo.dir(), &dir.path().join("state")).arg("build").output(), 2, &["no commit"]);
 }
 
@@ -118,11 +120,14 @@ fn a_second_df_at_work_on_the_same_node() {
     std::fs::write(&config, "app: greeter\nbuild: { cargo: { package: distributive-flow, examples: [greeter] }, sandbox: off }\nrollout: { soak: 20s }\n").expect("written");
     let config = config.display().to_string();
     let mut first = world.df(["--config", &config, "deploy", "--commit-hash", &versions.v2]).spawn();
-    df_testkit::process::wait_until(Duration::from_secs(60), || world.get(1, "/").1.contains(&versions.v2).then_some(())).expect("the first is in its soak");
+    df_testkit::process::wait_until(Duration::from_secs(60), || world.get(1, "/").1.contains(&versions.v2).then_some(()))
+        .expect("the first is in its soak");
     refused(world.df(["deploy", "--commit-hash", &versions.v1]).output(), 4, &["n1", "deploy"]);
     first.kill();
     // A killed df leaves no lock: its session ends with it, once the node has noticed.
-    let deployed = df_testkit::process::wait_until(Duration::from_secs(60), || (world.df(["deploy", "--commit-hash", &versions.v1]).output().code == Some(0)).then_some(()));
+    let deployed = df_testkit::process::wait_until(Duration::from_secs(60), || {
+        (world.df(["deploy", "--commit-hash", &versions.v1]).output().code == Some(0)).then_some(())
+    });
     deployed.expect("the next deploy succeeds");
     world.expect_serving(&versions.v1);
 }
@@ -131,7 +136,7 @@ fn a_second_df_at_work_on_the_same_node() {
 fn a_name_used_twice() {
     let world = World::new(1);
     refused(world.df(["add", "root@elsewhere", "--name", "n1"]).output(), 2, &["n1", "used"]);
-    refused(world.df(["add", "-oProxyCommand=x"]).output(), 2, &["ProxyCommand"]);
+    refused(world.df(["add", "--", "-oProxyCommand=x"]).output(), 2, &["ProxyCommand"]);
 }
 
 #[test]
@@ -139,7 +144,7 @@ fn a_damaged_image_on_a_node() {
     let (versions, world) = (versions(), World::new(1));
     world.deploy(&versions.v1);
     let image = std::fs::canonicalize(world.node(1).join("apps/greeter/current")).expect("it is current");
-    faults::flip_byte(&image.join("bin/greeter"), 100_000);
+    damage(&image.join("bin/greeter"));
     refused(world.df(["compare-checksums"]).output(), 8, &[]);
     let said = world.df(["--json", "compare-checksums"]).output().expect_code(8);
     assert_eq!(said.events("difference")[0]["path"], "bin/greeter", "{}", said.stdout);
@@ -148,11 +153,27 @@ fn a_damaged_image_on_a_node() {
     world.expect_serving(&versions.v2);
 }
 
+/// Puts another file in place of one that runs, which the kernel lets nobody write to; it differs in one byte.
+fn damage(program: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = program.parent().expect("it lies in a directory");
+    let (mode, copy) = (std::fs::metadata(dir).expect("it is there").permissions(), dir.join(".damaged"));
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).expect("ours");
+    std::fs::copy(program, &copy).expect("copied");
+    faults::flip_byte(&copy, 100_000);
+    std::fs::rename(&copy, program).expect("replaced");
+    std::fs::set_permissions(dir, mode).expect("ours");
+}
+
 #[test]
 fn a_port_held_by_another_program() {
     let (versions, world) = (versions(), World::new(1));
     let _held = std::net::TcpListener::bind(world.at(1)).expect("free");
-    refused(world.df(["deploy", "--commit-hash", &versions.v1]).output(), 1, &["8080", "held by", &format!("pid {}", std::process::id())]);
+    refused(
+        world.df(["deploy", "--commit-hash", &versions.v1]).output(),
+        1,
+        &["8080", "held by", &format!("pid {}", std::process::id())],
+    );
 }
 
 #[test]

@@ -23,7 +23,11 @@ fn a_commit_is_built_deployed_upgraded_rolled_back_and_stopped() {
     world.df(["compare-checksums", "--json"]).output().expect_code(0);
     let status = world.df(["status", "--json"]).ok();
     for node in status.events("node") {
-        assert_eq!((node["generation"].as_u64(), node["commit"].as_str(), node["healthy"].as_bool()), (Some(2), Some(versions.v2.as_str()), Some(true)), "{node}");
+        assert_eq!(
+            (node["generation"].as_u64(), node["commit"].as_str(), node["healthy"].as_bool()),
+            (Some(2), Some(versions.v2.as_str()), Some(true)),
+            "{node}"
+        );
     }
 
     world.df(["rollback"]).ok();
@@ -66,7 +70,8 @@ fn a_copy_of_what_is_there_sends_next_to_nothing() {
 #[test]
 fn a_dry_run_changes_nothing() {
     let (versions, world) = (versions(), World::new(2));
-    let planned = world.df(["--json", "--dry-run", "--detailed-exitcode", "deploy", "--commit-hash", &versions.v1]).output().expect_code(3);
+    let planned =
+        world.df(["--json", "--dry-run", "--detailed-exitcode", "deploy", "--commit-hash", &versions.v1]).output().expect_code(3);
     assert!(!planned.events("planned").is_empty(), "{}", planned.stdout);
     let status = world.df(["--json", "status"]).output();
     assert!(status.events("node").iter().all(|node| node["generation"].as_u64().unwrap_or(0) == 0), "{}", status.stdout);

@@ -88,6 +88,8 @@ fn typical(world: &World) -> Duration {
 
 /// Returns what the node answers. A client that comes while nothing listens is refused; the service itself is never gone for long.
 fn serving(world: &World) -> String {
-    let answer = wait_until(Duration::from_secs(30), || net::http_get(world.at(1), "/", Duration::from_secs(5)).ok().filter(|(status, _)| *status == 200));
+    let answer = wait_until(Duration::from_secs(30), || {
+        net::http_get(world.at(1), "/", Duration::from_secs(5)).ok().filter(|(status, _)| *status == 200)
+    });
     answer.expect("the node serves").1
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use df_cache::durable;
 use df_core::AppName;
-use df_wire::message::{AppState, FaultKind};
+use df_wire::message::{AppState, FaultKind, RunState};
 use df_wire::session::{FromNode, Heard};
 use df_wire::{OperatorSession, Reply, Request};
 use serde::{Deserialize, Serialize};
@@ -82,6 +82,16 @@ pub fn running(layout: &Layout) -> Result<Vec<AppState>, ControlError> {
         Some(FromNode::Reply(Reply::Survey(survey))) => Ok(survey.apps),
         _ => Err(ControlError::Ended),
     }
+}
+
+/// Returns an application whose activation is in progress, if there is one.
+///
+/// # Errors
+/// There is a supervisor, and it does not answer.
+pub fn busy(layout: &Layout) -> Result<Option<AppName>, ControlError> {
+    let is_under_way = |state: RunState| matches!(state, RunState::Starting | RunState::Trial | RunState::Warm);
+    let found = running(layout)?.into_iter().find(|app| app.running.iter().any(|running| is_under_way(running.state)));
+    Ok(found.map(|app| app.app))
 }
 
 /// Passes a request on to the supervisor, starts one when there is none, and relays what it says.

@@ -84,6 +84,12 @@ impl<R: Read, W: Write> Node<'_, R, W> {
         let holder = LockHolder { who: short(who), command: short(command), since: now() };
         match Lock::take(&self.layout.run().join("lock"), &holder) {
             Ok(lock) => {
+                // The one who asked for it may have been killed; the supervisor brings it to an end.
+                if let Some(app) = control::busy(self.layout).map_err(failed)? {
+                    let holder =
+                        LockHolder { who: "the supervisor".into(), command: format!("activation of {app}"), since: now() };
+                    return Err(fault(FaultKind::Locked(holder), format!("an activation of {app} is in progress")));
+                }
                 self.lock = Some(lock);
                 Ok(Reply::Done)
             }

@@ -41,6 +41,8 @@ use app::{Message, Told};
 
 /// How long nothing may run or be wanted before the supervisor ends.
 const IDLE: Duration = Duration::from_secs(2);
+/// How long applications may take to say what runs.
+const ANSWER: Duration = Duration::from_secs(1);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -218,8 +220,17 @@ impl Supervisor {
     }
 
     /// Says what runs; of everything else the records on disk tell more.
+    ///
+    /// Each application is asked behind everything that it was told before, so an activation that somebody began a moment ago is seen. One that takes its
+    /// time answers with what it showed last.
     fn survey(&self) -> Reply {
+        let (seen, answers) = mpsc::channel();
         let apps = self.apps.lock().expect("nobody panics with this lock");
+        let n_asked = apps.values().filter(|handle| handle.inbox.send(Message::Show { seen: seen.clone() }).is_ok()).count();
+        let deadline = Instant::now() + ANSWER;
+        for _ in 0..n_asked {
+            let _ = answers.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        }
         let states = apps.iter().map(|(app, handle)| AppState {
             app: app.clone(),
             current: 0,

@@ -1,17 +1,24 @@
 //! One round trip to every node: who is there, and what it holds.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use df_wire::message::Survey;
+use df_wire::message::{FaultKind, Survey};
 use df_wire::{Reply, Request};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::connection::{Connection, NodeError, Options};
 use crate::inventory::Node;
 
 /// How many nodes are connected to at once.
 const AT_ONCE: usize = 64;
+
+/// How long a lock that is held is asked for again.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Whose work a lock stands for.
 #[derive(Debug, Clone)]
@@ -53,11 +60,25 @@ pub async fn all(nodes: &[Node], options: &Options, claim: Option<&Claim>) -> Ve
 /// It cannot be reached, or somebody else holds it.
 pub async fn one(node: &Node, options: &Options, claim: Option<&Claim>) -> Result<Reached, NodeError> {
     let mut connection = Connection::open(node, options).await?;
-    if let Some(Claim { who, command }) = claim {
-        connection.ask(&Request::Lock { who: who.clone(), command: command.clone() }).await?;
+    if let Some(claim) = claim {
+        lock(&mut connection, claim).await?;
     }
     let survey = again(&mut connection).await?;
     Ok(Reached { connection, survey })
+}
+
+/// Takes a node's lock. One that is held is asked for again for a little while: a df that was killed leaves it when its node notices.
+async fn lock(connection: &mut Connection, claim: &Claim) -> Result<(), NodeError> {
+    let request = Request::Lock { who: claim.who.clone(), command: claim.command.clone() };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match connection.ask(&request).await {
+            Err(NodeError::Fault(fault)) if matches!(fault.kind, FaultKind::Locked(_)) && Instant::now() < deadline => {
+                sleep(PAUSE).await
+            }
+            other => return other.map(drop),
+        }
+    }
 }
 
 /// Asks a node again what it holds.

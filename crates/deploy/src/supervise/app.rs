@@ -45,6 +45,8 @@ pub enum Message {
         /// Where the answer goes.
         answer: Sender<Told>,
     },
+    /// Somebody wants to see what runs; told when it is shown.
+    Show { seen: Sender<()> },
     /// The process of a run ended.
     Ended { run: u64, pid: u32, exit: Exit },
     /// A program spoke on its notify socket.
@@ -167,6 +169,11 @@ impl App {
     fn hear(&mut self, message: Message) {
         match message {
             Message::Ask { request, answer } => self.answer(*request, answer),
+            Message::Show { seen } => {
+                self.show();
+                // Who wanted to see may have lost its patience.
+                let _ = seen.send(());
+            }
             Message::Ended { run, pid, exit } => self.ended(run, pid, exit),
             Message::Notified { run, ready, extend } => self.notified(run, ready, extend),
             Message::Probed { run, outcomes } => self.probed(run, outcomes),

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use df_core::Release;
-use df_wire::message::{Fault, FaultKind, GenerationResult, ProbeOutcome, RollbackTarget};
+use df_wire::message::{Fault, FaultKind, GenerationResult, LockHolder, ProbeOutcome, RollbackTarget};
 use df_wire::{Reply, Request};
 
 use super::activate::Wish;
@@ -26,7 +26,7 @@ impl App {
     pub(super) fn answer(&mut self, request: Request, answer: Answer) {
         let refused = match request {
             Request::Verify { .. } => self.verify(&answer),
-            _ if self.flight.is_some() => Err(fault(FaultKind::Refused, format!("an activation of {} is in progress", self.app))),
+            _ if self.flight.is_some() => Err(self.busy()),
             Request::Activate { release, expect, soak, who, listen } => {
                 self.activate(&release, expect, soak, who, listen, &answer)
             }
@@ -155,7 +155,9 @@ impl App {
         }
         (self.restart_at, self.starting) = (None, None);
         let serving = self.serving.take();
+        // Besides what serves there are only versions that drain; `all` does not wait for them to be done.
         let doomed: Vec<u64> = self.versions.keys().copied().filter(|run| all || Some(*run) == serving).collect();
+        let draining: Vec<u64> = self.versions.keys().copied().filter(|run| Some(*run) != serving).collect();
         let ends: Vec<(u64, u64, Duration, Option<Arc<Process>>)> = doomed
             .iter()
             .filter_map(|run| {
@@ -172,7 +174,8 @@ impl App {
             }
         }
         // Told first, then closed: a program that drains ends what it has accepted, and nobody new gets in.
-        ends.iter().for_each(|(run, ..)| self.close_listeners(*run));
+        // What serves comes last: while it listens, clients are steered to it.
+        draining.into_iter().chain(serving).for_each(|run| self.close_listeners(run));
         let enders = ends.into_iter().filter_map(|(_, _, drain, process)| process.map(|process| (drain, process)));
         let threads: Vec<_> = enders
             .map(|(drain, process)| thread::spawn(move || if at_once { kill(&process) } else { end(&process, drain) }))
@@ -199,6 +202,15 @@ impl App {
             let _ = answer.send(Told::Reply(Reply::Verified { generation, probes }));
         });
         Ok(())
+    }
+
+    /// Returns the answer to who comes while an activation is in progress.
+    fn busy(&self) -> Fault {
+        let flight = self.flight.as_ref();
+        let who = flight.map_or_else(String::new, |flight| flight.who.clone());
+        let command = flight.map_or_else(String::new, |flight| format!("{} {}", flight.what, self.app));
+        let message = format!("an activation of {} by {who} is in progress", self.app);
+        fault(FaultKind::Locked(LockHolder { who, command, since: now() }), message)
     }
 
     /// Compares what an operator saw with what is.

@@ -241,9 +241,10 @@ impl App {
 
     /// Closes a run's listeners and gives up addresses that nobody listens on any more.
     pub(super) fn close_listeners(&mut self, run: u64) {
-        for group in self.groups.values() {
-            // A group without this run says so; that is what is wanted.
-            let _ = group.remove(run);
+        for group in self.groups.values().filter(|group| group.record().slots.contains(&Some(run))) {
+            if let Err(error) = group.remove(run) {
+                eprintln!("{}: {}", self.app, words(&error));
+            }
         }
         self.groups.retain(|_, group| group.record().slots.iter().any(Option::is_some));
         let used: Vec<SocketAddr> =
