@@ -140,7 +140,7 @@ fn serving(serving: Option<&Serving>, kind: &FaultKind) -> String {
 fn message(error: &NodeError) -> String {
     let mut text = chain(error);
     if let NodeError::Fault(fault) = error {
-        for probe in fault.probes.iter().filter(|probe| !probe.ok) {
+        for probe in fault.probes.iter().filter(|probe| !probe.ok && !fault.message.contains(&probe.name)) {
             text = format!("{text}; {}: {}", probe.name, shorten(&probe.detail, 500));
         }
     }

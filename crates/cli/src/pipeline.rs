@@ -24,7 +24,7 @@ use crate::session::{Session, now};
 use crate::store::Shelf;
 
 /// How long may be spent on finding out whether there are uncommitted changes.
-const DIRTY_PATIENCE: Duration = Duration::from_millis(50);
+const DIRTY_PATIENCE: Duration = Duration::from_millis(30);
 
 /// A commit, and all that building it needs.
 pub struct Journey {
@@ -241,6 +241,9 @@ fn candidates(session: &Session, repository: &Repository) -> Vec<PathBuf> {
 fn mention_what_is_left_out(session: &Session, repository: &Repository, committed: &Config) {
     if commit_sections_differ(committed, &session.config) {
         session.output().note("df.yaml here differs from the commit's in build, run or verify; the commit's counts");
+    }
+    if session.call.globals.quiet {
+        return;
     }
     match repository.n_uncommitted(DIRTY_PATIENCE) {
         Some(1) => session.output().note("1 file is not committed, and left out"),

@@ -137,7 +137,9 @@ fn summarize(session: &Session, reached: Vec<Reached>) {
         let app = app.clone();
         async move {
             let node = reached.connection.node.clone();
-            reached.survey = df_fleet::survey::again(&mut reached.connection).await.ok()?;
+            let survey = df_fleet::survey::again(&mut reached.connection).await.ok()?;
+            // The lock is our own.
+            reached.survey = Survey { lock: None, ..survey };
             Some(listing::look(node, reached, &app).await.0)
         }
     });
