@@ -175,7 +175,7 @@ pub struct Init {}
 #[derive(Debug, Clone, Args)]
 pub struct Add {
     /// Where the node is: ssh://[user@]host[:port][/root], user@host, host, or local:PATH
-    #[arg(value_name = "ADDRESS", value_parser = text)]
+    #[arg(id = "new", value_name = "ADDRESS", value_parser = text)]
     pub address: String,
     /// Call the node by this name
     #[arg(long, value_parser = text)]
@@ -413,7 +413,7 @@ pub enum Shell {
 #[derive(Debug, Clone, Args)]
 pub struct Man {
     /// Where to write distributive-flow.1 and the df-COMMAND.1
-    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(id = "pages", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub dir: PathBuf,
 }
 

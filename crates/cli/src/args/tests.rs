@@ -300,3 +300,17 @@ fn help_of_a_command_is_one_sentence_each() {
         assert!(!about.ends_with('.') && about.len() < 110, "{about}");
     }
 }
+
+#[test]
+fn no_word_is_taken_for_a_global_flag() {
+    let globals: Vec<String> = grammar().get_arguments().filter(|arg| arg.is_global_set()).map(|arg| arg.get_id().to_string()).collect();
+    assert!(globals.len() > 10);
+    fn check(command: &clap::Command, globals: &[String]) {
+        for arg in command.get_arguments() {
+            let id = arg.get_id().to_string();
+            assert!(!globals.contains(&id), "`{id}` of {} hides a global flag", command.get_name());
+        }
+        command.get_subcommands().for_each(|command| check(command, globals));
+    }
+    grammar().get_subcommands().for_each(|command| check(command, &globals));
+}
