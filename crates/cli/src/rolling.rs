@@ -88,7 +88,8 @@ async fn forward(session: &Session, orders: &Orders, policy: Policy, places: &mu
     let mut rollout = Rollout::new(places.len(), policy);
     let mut tasks = JoinSet::new();
     loop {
-        if session.call.interrupt.is_pressed() {
+        // When every node has begun, finishing is the shorter way to one version everywhere.
+        if session.call.interrupt.is_pressed() && !rollout.untouched().is_empty() {
             rollout.cancel();
         }
         for at in rollout.begin() {
@@ -147,7 +148,8 @@ async fn back(session: &Session, orders: &Orders, revert: &[usize], places: &mut
     if revert.is_empty() {
         return;
     }
-    session.output().progress().phase("taking back what succeeded, because other nodes failed");
+    let why = if session.call.interrupt.is_pressed() { "interrupted" } else { "other nodes failed" };
+    session.output().progress().phase(&format!("taking back what succeeded: {why}"));
     let jobs = revert.iter().filter_map(|&at| {
         let place = &mut places[at];
         let (reached, now, from) = (place.reached.take()?, place.now?, place.from);
@@ -168,7 +170,7 @@ async fn back(session: &Session, orders: &Orders, revert: &[usize], places: &mut
                     image: None,
                     commit: None,
                     from_generation: place.now.unwrap_or(0),
-                    reason: "other nodes failed".into(),
+                    reason: why.into(),
                 }));
             }
             Err(error) => session.output().error(&failure::of_node(&place.label, "take back", &error)),
