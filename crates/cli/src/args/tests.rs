@@ -303,7 +303,8 @@ fn help_of_a_command_is_one_sentence_each() {
 
 #[test]
 fn no_word_is_taken_for_a_global_flag() {
-    let globals: Vec<String> = grammar().get_arguments().filter(|arg| arg.is_global_set()).map(|arg| arg.get_id().to_string()).collect();
+    let globals: Vec<String> =
+        grammar().get_arguments().filter(|arg| arg.is_global_set()).map(|arg| arg.get_id().to_string()).collect();
     assert!(globals.len() > 10);
     fn check(command: &clap::Command, globals: &[String]) {
         for arg in command.get_arguments() {
