@@ -8,4 +8,5 @@ mod bad_versions;
 mod docs;
 mod journey;
 mod kills;
+mod reboot;
 mod zero_downtime;

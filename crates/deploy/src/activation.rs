@@ -52,8 +52,6 @@ pub enum Style {
 pub enum Readiness {
     /// READY=1, or the first probe that passes.
     Probes,
-    /// READY=1 alone: there are no probes.
-    Says,
     /// It has neither ports nor probes: it is taken for ready when it still lives after [`QUIET`].
     Lives,
 }
@@ -299,11 +297,6 @@ impl State {
             Self::Staged | Self::Moving | Self::Steering | Self::Returning(_) | Self::Ended { .. } => None,
         }
     }
-
-    /// Returns whether clients are, or are about to be, with the new version.
-    pub fn serves_new(&self) -> bool {
-        matches!(self, Self::Handing { .. } | Self::Soaking { .. } | Self::Asking { .. } | Self::Ended { good: true })
-    }
 }
 
 impl Failure {
@@ -343,7 +336,7 @@ fn start(plan: &Plan, mut starting: Starting, event: Event, now: Duration) -> (S
             starting.said = true;
             let told = if starting.passed { vec![] } else { vec![Action::Tell(Milestone::Ready)] };
             let (state, then) = match plan.readiness {
-                Readiness::Says | Readiness::Lives => verified(plan),
+                Readiness::Lives => verified(plan),
                 Readiness::Probes if starting.round.is_some() => (State::Starting(starting), vec![]),
                 Readiness::Probes => probe(starting, Duration::ZERO),
             };
@@ -387,10 +380,10 @@ fn verified(plan: &Plan) -> (State, Vec<Action>) {
 
 fn too_late(plan: &Plan, starting: &Starting) -> Failure {
     let within = format!("within {:?}", plan.ready);
-    match (starting.said || starting.passed, plan.readiness) {
-        (true, _) => Failure::new(FailureKind::Probe, format!("not all probes passed {within}")),
-        (false, Readiness::Probes) => Failure::new(FailureKind::NotReady, format!("no READY=1 and no passing probe {within}")),
-        (false, _) => Failure::new(FailureKind::NotReady, format!("no READY=1 {within}, and there is no probe to ask")),
+    if starting.said || starting.passed {
+        Failure::new(FailureKind::Probe, format!("not all probes passed {within}"))
+    } else {
+        Failure::new(FailureKind::NotReady, format!("no READY=1 and no passing probe {within}"))
     }
 }
 

@@ -102,14 +102,14 @@ pub fn forward<R: Read, W: Write>(layout: &Layout, request: &Request, talk: &mut
     let mut session =
         match ensure_running(layout).and_then(Asking::open).and_then(|mut session| session.ask(request).map(|()| session)) {
             Ok(session) => session,
-            Err(error) => return talk.reply(&Reply::Fault(Box::new(fault(FaultKind::Failed, chain(&error))))),
+            Err(error) => return talk.reply(&Reply::Fault(fault(FaultKind::Failed, chain(&error)))),
         };
     loop {
         match session.next() {
             Ok(Some(FromNode::Event(event))) => talk.event(&event)?,
             Ok(Some(FromNode::Reply(reply))) => return talk.reply(&reply),
-            Ok(None) => return talk.reply(&Reply::Fault(Box::new(fault(FaultKind::Failed, ControlError::Ended.to_string())))),
-            Err(error) => return talk.reply(&Reply::Fault(Box::new(fault(FaultKind::Failed, chain(&error))))),
+            Ok(None) => return talk.reply(&Reply::Fault(fault(FaultKind::Failed, ControlError::Ended.to_string()))),
+            Err(error) => return talk.reply(&Reply::Fault(fault(FaultKind::Failed, chain(&error)))),
         }
     }
 }

@@ -13,7 +13,6 @@ mod user;
 use crate::process::{Exit, Process};
 use channel::{Outcome, Step};
 use df_core::text::escape;
-use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsString;

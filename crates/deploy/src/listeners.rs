@@ -6,13 +6,12 @@
 //!
 //! What this module does not do: accept connections, start programs, decide who serves.
 
-mod address;
 mod group;
 mod slots;
 mod socket;
 mod steer;
 mod sys;
 
-pub use address::{ListenRefused, listen_address};
-pub use group::{Group, GroupError, GroupRecord, MAX_PROBERS};
+pub use group::{Group, GroupError, GroupRecord};
+#[cfg(test)]
 pub use socket::queue_len;

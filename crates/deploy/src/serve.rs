@@ -58,7 +58,7 @@ impl<R: Read, W: Write> Node<'_, R, W> {
         }
     }
 
-    fn answer_at_once(&mut self, request: Request) -> Result<Reply, Fault> {
+    fn answer_at_once(&mut self, request: Request) -> Result<Reply, Box<Fault>> {
         match request {
             Request::Survey => survey(self.layout).map(|survey| Reply::Survey(Box::new(survey))),
             Request::Lock { who, command } => self.take_lock(who, command),
@@ -75,11 +75,11 @@ impl<R: Read, W: Write> Node<'_, R, W> {
         }
     }
 
-    fn fault(&mut self, fault: Fault) -> Result<(), TalkError> {
-        self.talk.reply(&Reply::Fault(Box::new(fault)))
+    fn fault(&mut self, fault: Box<Fault>) -> Result<(), TalkError> {
+        self.talk.reply(&Reply::Fault(fault))
     }
 
-    fn take_lock(&mut self, who: String, command: String) -> Result<Reply, Fault> {
+    fn take_lock(&mut self, who: String, command: String) -> Result<Reply, Box<Fault>> {
         let short = |text: String| df_core::text::shorten(&text, 200);
         let holder = LockHolder { who: short(who), command: short(command), since: now() };
         match Lock::take(&self.layout.run().join("lock"), &holder) {
@@ -173,7 +173,7 @@ fn needs_lock(request: &Request) -> bool {
 }
 
 /// Says what the node holds and runs.
-fn survey(layout: &Layout) -> Result<Survey, Fault> {
+fn survey(layout: &Layout) -> Result<Survey, Box<Fault>> {
     let mut running = control::running(layout).map_err(failed)?;
     let mut apps = vec![];
     for app in generation::apps(layout).map_err(failed)? {
@@ -201,7 +201,7 @@ fn survey(layout: &Layout) -> Result<Survey, Fault> {
 }
 
 /// Reads an image back from disk.
-fn check(layout: &Layout, image: ImageId) -> Result<Reply, Fault> {
+fn check(layout: &Layout, image: ImageId) -> Result<Reply, Box<Fault>> {
     let manifest = store::manifest(layout, image).map_err(of_store)?;
     let found = df_cache::check::tree(&layout.image(image), &manifest).map_err(failed)?;
     let differences = found.into_iter().take(1000).map(|difference| Difference {
@@ -213,7 +213,7 @@ fn check(layout: &Layout, image: ImageId) -> Result<Reply, Fault> {
     Ok(Reply::Checked { differences: differences.collect() })
 }
 
-fn stage(layout: &Layout, release: &str) -> Result<Reply, Fault> {
+fn stage(layout: &Layout, release: &str) -> Result<Reply, Box<Fault>> {
     let release = Release::decode(release.as_bytes()).map_err(|error| fault(FaultKind::Refused, chain(&error)))?;
     if !store::holds(layout, release.image) {
         return Err(of_store(StoreError::Missing(release.image)));
@@ -222,7 +222,7 @@ fn stage(layout: &Layout, release: &str) -> Result<Reply, Fault> {
     Ok(Reply::Done)
 }
 
-fn collect(layout: &Layout, app: &AppName, policy: Policy, dry_run: bool) -> Result<Reply, Fault> {
+fn collect(layout: &Layout, app: &AppName, policy: Policy, dry_run: bool) -> Result<Reply, Box<Fault>> {
     let records = generation::list(layout, app).map_err(failed)?;
     let current = generation::current(layout, app).map_err(failed)?;
     let running = control::running(layout).map_err(failed)?;
@@ -234,13 +234,13 @@ fn collect(layout: &Layout, app: &AppName, policy: Policy, dry_run: bool) -> Res
 }
 
 /// Computes signatures of stretches of an image; refuses sizes that no honest operator asks for.
-fn signatures(layout: &Layout, image: ImageId, stretches: &[Vec<Slice>], block_len: u32) -> Result<Vec<Vec<u8>>, Fault> {
+fn signatures(layout: &Layout, image: ImageId, stretches: &[Vec<Slice>], block_len: u32) -> Result<Vec<Vec<u8>>, Box<Fault>> {
     let manifest = store::manifest(layout, image).map_err(of_store)?;
     let contents = store::Contents::new(layout, image, &manifest);
     stretches.iter().map(|stretch| signature(&contents, stretch, block_len)).collect()
 }
 
-fn signature(contents: &store::Contents, stretch: &[Slice], block_len: u32) -> Result<Vec<u8>, Fault> {
+fn signature(contents: &store::Contents, stretch: &[Slice], block_len: u32) -> Result<Vec<u8>, Box<Fault>> {
     let len = stretch.iter().try_fold(0_u64, |sum, slice| sum.checked_add(slice.len));
     if len.is_none_or(|len| len > df_delta::format::BASE_LEN) {
         return Err(fault(FaultKind::Refused, "a stretch that is too long"));
@@ -252,7 +252,7 @@ fn signature(contents: &store::Contents, stretch: &[Slice], block_len: u32) -> R
     df_delta::signature(&bytes, block_len).map_err(|error| fault(FaultKind::Refused, error.to_string()))
 }
 
-fn of_store(error: StoreError) -> Fault {
+fn of_store(error: StoreError) -> Box<Fault> {
     let kind = match error {
         StoreError::Missing(_) => FaultKind::Missing,
         StoreError::Damaged(_) => FaultKind::Damaged,
@@ -261,7 +261,7 @@ fn of_store(error: StoreError) -> Fault {
     fault(kind, chain(&error))
 }
 
-fn of_receive(error: &ReceiveError) -> Fault {
+fn of_receive(error: &ReceiveError) -> Box<Fault> {
     let full = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source())
         .filter_map(|e| e.downcast_ref::<std::io::Error>())
         .any(|e| matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded));
@@ -277,13 +277,13 @@ fn of_receive(error: &ReceiveError) -> Fault {
 }
 
 /// Makes a fault of which nothing more is known.
-pub(crate) fn fault(kind: FaultKind, message: impl Into<String>) -> Fault {
+pub(crate) fn fault(kind: FaultKind, message: impl Into<String>) -> Box<Fault> {
     let message = df_core::text::shorten(&message.into(), df_core::limits::TEXT_LEN);
-    Fault { kind, message, log: String::new(), probes: vec![], serving: None }
+    Box::new(Fault { kind, message, log: String::new(), probes: vec![], serving: None })
 }
 
 /// Makes a fault of an error of the system.
-pub(crate) fn failed(error: impl std::error::Error) -> Fault {
+pub(crate) fn failed(error: impl std::error::Error) -> Box<Fault> {
     fault(FaultKind::Failed, chain(&error))
 }
 

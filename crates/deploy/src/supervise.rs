@@ -197,7 +197,7 @@ impl Supervisor {
                     }
                     Err(_) => {
                         let gone = fault(FaultKind::Failed, format!("the supervisor lost {app}; see supervisor.log"));
-                        talk.reply(&Reply::Fault(Box::new(gone)))?;
+                        talk.reply(&Reply::Fault(gone))?;
                         break;
                     }
                 }

@@ -29,7 +29,7 @@ fn plan(style: Style, readiness: Readiness, old: u64, old_runs: bool, soak: u64)
 fn plans() -> Vec<Plan> {
     let mut all = vec![];
     for style in [Style::Beside, Style::Exclusive, Style::Files] {
-        for readiness in [Readiness::Probes, Readiness::Says, Readiness::Lives] {
+        for readiness in [Readiness::Probes, Readiness::Lives] {
             for (old, old_runs) in [(0, false), (OLD, false), (OLD, true)] {
                 all.extend([0, 10].map(|soak| plan(style, readiness, old, old_runs, soak)));
             }
@@ -134,7 +134,7 @@ impl World {
                     assert_eq!(self.recorded.replace(*good), None, "recorded twice");
                     self.confirmed |= good;
                 }
-                Action::Answer(answer) => self.answer = Some(answer.as_ref().map(|()| ()).map_err(|f| f.kind)),
+                Action::Answer(answer) => self.answer = Some(answer.as_ref().copied().map_err(|f| f.kind)),
                 Action::Probe { .. } | Action::AwaitQueueEmpty | Action::Tell(_) => {}
             }
         }
@@ -233,8 +233,7 @@ fn run(plan: &Plan, script: &[(&str, Event)]) -> (State, Vec<Action>) {
 #[test]
 fn an_activation_that_goes_well_moves_steers_confirms_and_only_then_retires() {
     for plan in plans() {
-        let script = if plan.readiness == Readiness::Says { vec![("Launch", Event::Ready)] } else { vec![] };
-        let (state, log) = run(&plan, &script);
+        let (state, log) = run(&plan, &[]);
         assert_eq!(state, State::Ended { good: true }, "{plan:?}");
         let place = |wanted: &Action| log.iter().position(|action| action == wanted);
         assert!(place(&Action::MoveCurrent(NEW)).is_some());
@@ -288,7 +287,7 @@ fn who_is_never_ready_fails_at_its_deadline_and_not_before() {
 
 #[test]
 fn more_time_is_bounded() {
-    let plan = plan(Style::Beside, Readiness::Says, OLD, true, 0);
+    let plan = plan(Style::Beside, Readiness::Probes, OLD, true, 0);
     let (mut state, mut now) = (step(&plan, State::Staged, Event::Begin, Duration::ZERO).0, Duration::ZERO);
     while !matches!(state, State::Ended { .. }) {
         assert!(now <= MAX_STARTING + Duration::from_secs(60), "it starts for ever");

@@ -68,7 +68,7 @@ impl App {
         // A start that waits to be ready is overtaken: its version is the old one now.
         if let Some(Starting { answer: Some(waiting), .. }) = self.starting.take() {
             let overtaken = fault(FaultKind::Refused, "another version is being activated");
-            let _ = waiting.send(Told::Reply(Reply::Fault(Box::new(overtaken))));
+            let _ = waiting.send(Told::Reply(Reply::Fault(overtaken)));
         }
         self.restart_at = None;
         self.flight = Some(Flight {
@@ -352,7 +352,7 @@ impl App {
                 }
                 match self.serves() {
                     Some(serving) => Reply::Serving(df_wire::message::Serving { from: flight.plan.old, ..serving }),
-                    None => Reply::Fault(Box::new(fault(FaultKind::Failed, "it serves, and its record cannot be read"))),
+                    None => Reply::Fault(fault(FaultKind::Failed, "it serves, and its record cannot be read")),
                 }
             }
             Err(failure) => Reply::Fault(Box::new(self.failed(&flight, &failure))),
@@ -384,7 +384,7 @@ impl App {
             log: String::from_utf8_lossy(&log[start..]).into_owned(),
             probes: flight.outcomes.clone(),
             serving: self.serves(),
-            ..fault(kind, failure.message.clone())
+            ..*fault(kind, failure.message.clone())
         }
     }
 }

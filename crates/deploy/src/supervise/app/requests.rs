@@ -38,7 +38,7 @@ impl App {
             _ => Err(fault(FaultKind::Unsupported, "the supervisor does not know the request")),
         };
         if let Err(refusal) = refused {
-            let refusal = Fault { serving: self.serves(), ..refusal };
+            let refusal = Fault { serving: self.serves(), ..*refusal };
             let _ = answer.send(Told::Reply(Reply::Fault(Box::new(refusal))));
         }
     }
@@ -51,7 +51,7 @@ impl App {
         who: String,
         listen: IpAddr,
         answer: &Answer,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Box<Fault>> {
         let release = Release::decode(release.as_bytes()).map_err(|error| fault(FaultKind::Refused, chain(&error)))?;
         let layout = &self.node.layout;
         self.expect(expect)?;
@@ -77,7 +77,7 @@ impl App {
         who: String,
         listen: IpAddr,
         answer: &Answer,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Box<Fault>> {
         self.expect(expect)?;
         let records = generation::list(&self.node.layout, &self.app).map_err(failed)?;
         let target = choose(&records, expect, to).ok_or_else(|| fault(FaultKind::Missing, no_target(to)))?;
@@ -93,7 +93,7 @@ impl App {
         Ok(())
     }
 
-    fn start(&mut self, listen: IpAddr, answer: &Answer) -> Result<(), Fault> {
+    fn start(&mut self, listen: IpAddr, answer: &Answer) -> Result<(), Box<Fault>> {
         let current = self.current();
         if current == 0 {
             return Err(fault(FaultKind::Missing, format!("{} has no current generation here", self.app)));
@@ -138,16 +138,16 @@ impl App {
                 Some(Reply::Fault(Box::new(Fault {
                     probes: outcomes,
                     serving: self.serves(),
-                    ..fault(FaultKind::NotReady, why)
+                    ..*fault(FaultKind::NotReady, why)
                 })))
             }
         };
-        let reply = reply.unwrap_or_else(|| Reply::Fault(Box::new(fault(FaultKind::Failed, "its record cannot be read"))));
+        let reply = reply.unwrap_or_else(|| Reply::Fault(fault(FaultKind::Failed, "its record cannot be read")));
         let _ = answer.send(Told::Reply(reply));
     }
 
     /// Ends what serves, and with `all` every other version too. Listeners are closed: clients are refused, not left hanging.
-    fn stop(&mut self, all: bool, at_once: bool, answer: &Answer) -> Result<(), Fault> {
+    fn stop(&mut self, all: bool, at_once: bool, answer: &Answer) -> Result<(), Box<Fault>> {
         let listen = control::read_wanted(&self.node.layout, &self.app)
             .map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |wanted| wanted.listen);
         if self.current() > 0 {
@@ -190,7 +190,7 @@ impl App {
     }
 
     /// Asks the serving version its probes, on a thread.
-    fn verify(&self, answer: &Answer) -> Result<(), Fault> {
+    fn verify(&self, answer: &Answer) -> Result<(), Box<Fault>> {
         let run = self.serving.ok_or_else(|| fault(FaultKind::Missing, format!("{} does not run here", self.app)))?;
         let round = self.round(run).ok_or_else(|| fault(FaultKind::Missing, format!("{} does not run here", self.app)))?;
         let (generation, answer) = (self.versions[&run].generation, answer.clone());
@@ -205,7 +205,7 @@ impl App {
     }
 
     /// Returns the answer to who comes while an activation is in progress.
-    fn busy(&self) -> Fault {
+    fn busy(&self) -> Box<Fault> {
         let flight = self.flight.as_ref();
         let who = flight.map_or_else(String::new, |flight| flight.who.clone());
         let command = flight.map_or_else(String::new, |flight| format!("{} {}", flight.what, self.app));
@@ -214,7 +214,7 @@ impl App {
     }
 
     /// Compares what an operator saw with what is.
-    fn expect(&self, expect: u64) -> Result<(), Fault> {
+    fn expect(&self, expect: u64) -> Result<(), Box<Fault>> {
         let found = generation::current(&self.node.layout, &self.app).map_err(failed)?;
         if found == expect {
             return Ok(());
@@ -225,7 +225,7 @@ impl App {
         ))
     }
 
-    fn want(&self, wanted: bool, listen: IpAddr) -> Result<(), Fault> {
+    fn want(&self, wanted: bool, listen: IpAddr) -> Result<(), Box<Fault>> {
         control::write_wanted(&self.node.layout, &self.app, &Wanted { wanted, listen }).map_err(failed)
     }
 }
