@@ -62,13 +62,16 @@ fn objection(line: &str) -> Option<String> {
 
 /// Lists what a page shows of `df`: lines of code blocks, and words in backticks. What begins with a flag or a path is another df's.
 fn commands(text: &str) -> Vec<String> {
-    let lines = text.lines().map(|line| line.trim_start().trim_start_matches("$ ")).filter(|line| line.starts_with("df "));
-    let in_blocks = lines.map(|line| line.split("  #").next().unwrap_or_default().to_owned());
+    let lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("    ").or(line.strip_prefix("$ ")))
+        .filter(|line| line.starts_with("df "));
+    // Behind a command stands what it does, two blanks away.
+    let in_blocks = lines.map(|line| line.split("  ").next().unwrap_or_default().to_owned());
     let in_words =
         text.split('`').skip(1).step_by(2).filter(|words| words.starts_with("df ") && !words.contains('\n')).map(str::to_owned);
     let ours = |line: &String| line.split(' ').nth(1).is_some_and(|word| word.starts_with(|c: char| c.is_ascii_lowercase()));
-    // A page of prose may begin a line with our name; a command has no full stop behind it.
-    in_blocks.filter(|line| !line.ends_with(['.', ','])).chain(in_words).filter(ours).collect()
+    in_blocks.chain(in_words).filter(ours).collect()
 }
 
 #[test]
