@@ -120,6 +120,14 @@ impl Session {
         nodes_of(&self.call, &self.config, &self.top)
     }
 
+    /// Keeps what is remembered beside df.yaml out of git, also where `df init` was never called; a failure costs a mention and nothing else.
+    pub fn hide_state(&self) {
+        let ignore = self.state.join(".gitignore");
+        if self.call.globals.state.is_none() && self.state.is_dir() && !ignore.exists() {
+            let _ = std::fs::write(ignore, "*\n");
+        }
+    }
+
     /// Returns the stack of contexts.
     ///
     /// # Errors

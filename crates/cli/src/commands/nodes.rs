@@ -37,6 +37,7 @@ pub fn add(args: &args::Add, session: &Session) -> Result<Exit, Failure> {
     let node = Node { listen: args.listen.or(listen), ..node };
     let added =
         Inventory::edit(&session.state, |inventory| inventory.add(node)).map_err(|error| refuse(&error).next("df ls nodes"))?;
+    session.hide_state();
     let line = format!("added {}{}", added.label(), listening(&added));
     session.output().table(&[listing::node(&added)], &[df_core::text::escape(line.as_bytes())]);
     Ok(Exit::Done)
@@ -98,6 +99,7 @@ pub fn with(args: &args::With, session: &Session) -> Result<Exit, Failure> {
             _ => {}
         }
     }
+    session.hide_state();
     let context = session.context()?;
     let levels: Vec<&Vec<String>> = context.stack().iter().rev().collect();
     let events: Vec<Event> =

@@ -1,8 +1,8 @@
 //! `df logs`, `df history`: what programs wrote, and who deployed what.
 
 use df_core::limits;
-use df_fleet::NodeError;
 use df_fleet::message::{HistoryEntry, Reply, Request};
+use df_fleet::{Node, NodeError};
 
 use crate::across::{self, Work};
 use crate::args;
@@ -56,7 +56,8 @@ pub fn history(session: &Session) -> Result<Exit, Failure> {
     })?;
     let mut attempts: Vec<(String, HistoryEntry)> =
         told.try_iter().flat_map(|(node, entries)| entries.into_iter().map(move |entry| (node.clone(), entry))).collect();
-    attempts.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let order: Vec<String> = session.nodes()?.iter().map(Node::label).collect();
+    attempts.sort_by_key(|(node, _)| order.iter().position(|known| known == node));
     show_history(session.output(), &attempts);
     Ok(exit)
 }
