@@ -50,7 +50,7 @@ fn refusal(map: &Map, one: &Use) -> Option<String> {
 fn upward(map: &Map) -> impl Iterator<Item = String> {
     let floor = |room: &str| map.floors.get(room).copied().flatten();
     map.arrows.iter().flat_map(move |(from, targets)| {
-        targets.iter().filter_map(move |to| (floor(to) >= floor(from)).then(|| format!("{from} -> {to} does not go down")))
+        targets.iter().filter(move |to| floor(to) >= floor(from)).map(move |to| format!("{from} -> {to} does not go down"))
     })
 }
 

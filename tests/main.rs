@@ -8,5 +8,6 @@ mod bad_versions;
 mod docs;
 mod journey;
 mod kills;
+mod real;
 mod reboot;
 mod zero_downtime;

@@ -10,7 +10,8 @@ use crate::support::{World, versions};
 /// Starts the supervisor as a unit file or a crontab does.
 fn boot(world: &World) -> Child {
     let node = world.node(1);
-    let program = std::fs::read_dir(node.join("bin")).expect("df-node is there").next().expect("one program").expect("readable").path();
+    let program =
+        std::fs::read_dir(node.join("bin")).expect("df-node is there").next().expect("one program").expect("readable").path();
     let directory = |name: &str| node.join(name).display().to_string();
     let root = node.display().to_string();
     Run::new(program).args(["supervise", "--root", &root, "--data", &directory("data"), "--tmp", &directory("tmp")]).spawn()
@@ -31,7 +32,11 @@ fn after_a_boot_current_is_started_again_from_its_image() {
     let _supervisor = boot(&world);
     let served = wait_until(Duration::from_secs(20), || body(&world)).expect("it serves again");
     assert!(served.contains(&versions.v2) && served.contains("generation=2"), "{served}");
-    assert_eq!(std::fs::read_to_string(world.node(1).join("data/greeter/state")).expect("read"), "kept", "restarting is never destructive");
+    assert_eq!(
+        std::fs::read_to_string(world.node(1).join("data/greeter/state")).expect("read"),
+        "kept",
+        "restarting is never destructive"
+    );
     world.df(["rollback"]).ok();
     world.expect_serving(&versions.v1);
 }

@@ -32,6 +32,8 @@ pub struct Versions {
     pub dies: String,
     /// Two versions that bind by themselves with SO_REUSEPORT: the negative control.
     pub binding: [String; 2],
+    /// Never beside another, and it needs a file of variables that no node has.
+    pub no_env: String,
     /// Its build fails.
     pub broken: String,
 }
@@ -41,9 +43,10 @@ pub fn versions() -> &'static Versions {
     static VERSIONS: OnceLock<Versions> = OnceLock::new();
     VERSIONS.get_or_init(|| {
         let versions = make_versions();
-        for commit in [&versions.v1, &versions.v2, &versions.exits, &versions.never_ready, &versions.sick, &versions.dies]
-            .into_iter()
-            .chain(&versions.binding)
+        for commit in
+            [&versions.v1, &versions.v2, &versions.exits, &versions.never_ready, &versions.sick, &versions.dies, &versions.no_env]
+                .into_iter()
+                .chain(&versions.binding)
         {
             df(&versions.repo, &shared().join("state")).args(["build", "--commit-hash", commit]).ok();
         }
@@ -172,13 +175,14 @@ fn make_versions() -> Versions {
     let never_ready = with("args: [--fail, never-ready]", "never ready");
     let sick = with("args: [--fail, sick]", "sick");
     let dies = with("args: [--fail, die-after-ready]", "dies");
+    let no_env = with("exclusive: true\n  env_file: missing.env", "no env");
     let binding = ["one", "two"].map(|n| {
         let settings = format!("args: [--bind, \"{{addr:http}}\"]\n  env: {{ N: {n} }}");
         commit(&[("df.yaml".into(), df_yaml(&settings, "reuseport"))], &format!("binds by itself, {n}"))
     });
     let broken =
         commit(&[("crates/reload/examples/greeter.rs".into(), "fn main() { this does not compile }\n".into())], "broken");
-    Versions { repo: dir, v1, v2, exits, never_ready, sick, dies, binding, broken }
+    Versions { repo: dir, v1, v2, exits, never_ready, sick, dies, no_env, binding, broken }
 }
 
 fn df_yaml(settings: &str, handoff: &str) -> String {

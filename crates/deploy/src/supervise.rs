@@ -165,12 +165,10 @@ impl Supervisor {
         if !peer.is_ok_and(|uid| uid == ours || uid.is_root()) {
             return;
         }
-        self.n_connections.fetch_add(1, Ordering::SeqCst);
-        let supervisor = self.clone();
+        let connected = Connected::new(self.clone());
         thread::spawn(move || {
             // Who asked may be gone; what was asked for goes on.
-            let _ = supervisor.converse(stream);
-            supervisor.n_connections.fetch_sub(1, Ordering::SeqCst);
+            let _ = connected.0.converse(stream);
         });
     }
 
@@ -249,6 +247,22 @@ impl Supervisor {
             lock: None,
             apps: states.collect(),
         }))
+    }
+}
+
+/// A connection that counts for as long as it lives.
+struct Connected(Arc<Supervisor>);
+
+impl Connected {
+    fn new(supervisor: Arc<Supervisor>) -> Self {
+        supervisor.n_connections.fetch_add(1, Ordering::SeqCst);
+        Self(supervisor)
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.n_connections.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -93,8 +93,9 @@ impl Connection {
 
     async fn start(node: &Node, options: &Options) -> Result<Self, NodeError> {
         let mut command = transport::serve(node, options.program.digest(), &options.places).map_err(NodeError::Bootstrap)?;
-        let mut child =
-            command.spawn().map_err(|error| NodeError::Unreachable { why: format!("it cannot be started: {error}") })?;
+        let mut child = spawn(&mut command)
+            .await
+            .map_err(|error| NodeError::Unreachable { why: format!("it cannot be started: {error}") })?;
         let input = child.stdin.take().expect("piped by the transport");
         let output = child.stdout.take().expect("piped by the transport");
         let stderr = child.stderr.take().expect("piped by the transport");

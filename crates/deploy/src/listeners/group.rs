@@ -200,6 +200,21 @@ impl Group {
         Ok(n_reset)
     }
 
+    /// Closes every member for everybody who holds it: clients are refused from here on. Connections in the queues are reset.
+    pub fn close(&self) -> Result<(), GroupError> {
+        let mut state = self.lock();
+        for slot in state.slots.as_slice() {
+            match shutdown(&slot.content, Shutdown::Read) {
+                // It was closed before.
+                Ok(()) | Err(rustix::io::Errno::NOTCONN) => {}
+                Err(error) => return Err(state.system("closing the listener")(error.into())),
+            }
+        }
+        state.slots = Slots::new(vec![]);
+        (state.serving, state.trial) = (None, None);
+        Ok(())
+    }
+
     /// Returns how many connections wait in a generation's queue.
     pub fn queue_len(&self, generation: u64) -> Result<u32, GroupError> {
         let state = self.lock();

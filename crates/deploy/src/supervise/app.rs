@@ -14,6 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use df_core::name::Label;
 use df_core::{AppName, Release, Timestamp};
 use df_wire::message::{HistoryEntry, ProbeOutcome, RunState, Running, Serving};
 use df_wire::{Event, Reply, Request};
@@ -53,10 +54,10 @@ pub enum Message {
     Notified { run: u64, ready: bool, extend: Option<Duration> },
     /// A round of probes of the activation in progress ended.
     Probed { run: u64, outcomes: Vec<ProbeOutcome> },
-    /// The queue of the version that served before is empty.
-    QueueEmpty { run: u64 },
+    /// The queue of the version that served before is empty, or was waited for long enough: the ports whose clients were all taken, and how many waited.
+    QueueEmpty { run: u64, taken: Vec<(Label, u32)> },
     /// A version that was started to serve is ready, or is not.
-    Ready { run: u64, result: Result<(), String>, outcomes: Vec<ProbeOutcome> },
+    Ready { run: u64, pid: u32, result: Result<(), String>, outcomes: Vec<ProbeOutcome> },
     /// A version that served before has ended, and its listeners are closed.
     Retired { run: u64 },
 }
@@ -97,6 +98,8 @@ struct Flight {
     who: String,
     outcomes: Vec<ProbeOutcome>,
     answer: Sender<Told>,
+    /// It failed because somebody else has a port.
+    port_held: bool,
 }
 
 /// A version that was started to serve, and who waits for it.
@@ -177,12 +180,19 @@ impl App {
             Message::Ended { run, pid, exit } => self.ended(run, pid, exit),
             Message::Notified { run, ready, extend } => self.notified(run, ready, extend),
             Message::Probed { run, outcomes } => self.probed(run, outcomes),
-            Message::QueueEmpty { run } => {
+            Message::QueueEmpty { run, taken } => {
                 if self.flight.as_ref().is_some_and(|flight| flight.old_run == Some(run)) {
+                    taken.into_iter().for_each(|(port, queued)| self.say(Event::Handoff { port, queued }));
                     self.advance(activation::Event::QueueEmpty);
                 }
             }
-            Message::Ready { run, result, outcomes } => self.started(run, result, outcomes),
+            Message::Ready { run, pid, result, outcomes } => {
+                // A round that was begun for a process that crashed since says nothing of the one that runs now.
+                let process = self.versions.get(&run).and_then(|version| version.process.as_ref());
+                if process.is_some_and(|process| process.pid() == pid) {
+                    self.started(run, result, outcomes);
+                }
+            }
             Message::Retired { run } => self.retired(run),
         }
     }

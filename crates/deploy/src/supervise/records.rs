@@ -74,10 +74,24 @@ pub fn orphans(layout: &Layout, app: &AppName, known: &[u32]) -> Vec<i32> {
         variables.clone().any(|v| v == app.as_bytes()) && variables.any(|v| v.starts_with(image.as_bytes()))
     };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    // Looked at in this order: threads of the kernel have no environment, and no process group either.
-    let is_stranger = |pid: &i32| {
-        let group = rustix::process::Pid::from_raw(*pid).and_then(|pid| rustix::process::getpgid(Some(pid)).ok());
-        group.is_some_and(|group| !known.contains(&(group.as_raw_nonzero().get() as u32)))
-    };
-    pids.filter(|&pid| is_ours(pid)).filter(is_stranger).collect()
+    pids.filter(|&pid| is_ours(pid) && !descends(pid, known)).collect()
+}
+
+/// Returns whether a process or one above it is among these.
+fn descends(pid: i32, known: &[u32]) -> bool {
+    let mut at = Some(pid);
+    for _ in 0..64 {
+        match at {
+            Some(pid) if known.contains(&(pid as u32)) => return true,
+            Some(pid) if pid > 1 => at = parent(pid),
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// Reads a process's parent: the second field behind the name, which ends at the last bracket.
+fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
 }

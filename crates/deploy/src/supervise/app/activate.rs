@@ -11,6 +11,7 @@ use df_core::spec::Handoff;
 use df_wire::message::{Fault, FaultKind, GenerationResult, ProbeOutcome, RunState};
 use df_wire::{Event, Reply};
 
+use super::super::start::Place;
 use super::super::{probing, start};
 use super::versions::LaunchFailed;
 use super::{App, Flight, Message, Starting, Told};
@@ -57,7 +58,7 @@ impl App {
             new: wish.generation,
             old,
             old_runs,
-            style: style(&wish.release),
+            style: style(&wish.release, wish.listen, old_run.map(|run| &self.versions[&run].places[..])),
             readiness: readiness(&wish.release),
             ready: section.map_or(Duration::ZERO, |section| section.ready),
             soak: wish.soak,
@@ -83,6 +84,7 @@ impl App {
             who: wish.who,
             outcomes: vec![],
             answer,
+            port_held: false,
         });
         self.advance(activation::Event::Begin);
     }
@@ -167,7 +169,12 @@ impl App {
                 self.say(Event::Started { generation, pid: pid as i32 });
                 activation::Event::Launched
             }
-            Err(error) => activation::Event::LaunchFailed(words(&error)),
+            Err(error) => {
+                if let Some(flight) = &mut self.flight {
+                    flight.port_held = error.is_port();
+                }
+                activation::Event::LaunchFailed(words(&error))
+            }
         }
     }
 
@@ -182,6 +189,9 @@ impl App {
     ) -> Result<u32, LaunchFailed> {
         let places = start::places(release.run.as_ref().ok_or(LaunchFailed::Nothing)?, listen);
         self.claim(&places)?;
+        if let Some(old) = from {
+            self.close_unshared(old, &places);
+        }
         let listeners = self.open_listeners(run, from, &places)?;
         if let Some(old) = beside {
             for group in places.iter().filter_map(|place| self.groups.get(&place.address)) {
@@ -250,16 +260,16 @@ impl App {
         let places = version.places.iter().filter(|place| probing::has_listener(place));
         let ports: Vec<_> =
             places.filter_map(|place| Some((place.label.clone(), self.groups.get(&place.address)?.clone()))).collect();
-        for (port, group) in &ports {
-            let queued = group.queue_len(run).unwrap_or(0);
-            self.say(Event::Handoff { port: port.clone(), queued });
-        }
+        let waiting: Vec<u32> = ports.iter().map(|(_, group)| group.queue_len(run).unwrap_or(0)).collect();
         let inbox = self.inbox.clone();
         thread::spawn(move || {
-            for (_, group) in ports {
-                let _ = group.wait_drained(run, HANDED, HANDING);
+            let mut taken = vec![];
+            for ((port, group), queued) in ports.into_iter().zip(waiting) {
+                if group.wait_drained(run, HANDED, HANDING).unwrap_or(false) {
+                    taken.push((port, queued));
+                }
             }
-            let _ = inbox.send(Message::QueueEmpty { run });
+            let _ = inbox.send(Message::QueueEmpty { run, taken });
         });
     }
 
@@ -323,8 +333,13 @@ impl App {
             Milestone::Activated => {
                 // Without listeners nothing was steered: from here on this is what serves.
                 let run = flight.new_run;
+                let listen = flight.listen;
                 if flight.plan.style != Style::Files {
                     self.steer(Some(run));
+                }
+                // Only now: what failed before it served must not run after the next boot.
+                if let Err(error) = self.want(true, listen) {
+                    eprintln!("{}: {}", self.app, error.message);
                 }
                 Event::Activated { generation, from }
             }
@@ -334,7 +349,7 @@ impl App {
         self.say(event);
     }
 
-    fn say(&self, event: Event) {
+    pub(super) fn say(&self, event: Event) {
         if let Some(flight) = &self.flight {
             // Who asked may be gone; the activation goes on.
             let _ = flight.answer.send(Told::Event(event));
@@ -347,9 +362,7 @@ impl App {
         let reply = match result {
             Ok(()) => {
                 self.crashes.clear();
-                if flight.plan.style == Style::Exclusive {
-                    flight.old_run.into_iter().for_each(|run| drop(self.versions.remove(&run)));
-                }
+                self.leave_old(&flight);
                 match self.serves() {
                     Some(serving) => Reply::Serving(df_wire::message::Serving { from: flight.plan.old, ..serving }),
                     None => Reply::Fault(fault(FaultKind::Failed, "it serves, and its record cannot be read")),
@@ -363,6 +376,20 @@ impl App {
         if orphaned && self.starting.is_none() {
             self.restart_at = Some(Instant::now());
         }
+    }
+
+    /// Lets go of the version before, where the machine had nothing to retire: it was stopped, it had crashed, or nothing runs any more.
+    fn leave_old(&mut self, flight: &Flight) {
+        if flight.plan.style == Style::Files {
+            self.serving.take().into_iter().for_each(|run| self.retire(run));
+            return;
+        }
+        let Some(run) = flight.old_run.filter(|run| self.versions.get(run).is_some_and(|version| version.process.is_none()))
+        else {
+            return;
+        };
+        self.close_listeners(run);
+        self.versions.remove(&run);
     }
 
     fn failed(&self, flight: &Flight, failure: &Failure) -> Fault {
@@ -390,12 +417,17 @@ impl App {
 }
 
 /// Returns how a release changes places with the one before it.
-fn style(release: &Release) -> Style {
-    match &release.run {
-        None => Style::Files,
-        Some(run) if run.exclusive || run.ports.values().any(|port| port.handoff == Handoff::Restart) => Style::Exclusive,
-        Some(_) => Style::Beside,
+///
+/// Where both have an address but not the same handoff, two at once would be in each other's way.
+fn style(release: &Release, listen: std::net::IpAddr, old: Option<&[Place]>) -> Style {
+    let Some(run) = &release.run else { return Style::Files };
+    let places = start::places(run, listen);
+    let clashes =
+        |new: &Place| old.unwrap_or_default().iter().any(|old| old.address == new.address && old.handoff != new.handoff);
+    if run.exclusive || places.iter().any(|place| place.handoff == Handoff::Restart || clashes(place)) {
+        return Style::Exclusive;
     }
+    Style::Beside
 }
 
 /// Returns what can be asked of a release.

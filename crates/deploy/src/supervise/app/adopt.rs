@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use df_wire::message::{GenerationResult, RunState};
 
@@ -20,6 +22,9 @@ use crate::generation;
 use crate::listeners::Group;
 use crate::process::Process;
 use crate::supervise::words;
+
+/// How long killed processes may take to vanish.
+const GONE: Duration = Duration::from_secs(5);
 
 impl App {
     /// Adopts what runs, ends what should not, starts what is missing.
@@ -37,9 +42,8 @@ impl App {
         self.serving = serving.filter(|run| self.versions.contains_key(run));
         self.settle(current);
         self.write_records();
-        let wanted = control::read_wanted(&self.node.layout, &self.app).filter(|wanted| wanted.wanted);
-        if let (None, Some(wanted), true) = (self.serving, wanted, current > 0) {
-            self.boot(current, wanted.listen);
+        if self.serving.is_none() {
+            self.boot();
         }
     }
 
@@ -85,10 +89,17 @@ impl App {
     /// Kills what was started and not written down.
     fn end_orphans(&self) {
         let known: Vec<u32> = self.versions.values().filter_map(|version| Some(version.process.as_ref()?.pid())).collect();
-        for pid in records::orphans(&self.node.layout, &self.app, &known) {
-            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        let deadline = Instant::now() + GONE;
+        // Their sockets leave the group only when they are gone.
+        loop {
+            let orphans = records::orphans(&self.node.layout, &self.app, &known);
+            if orphans.is_empty() || Instant::now() > deadline {
+                return;
+            }
+            for pid in orphans.into_iter().filter_map(rustix::process::Pid::from_raw) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
+            thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -151,7 +162,7 @@ impl App {
         }
         if let Some(version) = self.serving.and_then(|run| self.versions.get_mut(&run)) {
             version.state = RunState::Serving;
-            // `current` moves only to what passed its probes.
+            // `current` moves only to what passed its probes; whoever could have taken it back is gone.
             self.judge(current, GenerationResult::Good, "");
         }
     }
@@ -172,8 +183,13 @@ impl App {
         self.groups.clear();
     }
 
-    /// Starts what `current` says.
-    fn boot(&mut self, current: u64, listen: std::net::IpAddr) {
+    /// Starts what `current` says, if it is wanted; what cannot be started now is tried again later.
+    pub(super) fn boot(&mut self) {
+        let current = self.current();
+        let Some(wanted) = control::read_wanted(&self.node.layout, &self.app).filter(|wanted| wanted.wanted && current > 0)
+        else {
+            return;
+        };
         let release = match self.release_of(current) {
             Ok(release) if release.run.is_some() => release,
             Ok(_) => return,
@@ -182,7 +198,7 @@ impl App {
         let run = self.next_run;
         self.next_run += 1;
         let starting = Starting { run, restore: false, answer: None };
-        let started = self.start_serving(run, current, &release, listen, starting);
+        let started = self.start_serving(run, current, &release, wanted.listen, starting);
         let failed = started.err().map(|error| words(&error));
         self.remember("boot", "supervisor", current, current, &release, failed.as_deref());
         if let Some(why) = failed {
@@ -191,6 +207,8 @@ impl App {
             self.close_listeners(run);
             self.versions.remove(&run);
             self.serving = None;
+            // At boot the network may not be up yet, or a port be held for a moment.
+            self.back_off();
         }
     }
 }

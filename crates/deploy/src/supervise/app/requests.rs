@@ -10,6 +10,7 @@ use df_core::Release;
 use df_wire::message::{Fault, FaultKind, GenerationResult, LockHolder, ProbeOutcome, RollbackTarget};
 use df_wire::{Reply, Request};
 
+use super::super::start;
 use super::activate::Wish;
 use super::versions::{end, kill};
 use super::{App, Starting, Told};
@@ -59,9 +60,9 @@ impl App {
             return Err(fault(FaultKind::Missing, format!("the node holds no image {}", release.image.short())));
         }
         super::super::prepare(layout, &self.app).map_err(failed)?;
+        self.check_start(&release, expect + 1, listen)?;
         let record = generation::create(layout, &release, expect, &who, now()).map_err(failed)?;
         staged::remove(layout, &release).map_err(failed)?;
-        self.want(true, listen)?;
         self.begin(
             Wish { generation: record.number, release: Arc::new(release), listen, soak, what: "activate", who },
             answer.clone(),
@@ -88,7 +89,7 @@ impl App {
             return Err(fault(FaultKind::Missing, format!("the image of generation {} is gone", target.number)));
         }
         let (generation, release) = (target.number, Arc::new(target.release.clone()));
-        self.want(true, listen)?;
+        self.check_start(&release, generation, listen)?;
         self.begin(Wish { generation, release, listen, soak, what: "rollback", who }, answer.clone());
         Ok(())
     }
@@ -157,7 +158,6 @@ impl App {
         let serving = self.serving.take();
         // Besides what serves there are only versions that drain; `all` does not wait for them to be done.
         let doomed: Vec<u64> = self.versions.keys().copied().filter(|run| all || Some(*run) == serving).collect();
-        let draining: Vec<u64> = self.versions.keys().copied().filter(|run| Some(*run) != serving).collect();
         let ends: Vec<(u64, u64, Duration, Option<Arc<Process>>)> = doomed
             .iter()
             .filter_map(|run| {
@@ -174,8 +174,7 @@ impl App {
             }
         }
         // Told first, then closed: a program that drains ends what it has accepted, and nobody new gets in.
-        // What serves comes last: while it listens, clients are steered to it.
-        draining.into_iter().chain(serving).for_each(|run| self.close_listeners(run));
+        self.close_all();
         let enders = ends.into_iter().filter_map(|(_, _, drain, process)| process.map(|process| (drain, process)));
         let threads: Vec<_> = enders
             .map(|(drain, process)| thread::spawn(move || if at_once { kill(&process) } else { end(&process, drain) }))
@@ -213,6 +212,15 @@ impl App {
         fault(FaultKind::Locked(LockHolder { who, command, since: now() }), message)
     }
 
+    /// Refuses what certainly cannot start, before anything moves: a program, a user or a file of variables that is missing, a port that somebody holds.
+    fn check_start(&self, release: &Release, generation: u64, listen: IpAddr) -> Result<(), Box<Fault>> {
+        let Some(section) = &release.run else { return Ok(()) };
+        let places = start::places(section, listen);
+        self.check_ports(&places).map_err(|error| fault(FaultKind::PortHeld, chain(&error)))?;
+        let prepared = start::prepare(&self.node.layout, release, section, generation, &places, "");
+        prepared.map(drop).map_err(|error| fault(FaultKind::StartFailed, chain(&error)))
+    }
+
     /// Compares what an operator saw with what is.
     fn expect(&self, expect: u64) -> Result<(), Box<Fault>> {
         let found = generation::current(&self.node.layout, &self.app).map_err(failed)?;
@@ -225,7 +233,7 @@ impl App {
         ))
     }
 
-    fn want(&self, wanted: bool, listen: IpAddr) -> Result<(), Box<Fault>> {
+    pub(super) fn want(&self, wanted: bool, listen: IpAddr) -> Result<(), Box<Fault>> {
         control::write_wanted(&self.node.layout, &self.app, &Wanted { wanted, listen }).map_err(failed)
     }
 }

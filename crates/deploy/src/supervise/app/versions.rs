@@ -4,6 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,12 +20,11 @@ use super::super::probing::{self, Round};
 use super::super::records::{self, Records, VersionRecord};
 use super::super::start::{self, Place};
 use super::{App, BACK_OFF, CRASH_WINDOW, CRASHES, LONGEST_BACK_OFF, Message, Starting, Version};
-use crate::activation;
-use crate::generation;
 use crate::listeners::{Group, GroupError};
 use crate::process::{Exit, Process};
 use crate::serve::now;
 use crate::supervise::words;
+use crate::{activation, claim, generation};
 
 /// How long the launcher may take until the program runs.
 const LAUNCH: Duration = Duration::from_secs(20);
@@ -34,6 +34,8 @@ const LOG_LEN: u64 = 16 << 20;
 const QUIET: Duration = Duration::from_millis(200);
 /// A process has this long to vanish after SIGKILL.
 const KILLED: Duration = Duration::from_secs(10);
+/// How many programs this supervisor started: each gets a notify socket of its own name.
+static N_STARTED: AtomicU64 = AtomicU64::new(0);
 /// Pause between two rounds of probes of a version that starts to serve.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -81,6 +83,31 @@ impl App {
         Ok(())
     }
 
+    /// Refuses addresses that somebody else holds, ports that the program binds by itself among them. Those of our own versions are ours.
+    pub(super) fn check_ports(&self, places: &[Place]) -> Result<(), LaunchFailed> {
+        self.claim(places).inspect_err(|_| self.release_claims(None))?;
+        let is_ours = |address: &SocketAddr| {
+            self.versions.values().any(|version| version.places.iter().any(|place| place.address == *address))
+        };
+        for place in places.iter().filter(|place| !is_ours(&place.address)) {
+            claim::check(&place.address, &[]).map_err(GroupError::Claim).inspect_err(|_| self.release_claims(None))?;
+        }
+        Ok(())
+    }
+
+    /// Closes the listeners of a version that ended where the next one gets none: it binds there by itself.
+    pub(super) fn close_unshared(&mut self, run: u64, places: &[Place]) {
+        let shared = |address: &SocketAddr| places.iter().any(|place| place.address == *address && probing::has_listener(place));
+        for (_, group) in
+            self.groups.iter().filter(|(address, group)| !shared(address) && group.record().slots.contains(&Some(run)))
+        {
+            if let Err(error) = group.remove(run) {
+                eprintln!("{}: {}", self.app, words(&error));
+            }
+        }
+        self.groups.retain(|_, group| group.record().slots.iter().any(Option::is_some));
+    }
+
     /// Returns the descriptors of a run's listeners, in the order in which the program gets them; `from` gives its own away.
     pub(super) fn open_listeners(&mut self, run: u64, from: Option<u64>, places: &[Place]) -> Result<Vec<OwnedFd>, LaunchFailed> {
         let mut listeners = vec![];
@@ -111,7 +138,7 @@ impl App {
         let places = start::places(section, listen);
         let address =
             format!("@df-{}", df_core::Digest::of(format!("{} {} {run}", layout.root.display(), self.app).as_bytes()).short());
-        let address = format!("{address}-{}", std::process::id());
+        let address = format!("{address}-{}-{}", std::process::id(), N_STARTED.fetch_add(1, Ordering::Relaxed));
         let spec = start::prepare(layout, release, section, generation, &places, &address)?;
         if !self.versions.values().any(|version| version.process.is_some()) {
             start::empty_tmp(layout, release).map_err(|source| LaunchFailed::Log { path: layout.app_tmp(&self.app), source })?;
@@ -199,9 +226,14 @@ impl App {
         let places = start::places(section, listen);
         self.claim(&places)?;
         let listeners = self.open_listeners(run, None, &places)?;
+        // Before the program is there: a successor has to know the listeners.
+        self.write_records();
         self.launch(run, generation, release, listen, &listeners)?;
         for place in places.iter().filter(|place| probing::has_listener(place)) {
-            self.groups[&place.address].steer(run, None)?;
+            let group = &self.groups[&place.address];
+            // One on trial stays on trial: it is not its fault that the serving one crashed.
+            let trial = group.record().trial.filter(|trial| *trial != run);
+            group.steer(run, trial)?;
         }
         self.serving = Some(run);
         self.starting = Some(starting);
@@ -247,13 +279,25 @@ impl App {
             }
         }
         self.groups.retain(|_, group| group.record().slots.iter().any(Option::is_some));
-        let used: Vec<SocketAddr> =
-            self.versions.iter().filter(|(r, _)| **r != run).flat_map(|(_, v)| v.places.iter().map(|p| p.address)).collect();
-        self.node
-            .claims
-            .lock()
-            .expect("nobody panics with this lock")
-            .retain(|address, app| *app != self.app || used.contains(address));
+        self.release_claims(Some(run));
+    }
+
+    /// Closes every listener of the application.
+    pub(super) fn close_all(&mut self) {
+        for group in std::mem::take(&mut self.groups).into_values() {
+            if let Err(error) = group.close() {
+                eprintln!("{}: {}", self.app, words(&error));
+            }
+        }
+        self.release_claims(None);
+    }
+
+    /// Gives up the addresses that no version has, `without` counted out.
+    fn release_claims(&self, without: Option<u64>) {
+        let others = self.versions.iter().filter(|(run, _)| Some(**run) != without);
+        let used: Vec<SocketAddr> = others.flat_map(|(_, version)| version.places.iter().map(|place| place.address)).collect();
+        let mut claims = self.node.claims.lock().expect("nobody panics with this lock");
+        claims.retain(|address, app| *app != self.app || used.contains(address));
     }
 
     /// The process of a run ended: part of an activation, a crash, or what was wanted.
@@ -270,7 +314,11 @@ impl App {
         if new == Some(run) {
             self.advance(activation::Event::NewExited(format!("the program ended: {exit}")));
         } else if old == Some(run) {
+            let is_told = self.flight.as_ref().is_some_and(|flight| flight.plan.style == activation::Style::Exclusive);
             self.advance(activation::Event::OldExited);
+            if !is_told && self.serving == Some(run) {
+                self.crashed(exit);
+            }
         } else if retiring {
             return;
         } else if self.serving == Some(run) {
@@ -292,16 +340,20 @@ impl App {
         if let Some(Starting { answer: Some(_), .. }) = &self.starting {
             return self.started(run, Err(reason), vec![]);
         }
+        if self.back_off() >= CRASHES {
+            eprintln!("{} generation {generation} crashed {CRASHES} times: given up", self.app);
+            self.abandon(run);
+        }
+    }
+
+    /// Plans the next attempt, later each time; returns how many failed lately.
+    pub(super) fn back_off(&mut self) -> usize {
         let now = Instant::now();
         self.crashes.retain(|crash| now.duration_since(*crash) < CRASH_WINDOW);
         self.crashes.push_back(now);
-        if self.crashes.len() >= CRASHES {
-            eprintln!("{} generation {generation} crashed {CRASHES} times: given up", self.app);
-            self.abandon(run);
-            return;
-        }
         let factor = 1_u32 << (self.crashes.len() - 1).min(16);
         self.restart_at = Some(now + BACK_OFF.saturating_mul(factor).min(LONGEST_BACK_OFF));
+        self.crashes.len()
     }
 
     /// Closes the listeners of what serves: clients are refused, not left hanging.
@@ -316,7 +368,7 @@ impl App {
 
     /// Starts what serves again, on the listeners where its clients wait.
     pub(super) fn restart(&mut self) {
-        let Some((run, version)) = self.serving.and_then(|run| Some((run, self.versions.get(&run)?))) else { return };
+        let Some((run, version)) = self.serving.and_then(|run| Some((run, self.versions.get(&run)?))) else { return self.boot() };
         if version.process.is_some() {
             return;
         }
@@ -448,5 +500,6 @@ fn await_ready(run: u64, round: Option<Round>, process: Option<Arc<Process>>, re
             Some(_) => thread::sleep(PAUSE),
         }
     };
-    let _ = inbox.send(Message::Ready { run, result, outcomes });
+    let pid = process.map_or(0, |process| process.pid());
+    let _ = inbox.send(Message::Ready { run, pid, result, outcomes });
 }
