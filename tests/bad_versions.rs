@@ -19,8 +19,17 @@ fn each_bad_version_leaves_the_old_one_serving_and_says_why() {
 }
 
 #[test]
-fn a_first_version_that_is_bad_leaves_nothing_running() {
+fn a_first_version_that_is_bad_answers_nobody_and_leaves_nothing_running() {
     let (versions, world) = (versions(), World::new(1));
+    let deploy = world.df(["deploy", "--commit-hash", &versions.never_ready]).spawn();
+    let mut answered = 0;
+    df_testkit::process::wait_until(std::time::Duration::from_secs(60), || {
+        let asked = df_testkit::net::http_get(world.at(1), "/", std::time::Duration::from_millis(50));
+        answered += u32::from(asked.is_ok());
+        deploy_ended(&world).then_some(())
+    });
+    deploy.finish(std::time::Duration::from_secs(60)).expect_code(1);
+    assert_eq!(answered, 0, "a client reached a version on trial");
     world.df(["deploy", "--commit-hash", &versions.exits]).output().expect_code(1);
     assert!(std::net::TcpStream::connect(world.at(1)).is_err());
     world.deploy(&versions.v1);
@@ -88,4 +97,9 @@ fn kill_service(world: &World, commit: &str) {
         .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
         .expect("the greeter tells its pid");
     df_testkit::survivors::send(pid, libc::SIGKILL);
+}
+
+/// Returns whether the node has a first line in its history.
+fn deploy_ended(world: &World) -> bool {
+    std::fs::read_to_string(world.node(1).join("apps/greeter/history.jsonl")).is_ok_and(|history| history.contains('\n'))
 }

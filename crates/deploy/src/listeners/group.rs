@@ -5,7 +5,7 @@
 
 use super::slots::{Slot, Slots};
 use super::socket::{connect_before, dial_address, local_address, open_listener, open_prober, queue_len};
-use super::steer::{Family, program};
+use super::steer::{Family, gate, program};
 use super::sys;
 use crate::claim::{self, ClaimError};
 use rustix::net::{Shutdown, shutdown, sockopt};
@@ -78,7 +78,14 @@ pub enum GroupError {
 impl Group {
     /// Returns a group without members; nothing listens yet.
     pub fn new(address: SocketAddr) -> Self {
-        Group::from_state(State { address, slots: Slots::new(Vec::new()), serving: None, trial: None, probers: Vec::new() })
+        Group::from_state(State {
+            address,
+            slots: Slots::new(Vec::new()),
+            serving: None,
+            trial: None,
+            gated: false,
+            probers: Vec::new(),
+        })
     }
 
     /// Returns the group that a former supervisor kept, from its record and the sockets found again (in the record's order).
@@ -99,7 +106,7 @@ impl Group {
         let slots = slots.flatten();
         let present = |generation: &u64| slots.index_of(*generation).is_some();
         let (serving, trial) = (record.serving.filter(present), record.trial.filter(present));
-        let state = State { address, slots, serving, trial, probers: Vec::new() };
+        let state = State { address, slots, serving, trial, gated: false, probers: Vec::new() };
         if serving.is_some() {
             state.apply()?;
         }
@@ -120,7 +127,8 @@ impl Group {
 
     /// Makes the listener of a generation and returns it for its program; the group keeps its own descriptor.
     ///
-    /// It gets no connection until it is steered to. The very first generation of a group has nobody to stay behind and serves at once.
+    /// It gets no connection until it is steered to. The very first generation of a group has nobody to stay behind and serves at once;
+    /// [`add_on_trial`](Self::add_on_trial) is for one that shall not.
     pub fn add(&self, generation: u64) -> Result<OwnedFd, GroupError> {
         let mut state = self.lock();
         state.settle()?;
@@ -129,12 +137,33 @@ impl Group {
             return Err(GroupError::Present { generation, address });
         }
         if !state.slots.take_spare(generation) {
-            state.join(Some(generation))?;
+            state.join(Some(generation), false)?;
         }
         if state.slots.as_slice().len() == 1 {
             (state.serving, state.trial) = (Some(generation), None);
             state.apply()?;
         }
+        state.duplicate(generation)
+    }
+
+    /// Makes the listener of a generation that only the prober reaches: clients stay with what serves.
+    ///
+    /// Where nothing serves a gate drops what clients send, so that they try again until the generation is steered to, and get in, or its listener is
+    /// closed, and are refused.
+    pub fn add_on_trial(&self, generation: u64) -> Result<OwnedFd, GroupError> {
+        let serving = self.lock().serving;
+        if let Some(serving) = serving {
+            let listener = self.add(generation)?;
+            self.steer(serving, Some(generation))?;
+            return Ok(listener);
+        }
+        let mut state = self.lock();
+        if !state.slots.as_slice().is_empty() {
+            drop(state);
+            return self.add(generation);
+        }
+        state.join(Some(generation), true)?;
+        (state.trial, state.gated) = (Some(generation), true);
         state.duplicate(generation)
     }
 
@@ -164,9 +193,10 @@ impl Group {
         state.settle()?;
         state.index(serving)?;
         trial.map(|generation| state.index(generation)).transpose()?;
-        let before = (state.serving, state.trial);
-        (state.serving, state.trial) = (Some(serving), trial);
-        state.apply().inspect_err(|_| (state.serving, state.trial) = before)
+        let before = (state.serving, state.trial, state.gated);
+        (state.serving, state.trial, state.gated) = (Some(serving), trial, false);
+        let steered = state.apply().and_then(|()| if before.2 { state.open_gates() } else { Ok(()) });
+        steered.inspect_err(|_| (state.serving, state.trial, state.gated) = before)
     }
 
     /// Closes a generation's listener for everybody who holds it, and returns how many queued connections that reset.
@@ -187,14 +217,14 @@ impl Group {
         }
         let steered: Vec<u64> = [state.serving, state.trial].into_iter().flatten().collect();
         if state.slots.needs_spare(index, &steered) {
-            state.join(None)?;
+            state.join(None, false)?;
         }
         let socket = &state.slots.as_slice()[index].content;
         let n_reset = queue_len(socket).map_err(state.system("reading the queue"))?;
         shutdown(socket, Shutdown::Read).map_err(|e| state.system("closing the listener")(e.into()))?;
         state.slots.remove(index);
         match state.slots.as_slice() {
-            [] => state.serving = None,
+            [] => (state.serving, state.gated) = (None, false),
             _ => state.apply()?,
         }
         Ok(n_reset)
@@ -211,7 +241,7 @@ impl Group {
             }
         }
         state.slots = Slots::new(vec![]);
-        (state.serving, state.trial) = (None, None);
+        (state.serving, state.trial, state.gated) = (None, None, false);
         Ok(())
     }
 
@@ -309,14 +339,17 @@ struct State {
     slots: Slots<OwnedFd>,
     serving: Option<u64>,
     trial: Option<u64>,
+    /// Nothing serves, and the listener on trial drops what clients send.
+    gated: bool,
     probers: Vec<SocketAddr>,
 }
 
 impl State {
     /// Makes a listener and appends it; refuses when somebody else listens there, even if the kernel would let us share.
-    fn join(&mut self, generation: Option<u64>) -> Result<(), GroupError> {
+    fn join(&mut self, generation: Option<u64>, gated: bool) -> Result<(), GroupError> {
         claim::check(&self.address, &self.inodes())?;
-        let socket = open_listener(&self.address).map_err(|source| match source.kind() {
+        let gate = gated.then(|| gate(Family::of(&self.address), &self.probers));
+        let socket = open_listener(&self.address, gate.as_deref()).map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => claim::refusal(&self.address).into(),
             _ => self.system("listening")(source),
         })?;
@@ -334,6 +367,10 @@ impl State {
     /// Puts the filter that goes with this state on the kernel's group.
     fn apply(&self) -> Result<(), GroupError> {
         let Some(first) = self.slots.as_slice().first() else { return Ok(()) };
+        if self.gated {
+            let code = gate(Family::of(&self.address), &self.probers);
+            return sys::filter(&first.content, &code).map_err(self.system("setting the gate"));
+        }
         let serving = match self.serving {
             Some(generation) => self.index(generation)?,
             None => return Ok(()),
@@ -341,6 +378,17 @@ impl State {
         let trial = self.trial.map(|generation| self.index(generation)).transpose()?;
         let code = program(Family::of(&self.address), serving, trial.map(|index| (index, self.probers.as_slice())));
         sys::attach(&first.content, &code).map_err(self.system("setting the filter"))
+    }
+
+    /// Takes the gates off: from here on clients get in.
+    fn open_gates(&self) -> Result<(), GroupError> {
+        for slot in self.slots.as_slice() {
+            match sys::unfilter(&slot.content) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.system("opening the gate")(error)),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Follows members that left the kernel's group without us: their program called `shutdown`.

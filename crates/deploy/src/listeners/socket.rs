@@ -1,6 +1,7 @@
 //! One listening socket, and one connection made from a chosen endpoint.
 
 use super::sys;
+use libc::sock_filter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, getsockname, ipproto, listen, socket_with, sockopt};
 use std::io;
@@ -19,7 +20,9 @@ pub fn queue_len(listener: impl AsFd) -> io::Result<u32> {
 }
 
 /// Makes a socket that listens and joins the reuseport group of its address, as its last member.
-pub fn open_listener(address: &SocketAddr) -> io::Result<OwnedFd> {
+///
+/// A gate is there before it listens: no client gets in ahead of it.
+pub fn open_listener(address: &SocketAddr, gate: Option<&[sock_filter]>) -> io::Result<OwnedFd> {
     let socket = stream_socket(address)?;
     sockopt::set_socket_reuseport(&socket, true)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -28,6 +31,9 @@ pub fn open_listener(address: &SocketAddr) -> io::Result<OwnedFd> {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
     bind(&socket, address)?;
+    if let Some(gate) = gate {
+        sys::filter(&socket, gate)?;
+    }
     listen(&socket, BACKLOG)?;
     Ok(socket)
 }

@@ -39,6 +39,16 @@ pub fn program(family: Family, serving_index: usize, trial: Option<(usize, &[Soc
     code
 }
 
+/// Returns the filter of a listener that has nobody beside it to send clients to: packets from the prober's endpoints pass, all others are dropped.
+pub fn gate(family: Family, endpoints: &[SocketAddr]) -> Vec<sock_filter> {
+    program(family, DROP, Some((PASS, endpoints)))
+}
+
+/// What a socket's filter answers for a packet that nobody shall see.
+const DROP: usize = 0;
+/// What it answers for one that passes whole.
+const PASS: usize = u32::MAX as usize;
+
 const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
 const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
 const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;

@@ -1,4 +1,4 @@
-//! The two socket options that rustix lacks.
+//! The socket options that rustix lacks.
 
 use libc::{sock_filter, sock_fprog};
 use std::io;
@@ -9,15 +9,31 @@ use std::os::fd::{AsFd, AsRawFd};
 pub fn attach(socket: impl AsFd, program: &[sock_filter]) -> io::Result<()> {
     let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let fprog = sock_fprog { len, filter: program.as_ptr().cast_mut() };
-    // SAFETY: option value and length describe `fprog`, whose pointer and count describe `program`; both outlive the call, and the kernel
-    // only reads and copies the instructions.
+    set(socket, libc::SO_ATTACH_REUSEPORT_CBPF, &fprog)
+}
+
+/// Puts a filter on one socket, in place of the one before: a packet for which it answers 0 is dropped, unseen by the sender.
+pub fn filter(socket: impl AsFd, program: &[sock_filter]) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let fprog = sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    set(socket, libc::SO_ATTACH_FILTER, &fprog)
+}
+
+/// Takes a socket's filter off.
+pub fn unfilter(socket: impl AsFd) -> io::Result<()> {
+    set(socket, libc::SO_DETACH_FILTER, &0_i32)
+}
+
+fn set<T>(socket: impl AsFd, option: i32, value: &T) -> io::Result<()> {
+    // SAFETY: option value and length describe `value`; a program that it points to outlives the call (it is borrowed by the caller), and the kernel only
+    // reads and copies both.
     let result = unsafe {
         libc::setsockopt(
             socket.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const fprog).cast(),
-            size_of::<sock_fprog>() as libc::socklen_t,
+            option,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

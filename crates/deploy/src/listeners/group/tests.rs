@@ -214,13 +214,13 @@ fn a_record_that_fits_other_sockets_is_refused() {
 #[test]
 fn a_foreign_socket_of_our_user_keeps_us_out() {
     for host in HOSTS {
-        let foreign = open_listener(&host.parse().unwrap()).unwrap();
+        let foreign = open_listener(&host.parse().unwrap(), None).unwrap();
         let address = local_address(&foreign).unwrap();
         let group = Group::new(address);
         assert!(matches!(group.add(1), Err(GroupError::Claim(ClaimError::Held { .. }))));
         shutdown(&foreign, Shutdown::Read).unwrap();
         drop(group.add(1).unwrap());
-        let _foreign = open_listener(&address).unwrap();
+        let _foreign = open_listener(&address, None).unwrap();
         assert!(matches!(group.add(2), Err(GroupError::Claim(ClaimError::Held { .. }))));
         assert_eq!(group.record().slots, [Some(1)]);
     }
@@ -327,4 +327,39 @@ fn handoffs_under_load_lose_no_client_and_show_no_client_the_trial() {
         group.remove(15).unwrap();
         old_program.join().unwrap();
     }
+}
+
+#[test]
+fn where_nothing_serves_clients_wait_outside_while_the_first_is_on_trial() {
+    for host in HOSTS {
+        let group = Group::new(host.parse().unwrap());
+        drop(group.add_on_trial(1).unwrap());
+        let address = group.address();
+        let client = std::thread::spawn(move || TcpStream::connect_timeout(&address, SOON));
+        for n in 1..=5 {
+            let _held = group.dial_trial(SOON).unwrap();
+            // The prober is seen, the client is not.
+            check_queues(&group, &[(1, n)]);
+        }
+        let hasty = TcpStream::connect_timeout(&address, Duration::from_millis(100));
+        assert_eq!(hasty.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        group.steer(1, None).unwrap();
+        client.join().unwrap().expect("who kept trying gets in when the first one serves");
+        let _more = clients(&group, 10);
+        check_queues(&group, &[(1, 16)]);
+    }
+}
+
+#[test]
+fn clients_of_a_first_version_that_fails_are_refused() {
+    let group = Group::new(HOSTS[0].parse().unwrap());
+    drop(group.add_on_trial(1).unwrap());
+    let address = group.address();
+    group.remove(1).unwrap();
+    assert_eq!(TcpStream::connect_timeout(&address, SOON).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    drop(group.add_on_trial(2).unwrap());
+    group.steer(2, None).unwrap();
+    drop(group.add_on_trial(3).unwrap());
+    let _held = (clients(&group, 20), group.dial_trial(SOON).unwrap());
+    check_queues(&group, &[(2, 20), (3, 1)]);
 }

@@ -13,7 +13,7 @@ use df_wire::{Event, Reply};
 
 use super::super::start::Place;
 use super::super::{probing, start};
-use super::versions::LaunchFailed;
+use super::versions::{Entrance, LaunchFailed};
 use super::{App, Flight, Message, Starting, Told};
 use crate::activation::{self, Action, Failure, FailureKind, Milestone, Plan, Readiness, State, Style};
 use crate::generation;
@@ -163,8 +163,7 @@ impl App {
         let (run, release, listen, generation) = (flight.new_run, flight.release.clone(), flight.listen, flight.plan.new);
         // Stop, then start: the clients that wait in the old version's queue are the new one's.
         let from = flight.old_run.filter(|_| flight.plan.style == Style::Exclusive);
-        let beside = flight.old_run.filter(|_| flight.plan.style == Style::Beside);
-        match self.try_launch(run, from, beside, generation, &release, listen) {
+        match self.try_launch(run, from, generation, &release, listen) {
             Ok(pid) => {
                 self.say(Event::Started { generation, pid: pid as i32 });
                 activation::Event::Launched
@@ -182,7 +181,6 @@ impl App {
         &mut self,
         run: u64,
         from: Option<u64>,
-        beside: Option<u64>,
         generation: u64,
         release: &Arc<Release>,
         listen: std::net::IpAddr,
@@ -192,15 +190,7 @@ impl App {
         if let Some(old) = from {
             self.close_unshared(old, &places);
         }
-        let listeners = self.open_listeners(run, from, &places)?;
-        if let Some(old) = beside {
-            for group in places.iter().filter_map(|place| self.groups.get(&place.address)) {
-                let slots = group.record().slots;
-                if slots.contains(&Some(old)) && slots.contains(&Some(run)) {
-                    group.steer(old, Some(run))?;
-                }
-            }
-        }
+        let listeners = self.open_listeners(run, from, &places, Entrance::OnTrial)?;
         self.write_records();
         self.launch(run, generation, release, listen, &listeners)
     }
@@ -295,7 +285,8 @@ impl App {
             return Some(activation::Event::Restored);
         }
         let (release, listen, places) = (version.release.clone(), version.listen, version.places.clone());
-        let given_back = if exclusive { self.open_listeners(run, Some(new_run), &places).map(drop) } else { Ok(()) };
+        let given_back =
+            if exclusive { self.open_listeners(run, Some(new_run), &places, Entrance::ToServe).map(drop) } else { Ok(()) };
         let starting = Starting { run, restore: true, answer: None };
         let started = given_back.and_then(|()| self.start_serving(run, generation, &release, listen, starting));
         if exclusive {

@@ -39,6 +39,15 @@ static N_STARTED: AtomicU64 = AtomicU64::new(0);
 /// Pause between two rounds of probes of a version that starts to serve.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Whom a new listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entrance {
+    /// The prober alone, until the version is verified.
+    OnTrial,
+    /// Clients, at once.
+    ToServe,
+}
+
 /// A version did not start.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
@@ -109,7 +118,13 @@ impl App {
     }
 
     /// Returns the descriptors of a run's listeners, in the order in which the program gets them; `from` gives its own away.
-    pub(super) fn open_listeners(&mut self, run: u64, from: Option<u64>, places: &[Place]) -> Result<Vec<OwnedFd>, LaunchFailed> {
+    pub(super) fn open_listeners(
+        &mut self,
+        run: u64,
+        from: Option<u64>,
+        places: &[Place],
+        entrance: Entrance,
+    ) -> Result<Vec<OwnedFd>, LaunchFailed> {
         let mut listeners = vec![];
         for place in places.iter().filter(|place| probing::has_listener(place)) {
             let group = self.groups.entry(place.address).or_insert_with(|| Arc::new(Group::new(place.address)));
@@ -117,6 +132,7 @@ impl App {
             let listener = match from.filter(|from| slots.contains(&Some(*from))) {
                 _ if slots.contains(&Some(run)) => group.listener(run)?,
                 Some(from) => group.pass(from, run)?,
+                None if entrance == Entrance::OnTrial => group.add_on_trial(run)?,
                 None => group.add(run)?,
             };
             listeners.push(listener);
@@ -225,7 +241,7 @@ impl App {
         let section = release.run.as_ref().ok_or(LaunchFailed::Nothing)?;
         let places = start::places(section, listen);
         self.claim(&places)?;
-        let listeners = self.open_listeners(run, None, &places)?;
+        let listeners = self.open_listeners(run, None, &places, Entrance::ToServe)?;
         // Before the program is there: a successor has to know the listeners.
         self.write_records();
         self.launch(run, generation, release, listen, &listeners)?;
