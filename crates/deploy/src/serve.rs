@@ -124,7 +124,8 @@ impl<R: Read, W: Write> Node<'_, R, W> {
     }
 
     fn receive(&mut self, image: ImageId, base: Option<ImageId>, len: u64, image_len: u64) -> Result<(), TalkError> {
-        if store::holds(self.layout, image) {
+        // Whole, although it is held, is how a damaged image is mended.
+        if base.is_some() && store::holds(self.layout, image) {
             return self.talk.reply(&Reply::Received { reused: image_len, held: true });
         }
         // With a base, unchanged files cost nothing; only what surely has to be written is asked for.

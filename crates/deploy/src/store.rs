@@ -70,14 +70,24 @@ pub fn manifest(layout: &Layout, image: ImageId) -> Result<Manifest, StoreError>
 ///
 /// `tree` is complete, checked and synced, and lies on the same file system. After a crash midway the image is held or it is not.
 ///
+/// One that is held already is read back: what is damaged changes places with the new tree in one step, so that its path is never missing; what is well stays.
+///
 /// # Errors
-/// The manifest cannot be written or the tree not renamed; one that is held already is no error.
+/// The manifest cannot be written or the tree not renamed.
 pub fn adopt(layout: &Layout, image: ImageId, manifest: &Manifest, tree: &Path) -> io::Result<()> {
     durable::write(&layout.manifest(image), &manifest.encode(), 0o444)?;
     match durable::publish(tree, &layout.image(image)) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => mend(&layout.image(image), manifest, tree),
         other => other,
     }
+}
+
+/// Puts a tree in the place of one that is damaged; the damaged one lies where the tree was then.
+fn mend(held: &Path, manifest: &Manifest, tree: &Path) -> io::Result<()> {
+    if df_cache::check::tree(held, manifest)?.is_empty() {
+        return Ok(());
+    }
+    durable::exchange(tree, held)
 }
 
 /// Removes an image: it loses its name first, durably, then its bytes.

@@ -53,13 +53,15 @@ pub fn fits(survey: &Survey) -> Result<(), Unfit> {
 
 /// Chooses how an image gets to a node: what serves is the best base, then newer generations before older, then whatever else is held.
 ///
+/// `full` sends it whole whatever is there: a node that holds it damaged puts the new one in its place.
+///
 /// `is_here` says whether an image's bytes are on this machine.
 pub fn way(survey: &Survey, app: &AppName, image: ImageId, full: bool, is_here: impl Fn(ImageId) -> bool) -> Way {
-    if survey.images.contains(&image) {
-        return Way::Held;
-    }
     if full {
         return Way::Whole;
+    }
+    if survey.images.contains(&image) {
+        return Way::Held;
     }
     let bases = bases(survey, app);
     let here = bases.iter().copied().find(|base| is_here(*base)).map(Way::Patch);
@@ -145,7 +147,8 @@ mod tests {
         check(false, &[], Way::Rsync(image("v2")));
         check(true, &["v2"], Way::Whole);
         assert_eq!(way(&survey(&[], &[]), &greeter, image("v4"), false, |_| true), Way::Whole);
-        assert_eq!(way(&survey(&["v4"], &[]), &greeter, image("v4"), true, |_| true), Way::Held);
+        assert_eq!(way(&survey(&["v4"], &[]), &greeter, image("v4"), false, |_| true), Way::Held);
+        assert_eq!(way(&survey(&["v4"], &[]), &greeter, image("v4"), true, |_| true), Way::Whole);
     }
 
     #[test]
