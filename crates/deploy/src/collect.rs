@@ -35,14 +35,13 @@ pub struct Policy {
 
 /// Returns the generations that may go and why, bad ones first, then the oldest.
 ///
-/// Never: the current, the running, the newest good one before the current (a rollback goes there), and what is not older than the policy says.
+/// Never: the current, the running, the one a rollback goes to ([`generation::previous`]), and what is not older than the policy says.
 pub fn plan(situation: &Situation<'_>, policy: Policy) -> Vec<(u64, String)> {
-    let previous_good =
-        situation.records.iter().rev().find(|r| r.number < situation.current && r.result == GenerationResult::Good);
+    let previous = generation::previous(situation.records, situation.current);
     let held = |record: &Record| {
         record.number == situation.current
             || situation.running.contains(&record.number)
-            || previous_good.is_some_and(|good| good.number == record.number)
+            || previous.is_some_and(|good| good.number == record.number)
     };
     let mut candidates: Vec<&Record> = situation.records.iter().filter(|record| !held(record)).collect();
     candidates.sort_by_key(|record| (record.result != GenerationResult::Bad, record.number));
@@ -111,10 +110,14 @@ fn remove_generation(layout: &Layout, app: &AppName, number: u64) -> io::Result<
     let doomed = layout.generations(app).join(format!(".{number}"));
     durable::rename(&layout.generation(app, number), &doomed)?;
     durable::remove_tree(&doomed)?;
-    match fs::remove_file(layout.log(app, number)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    let log = layout.log(app, number);
+    for log in [log.with_extension("log.1"), log] {
+        match fs::remove_file(log) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// Returns what generations of any application keep, and what was copied here lately.
@@ -174,5 +177,27 @@ mod tests {
         check(0, 3, 6, &[], &[3, 1, 2]);
         check(0, 0, 6, &[], &[]);
         check(0, 100, 0, &[], &[3, 5, 1, 2, 4, 6, 7]);
+    }
+
+    #[test]
+    fn a_rollback_past_restarts_has_somewhere_to_go_after_a_collection() {
+        let again = |number| Record { release: fixture::release("greeter", 2), ..record(number, 0, GenerationResult::Good) };
+        let records = [record(1, 0, GenerationResult::Good), again(2), again(3), again(4)];
+        let situation = Situation { records: &records, current: 4, running: &[4] };
+        let gone = plan(&situation, Policy { count: 0, older: Timestamp(100) });
+        assert_eq!(gone.into_iter().map(|(number, _)| number).collect::<Vec<_>>(), [2, 3]);
+    }
+
+    #[test]
+    fn both_logs_of_a_generation_go_with_it() {
+        let (_dir, layout) = fixture::layout();
+        let release = fixture::release("greeter", 1);
+        generation::create(&layout, &release, 0, "me", Timestamp(0)).expect("made");
+        fs::create_dir_all(layout.logs(&release.app)).expect("made");
+        for name in ["1.log", "1.log.1"] {
+            fs::write(layout.logs(&release.app).join(name), "said").expect("written");
+        }
+        remove_generation(&layout, &release.app, 1).expect("removed");
+        assert_eq!(fs::read_dir(layout.logs(&release.app)).expect("read").count(), 0);
     }
 }

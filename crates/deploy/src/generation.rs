@@ -178,6 +178,14 @@ pub fn set_result(layout: &Layout, app: &AppName, number: u64, result: Generatio
     write(&layout.generation(app, number), &record)
 }
 
+/// Returns where a rollback goes that names nothing: the newest good generation before the current one that holds another release. After a restart
+/// the one just before holds the same release, and going there would change nothing.
+pub fn previous(records: &[Record], current: u64) -> Option<&Record> {
+    let serves = records.iter().find(|record| record.number == current).map(|record| &record.release);
+    let is_good = |record: &&Record| record.number < current && record.result == GenerationResult::Good;
+    records.iter().rev().filter(is_good).find(|record| Some(&record.release) != serves)
+}
+
 /// Returns the generation that `current` names; 0 when there is none.
 ///
 /// # Errors

@@ -79,7 +79,7 @@ pub enum Request {
     Rollback {
         /// The application.
         app: AppName,
-        /// Where to; `None`: the newest good generation before the current.
+        /// Where to; `None`: the newest good generation before the current one that holds another release.
         to: Option<RollbackTarget>,
         /// What has to be the current generation; 0: none.
         expect: u64,

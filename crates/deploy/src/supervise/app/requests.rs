@@ -238,11 +238,11 @@ impl App {
     }
 }
 
-/// Returns where a rollback goes: what is named, else the newest good generation before the current one.
+/// Returns where a rollback goes: what is named, else the previous good release.
 fn choose<'a>(records: &'a [Record], current: u64, to: Option<&RollbackTarget>) -> Option<&'a Record> {
     let newest = |fits: &dyn Fn(&Record) -> bool| records.iter().rev().find(|record| fits(record));
     match to {
-        None => newest(&|record| record.number < current && record.result == GenerationResult::Good),
+        None => generation::previous(records, current),
         Some(RollbackTarget::Generation(number)) => newest(&|record| record.number == *number),
         Some(RollbackTarget::Commit(prefix)) if prefix.len() >= 4 => {
             let of_commit = |record: &Record| record.release.commit.as_str().starts_with(prefix.as_str());
@@ -254,7 +254,7 @@ fn choose<'a>(records: &'a [Record], current: u64, to: Option<&RollbackTarget>) 
 
 fn no_target(to: Option<&RollbackTarget>) -> String {
     match to {
-        None => "there is no good generation before the current one".into(),
+        None => "no good generation of another release came before the current one".into(),
         Some(RollbackTarget::Generation(number)) => format!("there is no generation {number}"),
         Some(RollbackTarget::Commit(prefix)) => format!("no generation holds a commit {prefix}"),
     }
@@ -292,6 +292,9 @@ mod tests {
         check(5, None, Some(2));
         check(2, None, Some(1));
         check(1, None, None);
+        // A restart is no version to go back to.
+        let restarted = [record(1, 0xaaaa, Good), record(2, 0xbbbb, Good), record(3, 0xbbbb, Good)];
+        assert_eq!(choose(&restarted, 3, None).map(|record| record.number), Some(1));
         check(5, Some(RollbackTarget::Generation(3)), Some(3));
         check(5, Some(RollbackTarget::Generation(9)), None);
         check(5, commit(0xaaaa), Some(1));
