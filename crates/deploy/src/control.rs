@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use df_cache::durable;
 use df_core::AppName;
-use df_wire::message::{AppState, FaultKind, RunState};
+use df_wire::message::{AppState, FaultKind, RunState, Running};
 use df_wire::session::{FromNode, Heard};
 use df_wire::{OperatorSession, Reply, Request};
 use serde::{Deserialize, Serialize};
@@ -86,12 +86,24 @@ pub fn running(layout: &Layout) -> Result<Vec<AppState>, ControlError> {
 
 /// Returns an application whose activation is in progress, if there is one.
 ///
+/// What starts because it crashed, or because the machine did, is none: who brings a version that does not crash must not have to wait for it.
+///
 /// # Errors
 /// There is a supervisor, and it does not answer.
 pub fn busy(layout: &Layout) -> Result<Option<AppName>, ControlError> {
-    let is_under_way = |state: RunState| matches!(state, RunState::Starting | RunState::Trial | RunState::Warm);
-    let found = running(layout)?.into_iter().find(|app| app.running.iter().any(|running| is_under_way(running.state)));
-    Ok(found.map(|app| app.app))
+    let is_busy = |app: &AppState| {
+        let current = crate::generation::current(layout, &app.app).unwrap_or(0);
+        app.running.iter().any(|running| is_under_way(running, current))
+    };
+    Ok(running(layout)?.into_iter().find(is_busy).map(|app| app.app))
+}
+
+fn is_under_way(running: &Running, current: u64) -> bool {
+    match running.state {
+        RunState::Trial | RunState::Warm => true,
+        RunState::Starting => running.generation != current,
+        RunState::Serving | RunState::Draining => false,
+    }
 }
 
 /// Passes a request on to the supervisor, starts one when there is none, and relays what it says.
@@ -207,5 +219,22 @@ impl Asking {
                 Err(error) => return Err(ControlError::Connect(error)),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use df_core::Timestamp;
+
+    #[test]
+    fn a_program_that_starts_again_after_a_crash_keeps_nobody_out() {
+        let running = |generation, state| Running { generation, pid: 1, state, since: Timestamp(0), ports: vec![] };
+        assert!(!is_under_way(&running(3, RunState::Starting), 3), "a crash loop");
+        assert!(is_under_way(&running(4, RunState::Starting), 3), "a new version");
+        assert!(is_under_way(&running(4, RunState::Trial), 3));
+        assert!(is_under_way(&running(3, RunState::Warm), 4));
+        assert!(!is_under_way(&running(3, RunState::Serving), 3));
+        assert!(!is_under_way(&running(3, RunState::Draining), 4));
     }
 }
