@@ -139,7 +139,7 @@ fn of_copy(node: &str, error: &CopyError) -> Event {
             phase: "copy".into(),
             message: chain(error),
             serving: Some("what served before".into()),
-            next: Some("df cache verify".into()),
+            next: Some("df cache repair".into()),
             log: vec![],
         },
     }

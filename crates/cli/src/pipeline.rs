@@ -67,7 +67,7 @@ impl Journey {
     /// # Errors
     /// The cache cannot be used.
     pub fn known(&self, session: &Session, shelf: &Shelf) -> Result<Option<Release>, Failure> {
-        let failed = |error: &dyn std::error::Error| Failure::here("cache", error).next("df cache verify");
+        let failed = |error: &dyn std::error::Error| Failure::here("cache", error).next("df cache repair");
         let stored = shelf.store().release_by_recipe(session.app(), self.recipe.key()).map_err(|error| failed(&error))?;
         let Some(stored) = stored else { return Ok(None) };
         if !shelf.store().has(stored.release.image).map_err(|error| failed(&error))? {

@@ -10,6 +10,7 @@ use crate::event::Event;
 use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::{Failure, chain};
 use crate::pipeline;
+use crate::render::units;
 use crate::session::Session;
 use crate::store::Shelf;
 
@@ -27,7 +28,11 @@ pub fn run(args: &args::Cp, session: &Session) -> Result<Exit, Failure> {
     let release = pipeline::release(session, &shelf, args.version.as_deref(), None)?;
     let freight = Freight::of(&shelf, release, args.full)?;
     let Crew { reached, mut ends } = across::reach(session, "cp", true)?;
-    session.output().progress().phase(&format!("copying image {} to {} nodes", freight.release.image.short(), reached.len()));
+    session.output().progress().phase(&format!(
+        "copying image {} to {}",
+        freight.release.image.short(),
+        units::nodes(reached.len())
+    ));
     let (there, failed) = copying::bring(session, "cp", &freight, reached)?;
     ends.extend(failed);
     ends.extend(there.iter().map(|_| NodeEnd::Done));

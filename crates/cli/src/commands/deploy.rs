@@ -14,6 +14,7 @@ use crate::event::Event;
 use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::Failure;
 use crate::pipeline;
+use crate::render::units;
 use crate::rolling::{self, Orders};
 use crate::session::Session;
 use crate::store::Shelf;
@@ -38,11 +39,11 @@ pub fn run(args: &args::Deploy, session: &Session) -> Result<Exit, Failure> {
     let mut there = vec![];
     if !behind.is_empty() {
         let progress = session.output().progress();
-        progress.phase(&format!("copying image {} to {}", freight.release.image.short(), count(behind.len())));
+        progress.phase(&format!("copying image {} to {}", freight.release.image.short(), units::nodes(behind.len())));
         let (copied, failed) = copying::bring(session, "deploy", &freight, behind)?;
         there = copied;
         ended.ends.extend(failed);
-        progress.phase(&format!("activating {} on {}", freight.release.commit.short(), count(there.len())));
+        progress.phase(&format!("activating {} on {}", freight.release.commit.short(), units::nodes(there.len())));
     }
     let orders = Orders::new(session, &freight.release, "deploy");
     let failures = ended.ends.iter().filter(|end| **end != NodeEnd::Unreachable).count();
@@ -160,8 +161,4 @@ fn exit(session: &Session, ends: &[NodeEnd]) -> Exit {
         }
         exit => exit,
     }
-}
-
-fn count(n: usize) -> String {
-    if n == 1 { "1 node".into() } else { format!("{n} nodes") }
 }

@@ -29,6 +29,11 @@ pub fn seconds(s: f64) -> String {
     format!("{} min {} s", whole / 60, whole % 60)
 }
 
+/// Returns `1 node`, `3 nodes`.
+pub fn nodes(n: usize) -> String {
+    if n == 1 { "1 node".into() } else { format!("{n} nodes") }
+}
+
 /// Returns how long ago a moment was, in one unit: `5 min`, `3 h`, `12 d`.
 pub fn age(since: Timestamp, now: Timestamp) -> String {
     let s = now.0.saturating_sub(since.0).max(0);

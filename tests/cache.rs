@@ -1,0 +1,110 @@
+//! The cache as a person uses it: filled, compared, damaged, mended, emptied.
+
+use std::path::{Path, PathBuf};
+
+use df_testkit::faults;
+use df_testkit::process::Run;
+
+use crate::support::{World, shared, versions};
+
+/// A copy of the shared cache, for a test that changes it.
+fn own_cache(world: &World) -> PathBuf {
+    let own = world.path("cache");
+    let copied =
+        Run::new("/bin/cp").args(["-a", &shared().join("cache").display().to_string(), &own.display().to_string()]).output();
+    copied.expect_code(0);
+    own
+}
+
+/// Returns the packs of a cache, the largest first.
+fn packs(cache: &Path) -> Vec<PathBuf> {
+    let mut packs = vec![];
+    for directory in std::fs::read_dir(cache.join("df/v1/packs")).expect("packs").flatten() {
+        packs.extend(std::fs::read_dir(directory.path()).expect("a directory").flatten().map(|entry| entry.path()));
+    }
+    packs.sort_by_key(|pack| std::cmp::Reverse(std::fs::metadata(pack).map_or(0, |metadata| metadata.len())));
+    packs
+}
+
+#[test]
+fn a_damaged_cache_is_said_serves_nothing_wrong_and_is_mended_from_the_commits() {
+    let (versions, world) = (versions(), World::new(1));
+    world.deploy(&versions.v1);
+    let cache = own_cache(&world);
+    let df = |words: &[&str]| world.df([]).args(words).env("XDG_CACHE_HOME", &cache);
+    df(&["cache", "verify"]).ok();
+    for pack in packs(&cache) {
+        let middle = std::fs::metadata(&pack).expect("it is there").len() / 2;
+        faults::flip_byte(&pack, middle);
+    }
+    // Deltas that were made before may vanish at any time; while they are there they would do.
+    std::fs::remove_dir_all(cache.join("df/v1/d")).expect("removed");
+    df(&["cache", "verify"]).output().expect_code(8);
+    let refused = df(&["cp", "--full", "--version", &versions.v2]).output().expect_code(1);
+    assert!(refused.stderr.contains("df cache repair"), "it says what to type next: {}", refused.stderr);
+    world.expect_serving(&versions.v1);
+    df(&["cache", "repair"]).ok();
+    df(&["cache", "verify"]).ok();
+    df(&["deploy", "--version", &versions.v2]).ok();
+    world.expect_serving(&versions.v2);
+}
+
+#[test]
+fn a_release_goes_into_a_cache_and_comes_out_as_the_same_tree() {
+    let (versions, world) = (versions(), World::new(0));
+    let place = format!("file:{}", world.path("place").display());
+    let out = world.path("out");
+    world.df(["cache", "put", &versions.v1, "--address", &place]).ok();
+    world.df(["cache", "status", "--address", &place]).ok();
+    world.df(["cache", "get", &versions.v1, "--address", &place, "--output", &out.display().to_string()]).ok();
+    world.df(["cache", "get", &versions.v1, "--output", &world.path("direct").display().to_string()]).ok();
+    assert_eq!(df_testkit::tree::compare(&out, &world.path("direct")), []);
+    assert!(out.join("bin/greeter").is_file());
+    for tar in ["one.tar", "two.tar"] {
+        world.df(["cache", "get", &versions.v1, "--tar", "--output", &world.path(tar).display().to_string()]).ok();
+    }
+    assert_eq!(
+        std::fs::read(world.path("one.tar")).expect("read"),
+        std::fs::read(world.path("two.tar")).expect("read"),
+        "one archive has one form"
+    );
+    world.df(["cache", "flush", "--address", &place, "--yes"]).ok();
+    world
+        .df(["cache", "get", &versions.v1, "--address", &place, "--output", &world.path("gone").display().to_string()])
+        .output()
+        .expect_code(2);
+}
+
+#[test]
+fn what_a_cache_lacks_is_said_and_brought() {
+    let (versions, world) = (versions(), World::new(0));
+    let place = format!("file:{}", world.path("place").display());
+    world.df(["cache", "put", &versions.v1, "--address", &place]).ok();
+    let lacks = world.df(["--json", "cache", "diff", "--address", &place]).output().expect_code(8);
+    assert!(!lacks.events("difference").is_empty() || !lacks.events("missing").is_empty(), "{}", lacks.stdout);
+    let planned = world.df(["--dry-run", "cache", "update", "--address", &place]).ok();
+    assert!(!planned.stdout.is_empty() || !planned.stderr.is_empty());
+    world
+        .df(["cache", "get", &versions.v2, "--address", &place, "--output", &world.path("early").display().to_string()])
+        .output()
+        .expect_code(2);
+    world.df(["cache", "update", "--address", &place]).ok();
+    world.df(["cache", "get", &versions.v2, "--address", &place, "--output", &world.path("late").display().to_string()]).ok();
+    world.df(["cache", "gc", "--count", "0", "--older", "0s", "--address", &place, "--yes"]).ok();
+    world.df(["cache", "verify", "--address", &place]).ok();
+}
+
+#[test]
+fn a_base_that_is_only_on_the_node_is_used_by_its_signature() {
+    let (versions, world) = (versions(), World::new(1));
+    world.deploy(&versions.v1);
+    // An operator on another machine: nothing here, the version before is only there.
+    let df = |words: &[&str]| world.df([]).args(words).env("XDG_CACHE_HOME", world.path("elsewhere"));
+    let deployed = df(&["--json", "deploy", "--commit-hash", &versions.v2]).ok();
+    let copied = &deployed.events("copied")[0];
+    assert_eq!(copied["codec"], "rsync", "{copied}");
+    assert!(copied["base"].is_string(), "{copied}");
+    world.expect_serving(&versions.v2);
+    world.df(["rollback"]).ok();
+    world.expect_serving(&versions.v1);
+}
