@@ -15,6 +15,8 @@ pub struct Teller {
     pub app: AppName,
     /// Generations that are known: number, image, commit.
     pub known: Vec<(u64, ImageId, CommitId)>,
+    /// The generation that served before; 0: none.
+    pub from: u64,
     /// What a generation holds that is not known: the one that is being made.
     pub new: Option<(ImageId, CommitId)>,
     /// Why anything happens: `deploy`, `rollback`.
@@ -24,9 +26,10 @@ pub struct Teller {
 impl Teller {
     /// Knows the generations of a surveyed node.
     pub fn new(node: String, app: AppName, survey: &Survey, new: Option<(ImageId, CommitId)>, reason: &str) -> Self {
-        let states = survey.apps.iter().filter(|state| state.app == app);
-        let known = states.flat_map(|state| &state.generations).map(|g| (g.number, g.image, g.commit.clone())).collect();
-        Self { node, app, known, new, reason: reason.to_owned() }
+        let states = || survey.apps.iter().filter(|state| state.app == app);
+        let from = states().map(|state| state.current).next().unwrap_or(0);
+        let known = states().flat_map(|state| &state.generations).map(|g| (g.number, g.image, g.commit.clone())).collect();
+        Self { node, app, known, from, new, reason: reason.to_owned() }
     }
 
     /// Returns the event; none for what nobody waits for.
@@ -38,7 +41,7 @@ impl Teller {
             Told::Stopped { generation, pid } => Event::Stopped { node, app, generation, pid: Some(pid) },
             Told::Verified { generation, probes } => verified(node, app, generation, probes),
             Told::Activated { generation, from } => Event::Activated(self.activation(generation, from, self.reason.clone())),
-            Told::Confirmed { generation } => Event::Confirmed(self.activation(generation, 0, self.reason.clone())),
+            Told::Confirmed { generation } => Event::Confirmed(self.activation(generation, self.from, self.reason.clone())),
             Told::RolledBack { generation, from, reason } => Event::RolledBack(self.activation(generation, from, reason)),
             Told::Handoff { port, queued } => Event::Handoff {
                 node,
@@ -68,7 +71,8 @@ impl Teller {
     fn activation(&self, generation: u64, from_generation: u64, reason: String) -> Activation {
         let known =
             self.known.iter().find(|(number, ..)| *number == generation).map(|(_, image, commit)| (*image, commit.clone()));
-        let (image, commit) = known.or_else(|| self.new.clone()).unzip();
+        let new = self.new.clone().filter(|_| generation > 0);
+        let (image, commit) = known.or(new).unzip();
         Activation { node: self.node.clone(), app: self.app.clone(), generation, image, commit, from_generation, reason }
     }
 }

@@ -47,7 +47,11 @@ pub fn lines(event: &Event) -> Vec<String> {
                 "" | "rollback" => String::new(),
                 reason => format!(": {}", escape(reason.as_bytes())),
             };
-            vec![at(&a.node, &format!("generation {} serves again{}{}{why}", a.generation, commit_of(a), before(a)))]
+            let what = match a.generation {
+                0 => format!("generation {} stopped; none served before it", a.from_generation),
+                generation => format!("generation {generation} serves{} again{}", commit_of(a), before(a)),
+            };
+            vec![at(&a.node, &format!("{what}{why}"))]
         }
         Event::Handoff { node, port, queued, .. } => {
             vec![at(node, &format!("port {} went over, {queued} waiting connections taken", escape(port.as_bytes())))]

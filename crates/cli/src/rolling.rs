@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use df_core::Release;
-use df_fleet::message::{Reply, Request, RollbackTarget};
+use df_core::{AppName, CommitId, ImageId, Release};
+use df_fleet::message::{Reply, Request, RollbackTarget, Survey};
 use df_fleet::rollout::{Policy, Rollout};
 use df_fleet::{NodeError, Reached};
 use tokio::task::JoinSet;
@@ -52,6 +52,8 @@ struct Place {
     label: String,
     /// The generation that served before; 0: none.
     from: u64,
+    /// What that generation holds.
+    held: Option<(ImageId, CommitId)>,
     /// The generation that serves since.
     now: Option<u64>,
     end: NodeEnd,
@@ -66,6 +68,7 @@ pub fn roll(session: &Session, orders: &Orders, nodes: Vec<Reached>, failures: u
         .map(|reached| Place {
             label: reached.connection.node.label(),
             from: current_of(&reached.survey, app),
+            held: held(&reached.survey, app),
             now: None,
             end: NodeEnd::NotAsked,
             reached: Some(reached),
@@ -163,12 +166,13 @@ async fn back(session: &Session, orders: &Orders, revert: &[usize], places: &mut
         match ended {
             Ok(()) => {
                 place.end = NodeEnd::PutBack;
+                let (image, commit) = place.held.clone().unzip();
                 session.output().step(&Event::RolledBack(Activation {
                     node: place.label.clone(),
                     app: orders.release.app.clone(),
                     generation: place.from,
-                    image: None,
-                    commit: None,
+                    image,
+                    commit,
                     from_generation: place.now.unwrap_or(0),
                     reason: why.into(),
                 }));
@@ -176,6 +180,13 @@ async fn back(session: &Session, orders: &Orders, revert: &[usize], places: &mut
             Err(error) => session.output().error(&failure::of_node(&place.label, "take back", &error)),
         }
     }
+}
+
+/// Returns what the generation holds that `current` names.
+fn held(survey: &Survey, app: &AppName) -> Option<(ImageId, CommitId)> {
+    let state = across::state_of(survey, app)?;
+    let current = state.generations.iter().find(|g| g.number == state.current)?;
+    Some((current.image, current.commit.clone()))
 }
 
 /// Makes the generation serve again that served before; stops the first one ever.
