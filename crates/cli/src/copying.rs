@@ -83,7 +83,7 @@ pub fn bring(
                 there.push(reached);
             }
             Err(error) => {
-                output.error(&of_copy(&label, &error));
+                output.error(&of_copy(&label, "copy", &error));
                 ends.push(end_of(&error));
             }
         }
@@ -131,12 +131,12 @@ fn event(node: String, copied: &Copied) -> Event {
 }
 
 /// Returns the event for a copy that did not come about.
-fn of_copy(node: &str, error: &CopyError) -> Event {
+pub fn of_copy(node: &str, phase: &str, error: &CopyError) -> Event {
     match error {
-        CopyError::Node(error) => failure::of_node(node, "copy", error),
+        CopyError::Node(error) => failure::of_node(node, phase, error),
         error => Event::Error {
             node: Some(node.to_owned()),
-            phase: "copy".into(),
+            phase: phase.to_owned(),
             message: chain(error),
             serving: Some("what served before".into()),
             next: Some("df cache repair".into()),

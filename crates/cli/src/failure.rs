@@ -48,7 +48,7 @@ impl Failure {
         self
     }
 
-    /// Returns the event for it. No node's version changed: that is said.
+    /// Returns the event for it.
     pub fn event(&self) -> Event {
         Event::Error {
             node: None,
@@ -111,14 +111,14 @@ pub fn of_node(node: &str, phase: &str, error: &NodeError) -> Event {
         NodeError::Fault(fault) => (Some(serving(fault.serving.as_ref(), &fault.kind)), last_lines(fault)),
         NodeError::Unreachable { .. } => (Some("unknown; nothing was changed by this command".to_owned()), vec![]),
         NodeError::Broken { .. } | NodeError::Silent(_) => (Some("unknown".to_owned()), vec![]),
-        _ => (None, vec![]),
+        NodeError::Bootstrap(_) | NodeError::Session(_) | NodeError::Answer => (Some("what served before".to_owned()), vec![]),
     };
     Event::Error {
         node: Some(node.to_owned()),
         phase: phase.to_owned(),
         message: message(error),
         serving,
-        next: Some(next(node, error)),
+        next: Some(next(node, phase, error)),
         log,
     }
 }
@@ -153,7 +153,7 @@ fn last_lines(fault: &Fault) -> Vec<String> {
 }
 
 /// Returns what to type next.
-fn next(node: &str, error: &NodeError) -> String {
+fn next(node: &str, phase: &str, error: &NodeError) -> String {
     let command = |command: &str| format!("df {command} --address {node}");
     match error {
         NodeError::Unreachable { .. } | NodeError::Bootstrap(_) | NodeError::Session(_) => command("doctor"),
@@ -161,7 +161,12 @@ fn next(node: &str, error: &NodeError) -> String {
         NodeError::Fault(fault) => match &fault.kind {
             FaultKind::Locked(holder) => format!("wait for {}, then type it again", holder.who),
             FaultKind::Moved { .. } => format!("{}, then type it again", command("history")),
-            FaultKind::Missing => command("cp"),
+            FaultKind::Missing => match phase {
+                "rollback" => command("history"),
+                "verify" => command("start"),
+                "start" | "restart" | "logs" => command("deploy"),
+                _ => command("cp"),
+            },
             FaultKind::DiskFull => command("gc"),
             FaultKind::Damaged => command("cp --full"),
             FaultKind::StartFailed | FaultKind::NotReady | FaultKind::ProbeFailed | FaultKind::Reverted => command("logs"),

@@ -8,7 +8,7 @@ use crate::commands::build;
 use crate::copying::{self, Freight};
 use crate::event::Event;
 use crate::exit::{Exit, NodeEnd, of_nodes};
-use crate::failure::{Failure, chain};
+use crate::failure::Failure;
 use crate::pipeline;
 use crate::render::units;
 use crate::session::Session;
@@ -60,7 +60,7 @@ pub fn plan(
                 session.output().result(&event);
             }
             Err(error) => {
-                session.output().error(&Failure::new(Exit::Failed, phase, chain(&error)).event());
+                session.output().error(&copying::of_copy(&node, phase, &error));
                 ends.push(NodeEnd::Failed);
             }
         }

@@ -62,6 +62,16 @@ fn every_fault_says_what_serves_and_what_to_type_next() {
 }
 
 #[test]
+fn what_is_missing_is_brought_by_what_fits_the_command() {
+    for (phase, expected) in
+        [("rollback", "history"), ("verify", "start"), ("restart", "deploy"), ("logs", "deploy"), ("activate", "cp")]
+    {
+        let Event::Error { next, .. } = of_node("web1", phase, &fault(FaultKind::Missing)) else { panic!("an error") };
+        assert_eq!(next, Some(format!("df {expected} --address web1")), "{phase}");
+    }
+}
+
+#[test]
 fn causes_are_said_once() {
     let inner = std::io::Error::other("disk on fire");
     let error = df_cache::store::PutError::Store(inner);
