@@ -4,6 +4,7 @@ mod archive;
 mod mend;
 mod moving;
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
 
 use df_cache::store::Store as _;
@@ -38,8 +39,8 @@ pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
         CacheCommand::Update => moving::update(session, &place),
         CacheCommand::Repair => mend::repair(session, &place),
         CacheCommand::Gc(old) => {
-            let found =
-                gc::collect(session, &place.shelf, *old, session.call.globals.verbose > 0, &std::collections::BTreeSet::new())?;
+            let why = session.call.globals.verbose > 0;
+            let found = gc::collect(session, &place.name, &place.shelf, *old, why, &BTreeSet::new())?;
             Ok(if session.is_dry_run() { session.planned(found) } else { Exit::Done })
         }
         CacheCommand::Verify => mend::verify(session, &place),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use df_cache::gc;
 use df_cache::roots::Policy;
-use df_cache::store::Store as _;
+use df_cache::store::{Store as _, StoredRelease};
 use df_core::{ImageId, Timestamp};
 use df_fleet::NodeError;
 use df_fleet::message::{Collected, Reply, Request};
@@ -23,7 +23,7 @@ pub fn run(args: &args::Gc, session: &Session) -> Result<Exit, Failure> {
     if !session.inventory()?.nodes().is_empty() || !session.call.globals.address.is_empty() {
         (ends, on_nodes) = collect_on_nodes(session, args.old)?;
     }
-    let here = collect(session, &Shelf::open(session)?, args.old, args.why, &on_nodes.held)?;
+    let here = collect(session, "cache", &Shelf::open(session)?, args.old, args.why, &on_nodes.held)?;
     match session.is_dry_run() {
         _ if ends.iter().any(|end| *end != NodeEnd::Done) => Ok(of_nodes(&ends)),
         true => Ok(session.planned(here || on_nodes.any)),
@@ -76,52 +76,64 @@ fn collect_on_nodes(session: &Session, old: args::Old) -> Result<(Vec<NodeEnd>, 
     Ok((ends, on_nodes))
 }
 
-/// Collects from a cache, or says what would go; returns whether there is anything.
-pub fn collect(session: &Session, shelf: &Shelf, old: args::Old, why: bool, held: &BTreeSet<ImageId>) -> Result<bool, Failure> {
+/// Collects the application's releases from a cache that is called `place`, or says what would go; returns whether there is anything.
+pub fn collect(
+    session: &Session,
+    place: &str,
+    shelf: &Shelf,
+    old: args::Old,
+    why: bool,
+    held: &BTreeSet<ImageId>,
+) -> Result<bool, Failure> {
     let (count, older) = limits(session, old);
     let failed = |error: &dyn std::error::Error| Failure::here("cache", error).next("df cache verify");
     let contents = shelf.store().contents().map_err(|error| failed(&error))?;
     let mut plan = gc::plan(&contents, &Policy { count, older });
-    plan.releases.retain(|stored| !held.contains(&stored.release.image));
-    plan.images.retain(|image| !held.contains(image));
+    // The cache is shared: what another application keeps is for its own df.yaml to say.
+    let is_ours = |stored: &StoredRelease| stored.release.app == *session.app();
+    let others: BTreeSet<ImageId> = contents.releases.iter().filter(|s| !is_ours(s)).map(|s| s.release.image).collect();
+    plan.releases.retain(|stored| is_ours(stored) && !held.contains(&stored.release.image));
+    plan.images.retain(|image| !held.contains(image) && !others.contains(image));
+    plan.kept.retain(|(stored, _)| is_ours(stored) && !held.contains(&stored.release.image));
     let output = session.output();
     if why {
-        for stored in contents.releases.iter().filter(|stored| held.contains(&stored.release.image)) {
-            let what =
-                format!("  {:<16} keeps {} image {}", "cache", stored.release.commit.short(), stored.release.image.short());
-            output.table(&[], &[format!("{what}  (a node holds it)")]);
-        }
-        for (stored, why) in &plan.kept {
-            let what = format!(
-                "  {:<16} keeps {} image {}  ({why})",
-                "cache",
-                stored.release.commit.short(),
-                stored.release.image.short()
-            );
-            output.table(&[], &[what]);
-        }
+        output.table(&[], &kept_lines(place, &contents.releases, &plan, held));
     }
     let found = !(plan.releases.is_empty() && plan.images.is_empty());
     if session.is_dry_run() {
         for stored in &plan.releases {
-            output.result(&would(format!("collect {} image {}", stored.release.commit.short(), stored.release.image.short())));
+            output.result(&would(
+                place,
+                format!("collect {} image {}", stored.release.commit.short(), stored.release.image.short()),
+            ));
         }
         for image in plan.images.iter().filter(|image| !plan.releases.iter().any(|s| s.release.image == **image)) {
-            output.result(&would(format!("collect image {}", image.short())));
+            output.result(&would(place, format!("collect image {}", image.short())));
         }
     } else if found {
         let collected = gc::perform(shelf.store(), &plan).map_err(|error| failed(&error))?;
         output.result(&Event::Collected(Placed {
-            place: "cache".into(),
+            place: place.to_owned(),
             bytes: collected.bytes,
             objects: collected.n_releases + collected.n_images + collected.n_blobs,
             why: format!("beyond the newest {count} and older than {older}"),
             ..Placed::default()
         }));
     } else {
-        output.note(format!("  {:<16} nothing to collect", "cache"));
+        output.note(format!("  {place:<16} nothing to collect"));
     }
     Ok(found)
+}
+
+/// Says of each release that stays why it does.
+fn kept_lines(place: &str, releases: &[StoredRelease], plan: &gc::Plan, held: &BTreeSet<ImageId>) -> Vec<String> {
+    let line = |stored: &StoredRelease, why: &dyn std::fmt::Display| {
+        let (commit, image) = (stored.release.commit.short(), stored.release.image.short());
+        format!("  {place:<16} keeps {commit} image {image}  ({why})")
+    };
+    let on_nodes = releases.iter().filter(|stored| held.contains(&stored.release.image));
+    let on_nodes = on_nodes.map(|stored| line(stored, &"a node holds it"));
+    on_nodes.chain(plan.kept.iter().map(|(stored, why)| line(stored, why))).collect()
 }
 
 /// Returns what counts as old: the flags, else `keep` of df.yaml.
@@ -131,13 +143,13 @@ fn limits(session: &Session, old: args::Old) -> (usize, Timestamp) {
     (old.count.unwrap_or(keep.count), older)
 }
 
-fn would(action: String) -> Event {
+fn would(place: &str, action: String) -> Event {
     Event::Planned {
         node: None,
         action,
         bytes: None,
         requests: Some(0),
-        reason: "in the cache here; nothing keeps it".into(),
+        reason: format!("in {place}; nothing keeps it"),
         changes: true,
     }
 }
