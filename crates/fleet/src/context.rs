@@ -112,8 +112,10 @@ pub fn nodes(inventory: &Inventory, context: &Context, given: &[String], here: &
         (given, _) => given,
     };
     let mut nodes: Vec<Node> = vec![];
+    // Nodes that were not added join for this one command, so that no two listen on one loopback address.
+    let mut known = inventory.clone();
     for word in words {
-        let node = find(inventory, word, here)?;
+        let node = find(&mut known, word, here)?;
         if !nodes.contains(&node) {
             nodes.push(node);
         }
@@ -121,7 +123,7 @@ pub fn nodes(inventory: &Inventory, context: &Context, given: &[String], here: &
     Ok(nodes)
 }
 
-fn find(inventory: &Inventory, word: &str, here: &Path) -> Result<Node, ContextError> {
+fn find(inventory: &mut Inventory, word: &str, here: &Path) -> Result<Node, ContextError> {
     if let Some(node) = inventory.nodes().iter().find(|node| node.is_called(word, here)) {
         return Ok(node.clone());
     }
@@ -129,9 +131,8 @@ fn find(inventory: &Inventory, word: &str, here: &Path) -> Result<Node, ContextE
     let unmistakable = word.contains('@') || word.starts_with("ssh://") || word.starts_with("local:");
     match crate::Address::parse(word, here) {
         Ok(address) if unmistakable => {
-            let mut alone = Inventory::default();
             let node = Node { name: None, address, listen: None, sudo: false };
-            Ok(alone.add(node).expect("an empty list holds no second of it"))
+            Ok(inventory.add(node).expect("a node of this address was looked for above"))
         }
         _ => Err(ContextError::Unknown(df_core::text::escape(word.as_bytes()))),
     }
@@ -176,6 +177,9 @@ mod tests {
         assert_eq!(labels(&context, &[]).expect("known"), "b a");
         assert_eq!(labels(&context, &["c"]).expect("known"), "c");
         assert_eq!(labels(&context, &["root@elsewhere"]).expect("an address"), "root@elsewhere");
+        let given = ["local:/x/p".to_owned(), "local:/x/q".to_owned(), "local:/x/p".to_owned()];
+        let strangers = nodes(&inventory(), &context, &given, Path::new("/")).expect("addresses");
+        assert_eq!(strangers.iter().map(|n| n.listen().to_string()).collect::<Vec<_>>(), ["127.77.0.2", "127.77.0.3"]);
         assert_eq!(labels(&context, &["d"]).expect_err("unknown").to_string(), "no node is called \"d\"");
         context.pop().expect("one");
         assert!(matches!(context.pop(), Err(ContextError::Empty)));
