@@ -86,7 +86,7 @@ pub struct Globals {
     /// Colour the output: auto, always or never; auto obeys NO_COLOR
     #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t = Color::Auto, hide_possible_values = true)]
     pub color: Color,
-    /// Give up after this time (30s, 5m, 2h)
+    /// Give a node up that stays silent for so long (30s, 5m, 2h)
     #[arg(long, global = true, value_name = "DURATION", value_parser = time::duration)]
     pub timeout: Option<Duration>,
 }

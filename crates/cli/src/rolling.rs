@@ -45,6 +45,11 @@ impl Orders {
             policy: Policy { canary: rollout.canary, parallel, max_failures: rollout.max_failures },
         }
     }
+
+    /// Returns the commit that shall serve.
+    pub fn commit(&self) -> &CommitId {
+        &self.release.commit
+    }
 }
 
 /// A node of a rollout.

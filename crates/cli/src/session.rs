@@ -120,7 +120,7 @@ impl Session {
         nodes_of(&self.call, &self.config, &self.top)
     }
 
-    /// Keeps what is remembered beside df.yaml out of git, also where `df init` was never called; a failure costs a mention and nothing else.
+    /// Keeps what is remembered beside df.yaml out of git, also where `df init` was never called; a failure costs nothing else.
     pub fn hide_state(&self) {
         let ignore = self.state.join(".gitignore");
         if self.call.globals.state.is_none() && self.state.is_dir() && !ignore.exists() {

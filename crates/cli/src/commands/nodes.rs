@@ -23,6 +23,9 @@ pub fn add(args: &args::Add, session: &Session) -> Result<Exit, Failure> {
         Err(error) => return Err(refuse(&error).next("df ls nodes")),
     };
     if session.is_dry_run() {
+        // What stands in df.yaml alone may be added; what was added may not be again.
+        let mut here = Inventory::load(&session.state).map_err(|error| refuse(&error))?;
+        here.add(node.clone()).map_err(|error| refuse(&error).next("df ls nodes"))?;
         let event = Event::Planned {
             node: Some(node.label()),
             action: "add to the list".into(),
@@ -84,7 +87,10 @@ pub fn with(args: &args::With, session: &Session) -> Result<Exit, Failure> {
         // The words have to name nodes now; later they are looked up again.
         df_fleet::context::nodes(&session.inventory()?, &Context::default(), &args.nodes, &session.call.here).map_err(failed)?;
     }
-    if !session.is_dry_run() {
+    if session.is_dry_run() {
+        return plan_with(args, session);
+    }
+    if args.pop || args.clear || !args.nodes.is_empty() {
         let edit = |change: &dyn Fn(&mut Context)| {
             let change = |context: &mut Context| {
                 change(context);
@@ -95,11 +101,10 @@ pub fn with(args: &args::With, session: &Session) -> Result<Exit, Failure> {
         match args {
             args::With { pop: true, .. } => drop(Context::edit(&session.state, Context::pop).map_err(failed)?),
             args::With { clear: true, .. } => edit(&Context::clear)?,
-            args::With { nodes, .. } if !nodes.is_empty() => edit(&|context| context.push(nodes.clone()))?,
-            _ => {}
+            args::With { nodes, .. } => edit(&|context| context.push(nodes.clone()))?,
         }
+        session.hide_state();
     }
-    session.hide_state();
     let context = session.context()?;
     let levels: Vec<&Vec<String>> = context.stack().iter().rev().collect();
     let events: Vec<Event> =
@@ -110,6 +115,24 @@ pub fn with(args: &args::With, session: &Session) -> Result<Exit, Failure> {
     }
     session.output().table(&events, &lines);
     Ok(Exit::Done)
+}
+
+/// Says what would become of the stack.
+fn plan_with(args: &args::With, session: &Session) -> Result<Exit, Failure> {
+    let depth = session.context()?.stack().len();
+    let action = match args {
+        args::With { pop: true, .. } if depth == 0 => {
+            return Err(Failure::usage("context", &df_fleet::context::ContextError::Empty).next("df with ADDRESS"));
+        }
+        args::With { pop: true, .. } => "take the top off the stack".to_owned(),
+        args::With { clear: true, .. } if depth > 0 => "empty the stack".to_owned(),
+        args::With { nodes, .. } if !nodes.is_empty() => format!("push {}", nodes.join(" ")),
+        _ => "nothing".to_owned(),
+    };
+    let changes = action != "nothing";
+    let event = Event::Planned { node: None, action, bytes: None, requests: Some(0), reason: String::new(), changes };
+    session.output().result(&event);
+    Ok(session.planned(changes))
 }
 
 fn listening(node: &Node) -> String {

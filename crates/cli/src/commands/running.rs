@@ -104,7 +104,8 @@ async fn anew(work: Work, orders: &Orders) -> Result<NodeEnd, NodeError> {
     let from = current_of(&reached.survey, &app);
     let (reached, ended) = rolling::activate(reached, orders, from, output.clone()).await;
     reached.connection.close().await;
-    output.result(&Event::Started { node, app, generation: ended?, pid: None });
+    // The new process was told of when it started; scripts need not hear it twice.
+    output.table(&[], &[format!("  {node:<16} generation {} serves, {} by a new process", ended?, orders.commit().short())]);
     Ok(NodeEnd::Done)
 }
 
