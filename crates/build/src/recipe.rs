@@ -48,11 +48,15 @@ pub(crate) fn prepare(
         BuildTool::Cargo(_) => Some(tools(repository, commit, &source, host, keep, true)?),
         BuildTool::Command { .. } => Some(tools(repository, commit, &source, host, keep, false)?),
     };
-    let environment = match &section.tool {
+    let mut environment = match &section.tool {
         BuildTool::Files => BTreeMap::new(),
         BuildTool::Cargo(_) => crate::cargo::environment(host, &keep.dir),
         BuildTool::Command { .. } => host.environment(),
     };
+    if !environment.is_empty() {
+        // The source is no repository; a build script that asks git must not find one around the cache and build its commit in.
+        environment.insert("GIT_CEILING_DIRECTORIES".into(), keep.dir.to_string_lossy().into_owned());
+    }
     let recipe = Recipe {
         source: source.digest,
         parts: source.parts,

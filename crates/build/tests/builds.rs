@@ -314,6 +314,7 @@ fn a_command_sees_the_commit_and_a_clean_environment() {
     let names: Vec<String> = read("env").lines().filter_map(|line| Some(line.split_once('=')?.0.to_owned())).collect();
     let allowed = [
         "CARGO_HOME",
+        "GIT_CEILING_DIRECTORIES",
         "HOME",
         "LANG",
         "LC_ALL",
@@ -524,4 +525,14 @@ fn a_toolchain_that_is_not_here_is_said_before_anything_compiles() {
     assert!(!outcome.events.iter().any(|event| matches!(event, BuildEvent::Phase(_))), "{:?}", outcome.events);
     let refusal = outcome.refusal();
     assert!(refusal.starts_with("rustc does not work here: ") && refusal.contains("1.2.3"), "{refusal}");
+}
+
+#[test]
+fn a_build_script_that_asks_git_finds_no_repository_around_the_cache() {
+    let place = place(&[("x", "1")]);
+    // The cache lies in the work tree of some repository, as it does for a home directory under git.
+    Repo::new(&place.cache()).commit(&[("home", "1")], "home");
+    let built = place.build(&command("mkdir out; git rev-parse HEAD > out/commit 2>&1 || true")).built();
+    let said = fs::read_to_string(built.output.join("commit")).expect("written");
+    assert!(said.contains("not a git repository"), "{said}");
 }
