@@ -184,8 +184,12 @@ impl Session {
 pub fn nodes_of(call: &Call, config: &Config, top: &Path) -> Result<Vec<Node>, Failure> {
     let state = call.state(top);
     let (inventory, context) = (inventory_of(&state, config, top)?, context_of(&state)?);
-    let nodes = df_fleet::context::nodes(&inventory, &context, &call.globals.address, &call.here)
-        .map_err(|error| Failure::usage("nodes", &error).next("df ls nodes"))?;
+    let nodes = df_fleet::context::nodes(&inventory, &context, &call.globals.address, &call.here);
+    let nodes = nodes.map_err(|error| match call.globals.address.as_slice() {
+        // Only the top of the stack can have named it: a node that was taken off the list since.
+        [] => Failure::new(Exit::Usage, "nodes", format!("the context is out of date: {error}")).next("df with --pop"),
+        _ => Failure::usage("nodes", &error).next("df ls nodes"),
+    })?;
     if nodes.is_empty() {
         return Err(Failure::new(Exit::Usage, "nodes", "there is no node to act on").next("df add ADDRESS"));
     }

@@ -16,7 +16,13 @@ use crate::session::{Session, now};
 pub fn nodes(session: &Session) -> Result<Exit, Failure> {
     let inventory = session.inventory()?;
     let acted_on = df_fleet::context::nodes(&inventory, &session.context()?, &session.call.globals.address, &session.call.here);
-    let acted_on = acted_on.map_err(|error| Failure::usage("nodes", &error))?;
+    let acted_on = match acted_on {
+        Err(error) if session.call.globals.address.is_empty() => {
+            session.output().note(format!("the context is out of date: {error}; next: df with --pop"));
+            vec![]
+        }
+        acted_on => acted_on.map_err(|error| Failure::usage("nodes", &error))?,
+    };
     // An address that was not added is a node for this one command.
     let shown = if session.call.globals.address.is_empty() { inventory.nodes() } else { &acted_on };
     let row = |node: &Node| {
