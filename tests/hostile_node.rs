@@ -11,7 +11,7 @@ use df_testkit::process::{Output, Run};
 use df_testkit::repo::Repo;
 use serde_json::{Value, json};
 
-use crate::support::World;
+use crate::support::{World, df};
 
 /// No answer of df takes longer, whatever a node does: the patience below, twice for the last words, and a machine at work.
 const BOUND: Duration = Duration::from_secs(40);
@@ -43,6 +43,7 @@ impl Pair {
             let address = format!("local:{}", pair.world.path(name).display());
             pair.df(["add", &address, "--name", name]).ok();
         }
+        df(repo.dir(), &pair.world.path("state")).arg("build").ok();
         let programs = pair.world.path("programs");
         fs::create_dir(&programs).expect("made");
         fs::create_dir(pair.world.path("evil")).expect("made");
@@ -167,13 +168,14 @@ pub fn harmless(output: &Output) {
 #[track_caller]
 fn status(pair: &Pair, steps: &[Step], codes: &[i32], said: &str) {
     pair.evil(steps);
+    let for_scripts = pair.df(["--json", "--timeout", "2s", "status"]).spawn();
     let output = tame(pair.df(["--timeout", "2s", "status"]).output(), codes);
     assert!(output.stderr.contains(said), "expected \"{said}\" in {output}");
     assert!(
         output.stdout.lines().any(|line| line.starts_with("good ") && line.contains("none")),
         "the other was not asked: {output}"
     );
-    let output = tame(pair.df(["--json", "--timeout", "2s", "status"]).output(), codes);
+    let output = tame(for_scripts.finish(BOUND), codes);
     let nodes = output.events("node");
     assert!(nodes.iter().any(|node| node["name"] == "good" && node["reachable"] == true), "{output}");
 }
@@ -271,7 +273,8 @@ fn names_and_messages_of_a_node_are_shown_as_text() {
     status(&pair, &greeted([fault(json!("failed"))]), &[1, 5], "u{1b}");
     pair.evil(&greeted([reply(survey(odd))]));
     tame(pair.df(["--timeout", "2s", "doctor"]).output(), &[1]);
-    pair.evil(&greeted([fault(json!({ "locked": { "who": STEERING.repeat(3000), "command": STEERING, "since": 0 } }))]));
+    let again = Sh("while hear; do cat \"$3/say-3\"; done");
+    pair.evil(&greeted([fault(json!({ "locked": { "who": STEERING.repeat(3000), "command": STEERING, "since": 0 } })), again]));
     tame(pair.df(["--timeout", "2s", "cp", "--version", &pair.commit]).output(), &[4, 5]);
     let entry = json!({
         "at": i64::MIN, "who": STEERING, "what": STEERING, "generation": u64::MAX, "from": u64::MAX, "commit": pair.commit,
@@ -321,25 +324,21 @@ fn a_hostile_base_costs_a_whole_copy_and_nothing_else() {
 fn signatures_of_another_length_than_asked_for_are_refused() {
     let pair = Pair::new();
     let (image, manifest) = a_base();
-    for (lens, bytes) in [
-        (json!([0]), vec![]),
-        (json!([u64::MAX]), vec![]),
-        (json!([32]), vec![0xff; 32]),
-        (json!([52, 52]), vec![1; 104]),
-        (json!([52]), vec![0; 52]),
-    ] {
-        let mut steps = vec![Hear, reply(json!({ "bytes": { "len": manifest.len() } })), Say(frame(BYTES, &manifest)), Hear];
-        steps.push(reply(json!({ "signatures": { "lens": lens } })));
-        steps.extend((!bytes.is_empty()).then(|| Say(frame(BYTES, &bytes))));
-        steps.push(Sh("cat > /dev/null"));
-        pair.evil(&locked(json!({ "images": [image] }), steps));
-        let output = pair
-            .df(["--timeout", "2s", "cp", "--version", &pair.commit, "--address", "evil"])
-            .spawn()
-            .finish(Duration::from_secs(15));
-        harmless(&output);
-        assert!(output.timed_out || output.code == Some(1), "{output}");
+    let manifest = [Hear, reply(json!({ "bytes": { "len": manifest.len() } })), Say(frame(BYTES, &manifest)), Hear];
+    let begun = |rest: Vec<Step>| {
+        let manifest = manifest.iter().map(|step| if let Say(bytes) = step { Say(bytes.clone()) } else { Hear });
+        pair.evil(&locked(json!({ "images": [image] }), manifest.chain(rest)));
+        tame(pair.df(["--timeout", "2s", "cp", "--version", &pair.commit, "--address", "evil"]).output(), &[0, 1])
+    };
+    for lens in [json!([]), json!([0]), json!([31]), json!([33]), json!([u64::MAX]), json!([32, u64::MAX])] {
+        let output = begun(vec![reply(json!({ "signatures": { "lens": lens } })), Sh("cat > /dev/null")]);
+        assert!(output.code == Some(1) && output.stderr.contains("something else than it was asked"), "{output}");
     }
+    // Of the right length, and no signature: the image goes whole.
+    let received = [Hear, Hear, reply(json!({ "received": { "reused": 0, "held": false } })), Hear, reply(json!("done"))];
+    let signature = [reply(json!({ "signatures": { "lens": [32] } })), Say(frame(BYTES, &[0xff; 32]))];
+    let output = begun(signature.into_iter().chain(received).collect());
+    assert!(output.code == Some(0) && output.stderr.contains("whole"), "{output}");
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl Output {
     fn script(&self, event: &Event) {
         if self.json {
             let line = serde_json::to_string(event).expect("events are plain data");
-            self.to_stdout(&[line]);
+            self.to_stdout(&[plain(&line)]);
         }
     }
 
@@ -100,5 +100,37 @@ impl Output {
             let mut out = io::stderr().lock();
             let _ = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
         });
+    }
+}
+
+/// Returns a JSON text with what steers a terminal or is not shown written as `\uNNNN`: the same value, and harmless where it is looked at.
+///
+/// Beyond ASCII's controls, which serde_json escapes, such characters lie in strings only.
+fn plain(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        let shown = c.is_ascii_graphic()
+            || c == ' '
+            || df_core::text::escape(c.encode_utf8(&mut [0; 4]).as_bytes()).len() == c.len_utf8();
+        if shown {
+            text.push(c);
+        } else {
+            let units = c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect::<String>();
+            text.push_str(&units);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_holds_no_byte_that_steers_a_terminal_and_means_the_same() {
+        let value = "caf\u{e9} \\ \" \u{9b}2J \u{7f} \u{202e}txt.exe \u{e0001} \n";
+        let line = plain(&serde_json::to_string(value).expect("a string"));
+        assert!(line.chars().all(|c| c == '\u{e9}' || c == ' ' || c.is_ascii_graphic()), "{line}");
+        assert_eq!(serde_json::from_str::<String>(&line).expect("JSON"), value);
     }
 }

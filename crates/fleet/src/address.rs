@@ -63,8 +63,9 @@ fn local(path: &str, here: &Path) -> Result<Address, &'static str> {
     if path.is_empty() {
         return Err("local: needs a path");
     }
-    if path.chars().any(char::is_control) {
-        return Err("the path holds a control character");
+    // It is shown as it is in every line about the node.
+    if df_core::text::escape(path.as_bytes()) != path.replace('\\', "\\\\") {
+        return Err("the path holds a control character, or one that is not shown");
     }
     let mut absolute = PathBuf::new();
     for component in here.join(path).components() {

@@ -12,6 +12,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::bounds;
 use crate::inventory::Node;
 use crate::program::NodeProgram;
 use crate::transport::{self, BootstrapError, Places};
@@ -22,6 +23,10 @@ const SAID_LEN: usize = 4096;
 const BUSY: Duration = Duration::from_secs(2);
 /// How long a request may stay without any word from the node.
 pub const SILENCE: Duration = Duration::from_secs(120);
+/// How many events may come before an answer: a node that only ever tells never answers.
+const EVENTS: u32 = 10_000;
+/// How many silences an answer may take with all its events.
+const SILENCES: u32 = 10;
 
 /// A session with a node.
 pub struct Connection {
@@ -30,6 +35,7 @@ pub struct Connection {
     child: Child,
     input: Option<ChildStdin>,
     output: ChildStdout,
+    patience: Duration,
     /// Listens to standard error until the node is done talking; then its last words are in `words`.
     said: Option<JoinHandle<Vec<u8>>>,
     words: String,
@@ -106,6 +112,7 @@ impl Connection {
             child,
             input: Some(input),
             output,
+            patience: options.patience,
             said,
             words: String::new(),
             session,
@@ -137,6 +144,15 @@ impl Connection {
         self.ask_with(request, SILENCE, &mut |_| {}).await
     }
 
+    /// As [`Self::ask`], for what a node answers from its records: no answer within the patience of connecting is none.
+    ///
+    /// # Errors
+    /// The node refuses or fails, or the connection breaks.
+    pub async fn ask_soon(&mut self, request: &Request) -> Result<Reply, NodeError> {
+        let patience = self.patience;
+        timeout(patience, self.ask(request)).await.unwrap_or(Err(NodeError::Silent(patience)))
+    }
+
     /// As [`Self::ask`], with events told on the way and a silence of `silence` allowed.
     ///
     /// # Errors
@@ -148,7 +164,7 @@ impl Connection {
         told: &mut (dyn FnMut(Event) + Send),
     ) -> Result<Reply, NodeError> {
         let bytes = self.session.request(request);
-        self.write(&bytes).await?;
+        timeout(silence, self.write(&bytes)).await.map_err(|_| NodeError::Silent(silence))??;
         self.answer(silence, told).await
     }
 
@@ -193,7 +209,7 @@ impl Connection {
                 },
             }
         }
-        Ok(bytes)
+        if bytes.len() as u64 > len { Err(NodeError::Answer) } else { Ok(bytes) }
     }
 
     /// Waits for announced bytes or an event that announces some, as when a log is followed; `None` when the node is done.
@@ -232,15 +248,25 @@ impl Connection {
     }
 
     async fn answer(&mut self, silence: Duration, told: &mut (dyn FnMut(Event) + Send)) -> Result<Reply, NodeError> {
-        loop {
+        let deadline = Instant::now() + SILENCES * silence;
+        for _ in 0..EVENTS {
+            if Instant::now() > deadline {
+                return Err(NodeError::Silent(silence));
+            }
             let heard = timeout(silence, self.next()).await.map_err(|_| NodeError::Silent(silence))??;
             match heard {
-                Heard::Message(FromNode::Event(event)) => told(event),
-                Heard::Message(FromNode::Reply(Reply::Fault(fault))) => return Err(NodeError::Fault(fault)),
-                Heard::Message(FromNode::Reply(reply)) => return Ok(reply),
+                Heard::Message(FromNode::Event(mut event)) => {
+                    bounds::event(&mut event);
+                    told(event);
+                }
+                Heard::Message(FromNode::Reply(mut reply)) => {
+                    bounds::reply(&mut reply);
+                    return if let Reply::Fault(fault) = reply { Err(NodeError::Fault(fault)) } else { Ok(reply) };
+                }
                 Heard::Hello(..) | Heard::Bytes(_) => return Err(NodeError::Answer),
             }
         }
+        Err(NodeError::Answer)
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), NodeError> {

@@ -9,6 +9,7 @@
 //! It refuses to print, to read df.yaml, to build, and to know how a node activates.
 
 pub mod address;
+mod bounds;
 pub mod connection;
 pub mod context;
 pub mod inventory;

@@ -72,7 +72,7 @@ async fn lock(connection: &mut Connection, claim: &Claim) -> Result<(), NodeErro
     let request = Request::Lock { who: claim.who.clone(), command: claim.command.clone() };
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match connection.ask(&request).await {
+        match connection.ask_soon(&request).await {
             Err(NodeError::Fault(fault)) if matches!(fault.kind, FaultKind::Locked(_)) && Instant::now() < deadline => {
                 sleep(PAUSE).await
             }
@@ -86,7 +86,7 @@ async fn lock(connection: &mut Connection, claim: &Claim) -> Result<(), NodeErro
 /// # Errors
 /// The connection broke.
 pub async fn again(connection: &mut Connection) -> Result<Survey, NodeError> {
-    match connection.ask(&Request::Survey).await? {
+    match connection.ask_soon(&Request::Survey).await? {
         Reply::Survey(survey) => Ok(*survey),
         _ => Err(NodeError::Answer),
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use df_core::{AppName, Digest, ImageId, Manifest, limits};
-use df_delta::{EncodeError, Level, ReadBlob};
+use df_delta::{EncodeError, Level, Piece, ReadBlob};
 use df_wire::message::{FaultKind, Slice, Survey};
 use df_wire::{Reply, Request};
 use tokio::sync::OnceCell;
@@ -14,6 +14,9 @@ use tokio::task::spawn_blocking;
 
 use crate::connection::{Connection, NodeError};
 use crate::plan::{self, Way};
+
+/// How many slices a node is asked to sign at once: as JSON, one takes 136 bytes at most.
+const SLICES: usize = df_wire::frame::PAYLOAD_LEN / 150;
 
 /// The images of this machine.
 pub trait Images: Send + Sync {
@@ -51,6 +54,8 @@ pub enum CopyError {
     Encode(#[source] Arc<EncodeError>),
     #[error("an image of this machine cannot be read")]
     Here(#[source] io::Error),
+    #[error("the old bytes lie in {0} places, more than a node is asked for")]
+    Scattered(usize),
     #[error("the node sent a manifest that is not that of image {}", .0.short())]
     Manifest(ImageId),
 }
@@ -129,20 +134,9 @@ impl Deltas {
         let base_manifest = manifest_of(connection, base).await?;
         let plan = df_delta::choose::plan(Some(&base_manifest), &self.manifest);
         let block_len = df_delta::signature::block_len(&plan.pieces);
-        let based: Vec<&df_delta::Piece> = plan.pieces.iter().filter(|piece| !piece.base.is_empty()).collect();
-        let stretches = based
-            .iter()
-            .map(|piece| piece.base.iter().map(|s| Slice { digest: s.digest, offset: s.offset, len: s.len }).collect());
-        let request = Request::Sign { image: base, stretches: stretches.collect(), block_len };
-        let Reply::Signatures { lens } = connection.ask(&request).await? else { return Err(NodeError::Answer.into()) };
-        let expected: Vec<u64> =
-            based.iter().map(|piece| df_delta::signature::signature_len(piece.base_len(), block_len)).collect();
-        if lens != expected {
-            return Err(NodeError::Answer.into());
-        }
         let mut signatures = vec![];
-        for len in lens {
-            signatures.push(connection.bytes(len, len).await?);
+        for batch in batches(plan.pieces.iter().filter(|piece| !piece.base.is_empty()))? {
+            signatures.extend(sign(connection, base, &batch, block_len).await?);
         }
         let (images, manifest) = (self.images.clone(), self.manifest.clone());
         run(move || {
@@ -227,9 +221,50 @@ fn is_worth_whole(error: &CopyError) -> bool {
         CopyError::Node(NodeError::Fault(fault)) => {
             matches!(fault.kind, FaultKind::DeltaRefused | FaultKind::Missing | FaultKind::Damaged)
         }
-        CopyError::Encode(_) | CopyError::Manifest(_) | CopyError::Here(_) => true,
+        CopyError::Encode(_) | CopyError::Scattered(_) | CopyError::Manifest(_) | CopyError::Here(_) => true,
         CopyError::Node(_) => false,
     }
+}
+
+/// Divides pieces among requests that fit a message.
+///
+/// # Errors
+/// One piece alone has more slices than that: the image is better sent whole.
+fn batches<'a>(pieces: impl Iterator<Item = &'a Piece>) -> Result<Vec<Vec<&'a Piece>>, CopyError> {
+    let mut batches: Vec<Vec<&Piece>> = vec![];
+    let mut room = 0;
+    for piece in pieces {
+        let n_slices = piece.base.len();
+        if n_slices > SLICES {
+            return Err(CopyError::Scattered(n_slices));
+        }
+        match batches.last_mut().filter(|_| n_slices <= room) {
+            Some(batch) => batch.push(piece),
+            None => {
+                batches.push(vec![piece]);
+                room = SLICES;
+            }
+        }
+        room -= n_slices;
+    }
+    Ok(batches)
+}
+
+/// Asks a node for the signatures of pieces' old bytes; their lengths are known before.
+async fn sign(connection: &mut Connection, base: ImageId, pieces: &[&Piece], block_len: u32) -> Result<Vec<Vec<u8>>, CopyError> {
+    let slice = |s: &df_delta::choose::Slice| Slice { digest: s.digest, offset: s.offset, len: s.len };
+    let stretches = pieces.iter().map(|piece| piece.base.iter().map(slice).collect()).collect();
+    let reply = connection.ask(&Request::Sign { image: base, stretches, block_len }).await?;
+    let Reply::Signatures { lens } = reply else { return Err(NodeError::Answer.into()) };
+    let expected: Vec<u64> = pieces.iter().map(|piece| df_delta::signature::signature_len(piece.base_len(), block_len)).collect();
+    if lens != expected {
+        return Err(NodeError::Answer.into());
+    }
+    let mut signatures = vec![];
+    for len in lens {
+        signatures.push(connection.bytes(len, len).await?);
+    }
+    Ok(signatures)
 }
 
 async fn manifest_of(connection: &mut Connection, image: ImageId) -> Result<Manifest, CopyError> {
@@ -261,4 +296,25 @@ fn encode_error(error: EncodeError) -> CopyError {
 
 async fn run<T: Send + 'static>(work: impl FnOnce() -> Result<T, CopyError> + Send + 'static) -> Result<T, CopyError> {
     spawn_blocking(work).await.unwrap_or_else(|error| Err(CopyError::Here(io::Error::other(error))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(n_slices: usize) -> Piece {
+        let slice = df_delta::Slice { digest: Digest::of(b""), offset: u64::MAX, len: u64::MAX };
+        Piece { base: vec![slice; n_slices], target: vec![] }
+    }
+
+    #[test]
+    fn what_a_node_is_asked_to_sign_fits_a_message_however_many_files_changed() {
+        let pieces = [piece(1), piece(SLICES), piece(SLICES - 1), piece(1), piece(1)];
+        let batches = batches(pieces.iter()).expect("each piece fits");
+        assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 2, 1]);
+        let slices = vec![Slice { digest: Digest::of(b""), offset: u64::MAX, len: u64::MAX }; SLICES];
+        let request = Request::Sign { image: ImageId(Digest::of(b"")), stretches: vec![slices], block_len: u32::MAX };
+        assert!(serde_json::to_vec(&request).expect("JSON").len() <= df_wire::frame::PAYLOAD_LEN);
+        assert!(matches!(super::batches([piece(SLICES + 1)].iter()), Err(CopyError::Scattered(_))));
+    }
 }

@@ -46,7 +46,7 @@ pub fn history(session: &Session) -> Result<Exit, Failure> {
         let tell = tell.clone();
         async move {
             let Work { label, app, mut reached, .. } = work;
-            let reply = reached.connection.ask(&Request::History { app, limit: N_ATTEMPTS }).await?;
+            let reply = reached.connection.ask_soon(&Request::History { app, limit: N_ATTEMPTS }).await?;
             reached.connection.close().await;
             let Reply::History { entries } = reply else { return Err(NodeError::Answer) };
             // The receiver lives as long as the work.
@@ -80,7 +80,7 @@ async fn show(work: Work, lines: u32, follow: bool, alone: bool) -> Result<NodeE
             }
         }
     } else {
-        let Reply::Bytes { len } = reached.connection.ask(&request).await? else { return Err(NodeError::Answer) };
+        let Reply::Bytes { len } = reached.connection.ask_soon(&request).await? else { return Err(NodeError::Answer) };
         rest = reached.connection.bytes(len, 64 << 20).await?;
         reached.connection.close().await;
     }

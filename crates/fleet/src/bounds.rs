@@ -1,0 +1,119 @@
+//! What a node says, cut to what a person reads: a message of 1 MiB is no message, whoever sends it.
+//!
+//! Nothing here is decided upon by its text, so that a cut one costs nothing.
+
+use df_core::limits::TEXT_LEN;
+use df_core::text::shorten;
+use df_wire::message::{Fault, FaultKind, LockHolder, ProbeOutcome, Survey};
+use df_wire::{Event, Reply};
+
+/// Bytes of a name: of a machine, a kernel, somebody, a command.
+const NAME_LEN: usize = 200;
+/// Bytes of the output of a program that comes with a fault.
+const LOG_LEN: usize = 16 << 10;
+/// Outcomes of probes: df.yaml has fewer.
+const N_PROBES: usize = 100;
+
+/// Cuts the texts of a reply.
+pub(crate) fn reply(reply: &mut Reply) {
+    match reply {
+        Reply::Survey(it) => survey(it),
+        Reply::Checked { differences } => {
+            for it in differences {
+                [&mut it.path, &mut it.kind, &mut it.expected, &mut it.found].into_iter().for_each(text);
+            }
+        }
+        Reply::Verified { probes: it, .. } => probes(it),
+        Reply::History { entries } => {
+            for it in entries {
+                [&mut it.who, &mut it.what].into_iter().for_each(name);
+                text(&mut it.detail);
+            }
+        }
+        Reply::Collected { collected } => collected.iter_mut().for_each(|it| text(&mut it.why)),
+        Reply::Fault(it) => fault(it),
+        Reply::Done
+        | Reply::Bytes { .. }
+        | Reply::Signatures { .. }
+        | Reply::Received { .. }
+        | Reply::Serving(_)
+        | Reply::Stopped { .. } => {}
+    }
+}
+
+/// Cuts the texts of an event.
+pub(crate) fn event(event: &mut Event) {
+    match event {
+        Event::Verified { probes: it, .. } => probes(it),
+        Event::RolledBack { reason, .. } => text(reason),
+        Event::Applied { .. }
+        | Event::Started { .. }
+        | Event::Ready { .. }
+        | Event::Activated { .. }
+        | Event::Handoff { .. }
+        | Event::Confirmed { .. }
+        | Event::Stopped { .. }
+        | Event::Log { .. } => {}
+    }
+}
+
+fn survey(survey: &mut Survey) {
+    [&mut survey.arch, &mut survey.kernel].into_iter().for_each(name);
+    survey.libc.iter_mut().for_each(name);
+    survey.lock.iter_mut().for_each(holder);
+}
+
+fn fault(fault: &mut Fault) {
+    text(&mut fault.message);
+    // The last lines say most.
+    let surplus = fault.log.len().saturating_sub(LOG_LEN);
+    let start = (surplus..=fault.log.len()).find(|&at| fault.log.is_char_boundary(at)).unwrap_or(fault.log.len());
+    fault.log = fault.log.split_off(start);
+    probes(&mut fault.probes);
+    if let FaultKind::Locked(it) = &mut fault.kind {
+        holder(it);
+    }
+}
+
+fn probes(probes: &mut Vec<ProbeOutcome>) {
+    probes.truncate(N_PROBES);
+    for it in probes {
+        name(&mut it.name);
+        text(&mut it.detail);
+    }
+}
+
+fn holder(holder: &mut LockHolder) {
+    [&mut holder.who, &mut holder.command].into_iter().for_each(name);
+}
+
+fn name(text: &mut String) {
+    *text = shorten(text, NAME_LEN);
+}
+
+fn text(text: &mut String) {
+    *text = shorten(text, TEXT_LEN);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_keeps_the_end_of_its_log_and_is_short() {
+        let holder = LockHolder { who: "é".repeat(9000), command: "deploy".into(), since: df_core::Timestamp(0) };
+        let log = format!("{}last", "é".repeat(9000));
+        let mut long = Reply::Fault(Box::new(Fault {
+            kind: FaultKind::Locked(holder),
+            message: "m".repeat(1 << 20),
+            log,
+            probes: vec![ProbeOutcome { name: "n".repeat(9000), ok: false, detail: "d".repeat(9000), seconds: 0.0 }; 5000],
+            serving: None,
+        }));
+        reply(&mut long);
+        assert!(serde_json::to_vec(&long).expect("JSON").len() < 500 << 10);
+        let Reply::Fault(fault) = long else { panic!("it was a fault") };
+        assert!(fault.log.ends_with("last") && fault.log.len() <= LOG_LEN);
+        assert!(matches!(fault.kind, FaultKind::Locked(holder) if holder.who.len() <= NAME_LEN));
+    }
+}
