@@ -175,6 +175,7 @@ pub struct Init {}
 #[derive(Debug, Clone, Args)]
 pub struct Add {
     /// Where the node is: ssh://[user@]host[:port][/root], user@host, host, or local:PATH
+    #[allow(rustdoc::broken_intra_doc_links, reason = "the words are df's help, and the brackets no links")]
     #[arg(id = "new", value_name = "ADDRESS", value_parser = text)]
     pub address: String,
     /// Call the node by this name

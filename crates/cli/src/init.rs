@@ -1,6 +1,6 @@
 //! `df init`: a df.yaml that fits the repository it stands in.
 //!
-//! [`look`] finds out what the repository is, [`text`] decides what to write (a plain function of those facts), [`write`] writes it and
+//! [`look`] finds out what the repository is, [`text`] decides what to write (a plain function of those facts), [`write()`] writes it and
 //! never over something.
 
 mod facts;
