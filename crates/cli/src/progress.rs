@@ -13,6 +13,7 @@ use df_core::text::{escape, shorten};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::args::Color;
+use crate::render::NODE_WIDTH;
 
 /// Where text is shown, as far as it matters for what may be written there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +29,10 @@ pub struct Terminal {
 impl Terminal {
     /// Returns what stderr is.
     pub fn of_stderr() -> Self {
-        Self::of(io::stderr().is_terminal())
-    }
-
-    /// Returns what stdout is.
-    pub fn of_stdout() -> Self {
-        Self::of(io::stdout().is_terminal())
+        let term = std::env::var_os("TERM").unwrap_or_default();
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = term.is_empty() || term == OsStr::new("dumb");
+        Self { is_terminal: io::stderr().is_terminal(), no_color, dumb }
     }
 
     /// Tells whether text may be coloured here.
@@ -43,12 +42,6 @@ impl Terminal {
             Color::Never => false,
             Color::Auto => self.is_terminal && !self.no_color && !self.dumb,
         }
-    }
-
-    fn of(is_terminal: bool) -> Self {
-        let term = std::env::var_os("TERM").unwrap_or_default();
-        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { is_terminal, no_color, dumb: term.is_empty() || term == OsStr::new("dumb") }
     }
 }
 
@@ -86,7 +79,6 @@ pub struct Progress {
 /// One node's, or one thing's, share of the progress. Dropped, it goes without a trace.
 #[derive(Debug)]
 pub struct Bar {
-    label: String,
     shown: Option<(MultiProgress, ProgressBar)>,
     color: bool,
 }
@@ -127,14 +119,18 @@ impl Progress {
         }
     }
 
-    /// Shows how much of `total_bytes` is done.
-    pub fn bar(&self, label: &str, total_bytes: u64) -> Bar {
-        self.row(label, |color| ProgressBar::new(total_bytes).with_style(bar_style(color)))
-    }
-
     /// Shows that work of unknown length goes on; [`Bar::set_total`] makes it a bar.
     pub fn spinner(&self, label: &str) -> Bar {
-        self.row(label, |_| ProgressBar::new_spinner().with_style(style("  {prefix:20!} {spinner} {elapsed}")))
+        let Screen::Bars { multi, color, pulse } = &*self.screen else { return Bar { shown: None, color: false } };
+        let style = style(&format!("  {{prefix:{NODE_WIDTH}!}} {{spinner}} {{elapsed}}"));
+        let label = shorten(&escape(label.as_bytes()), NODE_WIDTH);
+        let row = ProgressBar::new_spinner().with_style(style).with_prefix(label);
+        let row = match &*pulse.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(pulse) => multi.insert_before(pulse, row),
+            None => multi.add(row),
+        };
+        row.enable_steady_tick(TICK);
+        Bar { shown: Some((multi.clone(), row)), color: *color }
     }
 
     /// Runs what prints, with the bars out of its way.
@@ -159,18 +155,6 @@ impl Progress {
             }
         };
         Self { screen: Arc::new(screen) }
-    }
-
-    fn row(&self, label: &str, new: impl FnOnce(bool) -> ProgressBar) -> Bar {
-        let label = shorten(&escape(label.as_bytes()), LABEL_BYTES);
-        let Screen::Bars { multi, color, pulse } = &*self.screen else { return Bar { label, shown: None, color: false } };
-        let row = new(*color).with_prefix(label.clone());
-        let row = match &*pulse.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(pulse) => multi.insert_before(pulse, row),
-            None => multi.add(row),
-        };
-        row.enable_steady_tick(TICK);
-        Bar { label, shown: Some((multi.clone(), row)), color: *color }
     }
 
     fn stop_pulse(&self) {
@@ -226,14 +210,6 @@ impl Bar {
             row.set_length(total_bytes);
         }
     }
-
-    /// Replaces the bar by a line that says how it ended.
-    pub fn finish_with(self, end: &str) {
-        if let Some((multi, row)) = &self.shown {
-            row.finish_and_clear();
-            let _ = multi.println(format!("  {:<20} {}", self.label, escape(end.as_bytes())));
-        }
-    }
 }
 
 impl Drop for Bar {
@@ -246,11 +222,10 @@ impl Drop for Bar {
 }
 
 const TICK: Duration = Duration::from_millis(120);
-const LABEL_BYTES: usize = 20;
 
 fn bar_style(color: bool) -> ProgressStyle {
     let bar = if color { "{bar:24.green/dim}" } else { "{bar:24}" };
-    let template = format!("  {{prefix:20!}} {bar} {{bytes}} of {{total_bytes}}, {{bytes_per_sec}}, {{eta}} left");
+    let template = format!("  {{prefix:{NODE_WIDTH}!}} {bar} {{bytes}} of {{total_bytes}}, {{bytes_per_sec}}, {{eta}} left");
     style(&template).progress_chars("=> ")
 }
 
@@ -328,16 +303,16 @@ mod tests {
         let progress = Progress::on(mode, Box::new(paper.clone()), target);
         progress.phase("building");
         progress.phase("copying \x1b[2Jto 2 nodes");
-        let (one, two) = (progress.bar("one", 2048), progress.spinner("two\nthree"));
+        let (one, two) = (progress.spinner("one"), progress.spinner("two\nthree"));
+        one.set_total(2048);
         one.advance(1024);
         if matches!(mode, Mode::Bars { .. }) {
             paper.wait_for("1.00 KiB of 2.00 KiB");
         }
         two.set_total(4096);
         two.advance(4096);
-        one.finish_with("1.00 KiB sent");
+        drop(one);
         assert_eq!(progress.suspend(|| 7), 7);
-        two.finish_with("lost\x1b");
         progress.finish();
         paper.text()
     }
@@ -355,7 +330,7 @@ mod tests {
     #[test]
     fn a_terminal_gets_bars_with_true_totals_and_lines_that_stay() {
         let text = deploy_to_two_nodes(Mode::Bars { color: false });
-        for part in ["building", "copying", "one                  1.00 KiB sent", "two\\nthree"] {
+        for part in ["building", "copying", "1.00 KiB of 2.00 KiB", "two\\nthree"] {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(!text.contains('\x1b'), "{text:?}");

@@ -10,7 +10,7 @@ use crate::event::{Activation, Event, Placed};
 use units::{bytes, seconds};
 
 /// Width of the column that holds a node's name.
-const NODE_WIDTH: usize = 16;
+pub(crate) const NODE_WIDTH: usize = 16;
 
 /// Returns the lines for an event; none for one that only scripts want.
 pub fn lines(event: &Event) -> Vec<String> {
@@ -61,7 +61,7 @@ pub fn lines(event: &Event) -> Vec<String> {
             vec![node.as_ref().map_or_else(|| format!("  {text}"), |node| at(node, &text))]
         }
         Event::Planned { node, action, bytes: n, reason, .. } => {
-            let size = n.map_or_else(String::new, |n| format!("  {}", bytes(n)));
+            let size = n.filter(|n| *n > 0).map_or_else(String::new, |n| format!("  {}", bytes(n)));
             let reason = if reason.is_empty() { String::new() } else { format!("  ({})", esc(reason)) };
             let text = format!("{}{size}{reason}", esc(action));
             vec![node.as_ref().map_or_else(|| format!("  {text}"), |node| at(node, &text))]
@@ -115,7 +115,9 @@ fn placed(verb: &str, placed: &Placed) -> String {
         (None, None, None) => format!("{} objects", placed.objects),
     };
     let why = if placed.why.is_empty() { String::new() } else { format!("  ({})", esc(&placed.why)) };
-    at(&placed.place, &format!("{verb} {what}  {}{why}", bytes(placed.bytes)))
+    // A generation's bytes are its image's, which goes on its own line.
+    let size = if placed.generation.is_some() { String::new() } else { format!("  {}", bytes(placed.bytes)) };
+    at(&placed.place, &format!("{verb} {what}{size}{why}"))
 }
 
 fn at(node: &str, text: &str) -> String {
