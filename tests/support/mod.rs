@@ -189,7 +189,7 @@ fn df_yaml(settings: &str, handoff: &str) -> String {
     format!(
         "app: greeter\n\
          build:\n  cargo: {{ package: distributive-flow, examples: [greeter] }}\n  sandbox: off\n\
-         run:\n  exec: bin/greeter\n  ports: {{ http: {PORT} }}\n  handoff: {handoff}\n  ready: 3s\n  drain: 5s\n  {settings}\n\
+         run:\n  exec: bin/greeter\n  ports: {{ http: {PORT} }}\n  handoff: {handoff}\n  ready: 5s\n  drain: 5s\n  {settings}\n\
          verify:\n  - http: {{ port: http, path: /health, status: 200 }}\n\
          rollout: {{ soak: 0s }}\n"
     )
