@@ -8,6 +8,7 @@ mod bad_versions;
 mod cache;
 mod docs;
 mod hostile_node;
+mod hostile_operator;
 mod journey;
 mod kills;
 mod real;

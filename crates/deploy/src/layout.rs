@@ -13,9 +13,9 @@
 //! DATA/<app>/, TMP/<app>/                   the application's own state, and what it may lose
 //! ```
 
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use df_core::{AppName, ImageId, ReleaseId};
@@ -35,10 +35,14 @@ impl Layout {
     /// Makes the directories that are missing, readable by everybody (programs run as other users) and writable by us.
     ///
     /// # Errors
-    /// A directory cannot be made.
+    /// A directory cannot be made, or what has its name is a link, or somebody else's.
     pub fn create(&self) -> io::Result<()> {
-        let below = ["", "store", "manifests", "incoming", "apps", "run", "log", "bin"];
-        below.iter().try_for_each(|name| make_dir(&self.root.join(name)))?;
+        make_dir(&self.root)?;
+        for name in ["store", "manifests", "incoming", "apps", "run", "log", "bin"] {
+            let path = self.root.join(name);
+            make_dir(&path)?;
+            is_ours(&path)?;
+        }
         make_dir(&self.data)?;
         make_dir(&self.tmp)
     }
@@ -131,6 +135,18 @@ impl Layout {
     /// Returns what the application may lose.
     pub fn app_tmp(&self, app: &AppName) -> PathBuf {
         self.tmp.join(app.as_str())
+    }
+}
+
+/// Refuses a place that somebody else may have planted: what is written there could end up anywhere.
+fn is_ours(path: &Path) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    let refuse = |why| Err(io::Error::other(format!("{} is {why}: move it away, then type it again", path.display())));
+    match metadata {
+        it if it.file_type().is_symlink() => refuse("a link, and df-node follows none there"),
+        it if it.uid() != 0 && it.uid() != rustix::process::geteuid().as_raw() => refuse("owned by another user"),
+        it if it.mode() & 0o002 != 0 => refuse("writable by everybody"),
+        _ => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use df_wire::message::LockHolder;
@@ -29,8 +30,10 @@ impl Lock {
     /// # Errors
     /// Somebody holds it, or the file cannot be used.
     pub fn take(path: &Path, holder: &LockHolder) -> Result<Self, LockError> {
-        let mut file =
-            OpenOptions::new().create(true).read(true).write(true).truncate(false).open(path).map_err(LockError::Io)?;
+        let mut options = OpenOptions::new();
+        // The file is emptied: one that a planted link leads to must not be.
+        options.create(true).read(true).write(true).truncate(false).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+        let mut file = options.open(path).map_err(LockError::Io)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(LockError::Held(read(&mut file))),

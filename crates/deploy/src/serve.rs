@@ -18,6 +18,9 @@ use crate::receive::{self, ReceiveError};
 use crate::store::StoreError;
 use crate::{control, generation, history, logs, machine, staged, store};
 
+/// Bytes of the signatures of one request: twice those of 1 GiB in blocks of 704 bytes, which is the most that df asks for.
+const SIGNATURES_LEN: u64 = 64 << 20;
+
 /// Answers an operator until it is done.
 ///
 /// # Errors
@@ -40,6 +43,11 @@ impl<R: Read, W: Write> Node<'_, R, W> {
     fn answer(&mut self, request: Request) -> Result<(), TalkError> {
         if self.lock.is_none() && needs_lock(&request) {
             return self.fault(fault(FaultKind::Refused, "whoever changes something takes the lock first"));
+        }
+        if let Request::Activate { release, .. } = &request
+            && let Err(error) = decoded(release)
+        {
+            return self.fault(error);
         }
         match request {
             Request::Logs { app, generation, lines, follow } => self.logs(&app, generation, lines, follow),
@@ -144,6 +152,9 @@ impl<R: Read, W: Write> Node<'_, R, W> {
             if number == 0 {
                 return Err(fault(FaultKind::Missing, format!("{app} has no current generation here")));
             }
+            if !self.layout.generation(app, number).is_dir() {
+                return Err(fault(FaultKind::Missing, format!("there is no generation {number}")));
+            }
             logs::Log::open(&self.layout.log(app, number)).map_err(failed)
         });
         match log {
@@ -215,12 +226,16 @@ fn check(layout: &Layout, image: ImageId) -> Result<Reply, Box<Fault>> {
 }
 
 fn stage(layout: &Layout, release: &str) -> Result<Reply, Box<Fault>> {
-    let release = Release::decode(release.as_bytes()).map_err(|error| fault(FaultKind::Refused, chain(&error)))?;
+    let release = decoded(release)?;
     if !store::holds(layout, release.image) {
         return Err(of_store(StoreError::Missing(release.image)));
     }
     staged::add(layout, &release, now()).map_err(failed)?;
     Ok(Reply::Done)
+}
+
+fn decoded(release: &str) -> Result<Release, Box<Fault>> {
+    Release::decode(release.as_bytes()).map_err(|error| fault(FaultKind::Refused, chain(&error)))
 }
 
 fn collect(layout: &Layout, app: &AppName, policy: Policy, dry_run: bool) -> Result<Reply, Box<Fault>> {
@@ -238,6 +253,11 @@ fn collect(layout: &Layout, app: &AppName, policy: Policy, dry_run: bool) -> Res
 fn signatures(layout: &Layout, image: ImageId, stretches: &[Vec<Slice>], block_len: u32) -> Result<Vec<Vec<u8>>, Box<Fault>> {
     let manifest = store::manifest(layout, image).map_err(of_store)?;
     let contents = store::Contents::new(layout, image, &manifest);
+    let lens = stretches.iter().map(|stretch| stretch.iter().fold(0_u64, |sum, slice| sum.saturating_add(slice.len)));
+    let answer = lens.fold(0_u64, |sum, len| sum.saturating_add(df_delta::signature::signature_len(len, block_len)));
+    if answer > SIGNATURES_LEN {
+        return Err(fault(FaultKind::Refused, "signatures of more bytes than this node holds in memory"));
+    }
     stretches.iter().map(|stretch| signature(&contents, stretch, block_len)).collect()
 }
 

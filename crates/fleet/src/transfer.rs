@@ -17,6 +17,8 @@ use crate::plan::{self, Way};
 
 /// How many slices a node is asked to sign at once: as JSON, one takes 136 bytes at most.
 const SLICES: usize = df_wire::frame::PAYLOAD_LEN / 150;
+/// How many bytes a node is asked to sign at once: it holds their signatures in memory, 30 MiB at most.
+const SIGNED_LEN: u64 = 1 << 30;
 
 /// The images of this machine.
 pub trait Images: Send + Sync {
@@ -232,20 +234,19 @@ fn is_worth_whole(error: &CopyError) -> bool {
 /// One piece alone has more slices than that: the image is better sent whole.
 fn batches<'a>(pieces: impl Iterator<Item = &'a Piece>) -> Result<Vec<Vec<&'a Piece>>, CopyError> {
     let mut batches: Vec<Vec<&Piece>> = vec![];
-    let mut room = 0;
+    let (mut n_slices, mut len) = (0, 0);
     for piece in pieces {
-        let n_slices = piece.base.len();
-        if n_slices > SLICES {
-            return Err(CopyError::Scattered(n_slices));
+        if piece.base.len() > SLICES {
+            return Err(CopyError::Scattered(piece.base.len()));
         }
-        match batches.last_mut().filter(|_| n_slices <= room) {
+        (n_slices, len) = (n_slices + piece.base.len(), len + piece.base_len());
+        match batches.last_mut().filter(|_| n_slices <= SLICES && len <= SIGNED_LEN) {
             Some(batch) => batch.push(piece),
             None => {
                 batches.push(vec![piece]);
-                room = SLICES;
+                (n_slices, len) = (piece.base.len(), piece.base_len());
             }
         }
-        room -= n_slices;
     }
     Ok(batches)
 }
@@ -303,7 +304,7 @@ mod tests {
     use super::*;
 
     fn piece(n_slices: usize) -> Piece {
-        let slice = df_delta::Slice { digest: Digest::of(b""), offset: u64::MAX, len: u64::MAX };
+        let slice = df_delta::Slice { digest: Digest::of(b""), offset: u64::MAX, len: 1 };
         Piece { base: vec![slice; n_slices], target: vec![] }
     }
 
