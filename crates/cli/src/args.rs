@@ -337,6 +337,9 @@ pub struct Logs {
     /// Go on showing what is written from now
     #[arg(short, long)]
     pub follow: bool,
+    /// Show what this generation wrote instead of the serving one; a node keeps those of versions that failed too
+    #[arg(long, value_name = "N")]
+    pub generation: Option<u64>,
     /// Show this many of the last lines
     #[arg(short = 'n', long, value_name = "LINES", default_value_t = 100)]
     pub lines: u32,

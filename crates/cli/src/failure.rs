@@ -123,6 +123,15 @@ pub fn of_node(node: &str, phase: &str, error: &NodeError) -> Event {
     }
 }
 
+/// Returns the event for an activation that came to nothing: what the version wrote that was started lies in its own log.
+pub fn of_activation(node: &str, error: &NodeError, generation: Option<u64>) -> Event {
+    let mut event = of_node(node, "activate", error);
+    if let (Event::Error { next: Some(next), .. }, Some(generation)) = (&mut event, generation) {
+        *next = next.replacen("df logs ", &format!("df logs --generation {generation} "), 1);
+    }
+    event
+}
+
 /// Returns what serves, for people.
 pub fn serving_text(serving: &Serving) -> String {
     let state = if serving.pid.is_none() { ", not running" } else { "" };
@@ -162,9 +171,9 @@ fn next(node: &str, phase: &str, error: &NodeError) -> String {
             FaultKind::Locked(holder) => format!("wait for {}, then type it again", holder.who),
             FaultKind::Moved { .. } => format!("{}, then type it again", command("history")),
             FaultKind::Missing => match phase {
-                "rollback" => command("history"),
+                "rollback" | "logs" => command("history"),
                 "verify" => command("start"),
-                "start" | "restart" | "logs" => command("deploy"),
+                "start" | "restart" => command("deploy"),
                 _ => command("cp"),
             },
             FaultKind::DiskFull => command("gc"),

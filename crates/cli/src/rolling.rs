@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use df_core::{AppName, CommitId, ImageId, Release};
-use df_fleet::message::{Reply, Request, RollbackTarget, Survey};
+use df_fleet::message::{Event as Told, Reply, Request, RollbackTarget, Survey};
 use df_fleet::rollout::{Policy, Rollout};
 use df_fleet::{NodeError, Reached};
 use tokio::task::JoinSet;
@@ -113,9 +113,9 @@ async fn forward(session: &Session, orders: &Orders, policy: Policy, places: &mu
         place.reached = Some(reached);
         match ended {
             Ok(generation) => (place.now, place.end) = (Some(generation), NodeEnd::Moved),
-            Err(error) => {
-                session.output().error(&failure::of_node(&place.label, "activate", &error));
-                place.end = failure::end_of(&error);
+            Err(stuck) => {
+                session.output().error(&failure::of_activation(&place.label, &stuck.error, stuck.generation));
+                place.end = failure::end_of(&stuck.error);
             }
         }
     }
@@ -125,8 +125,16 @@ async fn forward(session: &Session, orders: &Orders, policy: Policy, places: &mu
     rollout.to_revert()
 }
 
+/// An activation that came to nothing.
+pub struct Stuck {
+    /// Why.
+    pub error: NodeError,
+    /// The generation that was started, if it came so far.
+    pub generation: Option<u64>,
+}
+
 /// Makes the release the serving version of a node where `from` serves; returns its new generation.
-pub async fn activate(mut reached: Reached, orders: &Orders, from: u64, output: Output) -> (Reached, Result<u64, NodeError>) {
+pub async fn activate(mut reached: Reached, orders: &Orders, from: u64, output: Output) -> (Reached, Result<u64, Stuck>) {
     let release = &orders.release;
     let new = Some((release.image, release.commit.clone()));
     let teller = Teller::new(reached.connection.node.label(), release.app.clone(), &reached.survey, new, orders.reason);
@@ -137,7 +145,11 @@ pub async fn activate(mut reached: Reached, orders: &Orders, from: u64, output: 
         who: orders.who.clone(),
         listen: reached.connection.node.listen(),
     };
+    let mut generation = None;
     let mut told = |event| {
+        if let Told::Started { generation: started, .. } = &event {
+            generation = Some(*started);
+        }
         if let Some(event) = teller.tell(event) {
             output.step(&event);
         }
@@ -148,7 +160,7 @@ pub async fn activate(mut reached: Reached, orders: &Orders, from: u64, output: 
         Ok(_) => Err(NodeError::Answer),
         Err(error) => Err(error),
     };
-    (reached, ended)
+    (reached, ended.map_err(|error| Stuck { error, generation }))
 }
 
 /// Takes back what succeeded, all nodes at once: a fleet does not stay on two versions.

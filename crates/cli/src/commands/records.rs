@@ -16,9 +16,9 @@ use crate::session::Session;
 /// Attempts shown.
 const N_ATTEMPTS: u32 = 50;
 
-/// Shows the output of the serving version, and goes on showing it with `-f`.
+/// Shows the output of the serving version, or of the generation that is named, and goes on showing it with `-f`.
 pub fn logs(args: &args::Logs, session: &Session) -> Result<Exit, Failure> {
-    let (lines, follow) = (args.lines.min(10_000), args.follow);
+    let (generation, lines, follow) = (args.generation, args.lines.min(10_000), args.follow);
     let crew = across::reach(session, "logs", false)?;
     let alone = crew.reached.len() == 1;
     let mut ends = crew.ends;
@@ -31,7 +31,7 @@ pub fn logs(args: &args::Logs, session: &Session) -> Result<Exit, Failure> {
         let interrupt = interrupt.clone();
         async move {
             tokio::select! {
-                ended = show(work, lines, follow, alone) => ended,
+                ended = show(work, generation, lines, follow, alone) => ended,
                 () = interrupt.pressed() => Ok(NodeEnd::Done),
             }
         }
@@ -62,9 +62,9 @@ pub fn history(session: &Session) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-async fn show(work: Work, lines: u32, follow: bool, alone: bool) -> Result<NodeEnd, NodeError> {
+async fn show(work: Work, generation: Option<u64>, lines: u32, follow: bool, alone: bool) -> Result<NodeEnd, NodeError> {
     let Work { label, app, mut reached, output } = work;
-    let request = Request::Logs { app, generation: None, lines, follow };
+    let request = Request::Logs { app, generation, lines, follow };
     let mut rest = vec![];
     if follow {
         reached.connection.tell(&request).await?;

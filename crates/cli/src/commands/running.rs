@@ -104,8 +104,9 @@ async fn anew(work: Work, orders: &Orders) -> Result<NodeEnd, NodeError> {
     let from = current_of(&reached.survey, &app);
     let (reached, ended) = rolling::activate(reached, orders, from, output.clone()).await;
     reached.connection.close().await;
+    let generation = ended.map_err(|stuck| stuck.error)?;
     // The new process was told of when it started; scripts need not hear it twice.
-    output.table(&[], &[format!("  {node:<16} generation {} serves, {} by a new process", ended?, orders.commit().short())]);
+    output.table(&[], &[format!("  {node:<16} generation {generation} serves, {} by a new process", orders.commit().short())]);
     Ok(NodeEnd::Done)
 }
 

@@ -64,11 +64,22 @@ fn every_fault_says_what_serves_and_what_to_type_next() {
 #[test]
 fn what_is_missing_is_brought_by_what_fits_the_command() {
     for (phase, expected) in
-        [("rollback", "history"), ("verify", "start"), ("restart", "deploy"), ("logs", "deploy"), ("activate", "cp")]
+        [("rollback", "history"), ("verify", "start"), ("restart", "deploy"), ("logs", "history"), ("activate", "cp")]
     {
         let Event::Error { next, .. } = of_node("web1", phase, &fault(FaultKind::Missing)) else { panic!("an error") };
         assert_eq!(next, Some(format!("df {expected} --address web1")), "{phase}");
     }
+}
+
+#[test]
+fn the_log_of_a_version_that_failed_is_shown_not_that_of_the_serving_one() {
+    let next = |kind, generation| match of_activation("web1", &fault(kind), generation) {
+        Event::Error { next, .. } => next.expect("always one"),
+        _ => panic!("an error"),
+    };
+    assert_eq!(next(FaultKind::ProbeFailed, Some(7)), "df logs --generation 7 --address web1");
+    assert_eq!(next(FaultKind::StartFailed, None), "df logs --address web1");
+    assert_eq!(next(FaultKind::DiskFull, Some(7)), "df gc --address web1");
 }
 
 #[test]
