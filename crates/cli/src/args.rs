@@ -1,6 +1,6 @@
 //! The grammar of the command line: which words and flags there are, and what each may hold.
 //!
-//! Only what works is listed. [`parse`] is called after [`crate::name::decide`] found the words to be ours. What a flag holds is checked
+//! Only what works is listed. [`parse`] is called after `name::decide` found the words to be ours. What a flag holds is checked
 //! here once, so that a command gets durations and dates, and text of a bounded length; what a word *names* (a node, a commit, a version)
 //! is for the command to find out.
 

@@ -1,37 +1,37 @@
 //! The program `df`: words in, events and an exit code out.
 //!
-//! First it is decided whose words they are ([`name`]); ours are parsed ([`args`]) and become a command ([`commands`]), which is short: it resolves what
-//! the words mean ([`session`]), calls the rooms (`df-build`, `df-cache`, `df-fleet`), and renders what they say ([`event`], [`render`], [`output`]).
-//! [`pipeline`] shows the whole journey on one page.
+//! First it is decided whose words they are (`name`); ours are parsed ([`args`]) and become a command (`commands`), which is short: it resolves what
+//! the words mean (`session`), calls the rooms (`df-build`, `df-cache`, `df-fleet`), and renders what they say (`event`, `render`, `output`).
+//! `pipeline` shows the whole journey on one page.
 //!
 //! It refuses to: know a format of another room, speak to a node but through `df-fleet`, print a foreign byte unescaped, guess an abbreviation.
 //!
 //! Invariants: results go to stdout, all else to stderr; with `--json` the first line is `version` and the last is `result`, also when it fails; every
 //! failure has an exit code ([`exit`]) and says what to type next.
 
-pub mod across;
+mod across;
 pub mod args;
-pub mod commands;
-pub mod completions;
+mod commands;
+mod completions;
 pub mod config;
-pub mod copying;
-pub mod event;
+mod copying;
+mod event;
 pub mod exit;
-pub mod failure;
-pub mod init;
-pub mod interrupt;
-pub mod man;
-pub mod name;
-pub mod next;
-pub mod node_event;
-pub mod output;
-pub mod pipeline;
-pub mod progress;
-pub mod render;
-pub mod rolling;
-pub mod session;
-pub mod store;
-pub mod time;
+mod failure;
+mod init;
+mod interrupt;
+mod man;
+mod name;
+mod next;
+mod node_event;
+mod output;
+mod pipeline;
+mod progress;
+mod render;
+mod rolling;
+mod session;
+mod store;
+mod time;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

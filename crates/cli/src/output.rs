@@ -23,11 +23,6 @@ impl Output {
         output
     }
 
-    /// Returns whether scripts read this.
-    pub fn is_json(&self) -> bool {
-        self.json
-    }
-
     /// Returns the progress that shows on the same terminal.
     pub fn progress(&self) -> &Progress {
         &self.progress
