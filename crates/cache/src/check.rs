@@ -25,20 +25,6 @@ pub use crate::diff::{Difference, DifferenceKind};
 /// # Errors
 /// Only when the top itself cannot be opened; whatever cannot be read below it is a difference of its own kind.
 pub fn tree(directory: &Path, manifest: &Manifest) -> io::Result<Vec<Difference>> {
-    compare(directory, manifest, &read_back)
-}
-
-/// Like [`tree`], but reads no file: finds what accidents and hands do to names, modes, times and lengths, not what a rotten disk does to bytes.
-///
-/// # Errors
-/// As [`tree`].
-pub fn quick(directory: &Path, manifest: &Manifest) -> io::Result<Vec<Difference>> {
-    compare(directory, manifest, &|_, _| None)
-}
-
-type CheckFile<'a> = &'a (dyn Fn(&Beneath, &Entry) -> Option<Difference> + Sync);
-
-fn compare(directory: &Path, manifest: &Manifest, check_file: CheckFile<'_>) -> io::Result<Vec<Difference>> {
     let top = Beneath::hold(directory)?.without_mounts();
     let owner = rustix::fs::fstat(&top)?.st_uid;
     let mut children: HashMap<&[u8], HashMap<&[u8], &Entry>> = HashMap::from([(&b""[..], HashMap::new())]);
@@ -48,20 +34,19 @@ fn compare(directory: &Path, manifest: &Manifest, check_file: CheckFile<'_>) -> 
             children.entry(entry.path.as_bytes()).or_default();
         }
     }
-    let comparison = Comparison { top, owner, check_file };
+    let comparison = Comparison { top, owner };
     let mut differences: Vec<Difference> =
         children.par_iter().flat_map_iter(|(path, entries)| comparison.directory(path, entries)).collect();
     differences.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(differences)
 }
 
-struct Comparison<'a> {
+struct Comparison {
     top: Beneath,
     owner: u32,
-    check_file: CheckFile<'a>,
 }
 
-impl Comparison<'_> {
+impl Comparison {
     /// Compares what a directory that the manifest lists holds.
     fn directory(&self, path: &[u8], entries: &HashMap<&[u8], &Entry>) -> Vec<Difference> {
         let opened = self.top.directory(path).and_then(|fd| beneath::names(&fd).map(|names| (fd, names)));
@@ -104,7 +89,7 @@ impl Comparison<'_> {
                 if u64::try_from(stat.st_size).ok() != Some(*len) {
                     return Some(Difference::new(path, D::Content, expected(), format!("{} bytes", stat.st_size)));
                 }
-                (self.check_file)(&self.top, entry).or_else(|| self.attributes(path, &stat, export::mode(*executable), Some(1)))
+                read_back(&self.top, entry).or_else(|| self.attributes(path, &stat, export::mode(*executable), Some(1)))
             }
             (Kind::Symlink { target }, FileType::Symlink) => {
                 match rustix::fs::readlinkat(directory, entry.path.file_name(), vec![]) {
@@ -181,8 +166,8 @@ mod tests {
         (manifest, out)
     }
 
-    /// Damages an image and returns what `tree` and `quick` say, as "kind path" lines.
-    fn after(damage: impl Fn(&Path)) -> (Vec<String>, Vec<String>) {
+    /// Damages an image and returns what `tree` says, as "kind path" lines.
+    fn after(damage: impl Fn(&Path)) -> Vec<String> {
         let dir = tempfile::tempdir().expect("a directory");
         let (manifest, out) = image(dir.path());
         damage(&out);
@@ -191,10 +176,9 @@ mod tests {
                 fs::set_permissions(out.join(path), fs::Permissions::from_mode(0o555)).expect("sealed");
             }
         }
-        let lines = |found: Vec<Difference>| found.iter().map(|d| format!("{} {}", d.kind, text::escape(&d.path))).collect();
-        let result = (lines(tree(&out, &manifest).expect("opened")), lines(quick(&out, &manifest).expect("opened")));
+        let found = tree(&out, &manifest).expect("opened");
         durable::remove_tree(&out).expect("removed");
-        result
+        found.iter().map(|d| format!("{} {}", d.kind, text::escape(&d.path))).collect()
     }
 
     fn rewrite(path: &Path, bytes: &str) {
@@ -206,34 +190,34 @@ mod tests {
 
     #[test]
     fn every_change_is_reported_by_path_and_kind() {
-        let both = |damage: &dyn Fn(&Path), line: &str| assert_eq!(after(damage), (vec![line.to_owned()], vec![line.to_owned()]));
-        both(&|dir| fs::remove_file(dir.join("f")).expect("removed"), "missing f");
-        both(&|dir| fs::write(dir.join("d/x\x1b"), "").expect("written"), "extra d/x\\u{1b}");
-        both(&|dir| rewrite(&dir.join("f"), "longer!"), "content f");
-        both(&|dir| fs::set_permissions(dir.join("f"), fs::Permissions::from_mode(0o555)).expect("mode"), "mode f");
-        both(&|dir| fs::set_permissions(dir.join("e"), fs::Permissions::from_mode(0o777)).expect("mode"), "mode e");
+        let check = |damage: &dyn Fn(&Path), line: &str| assert_eq!(after(damage), [line]);
+        check(&|dir| fs::remove_file(dir.join("f")).expect("removed"), "missing f");
+        check(&|dir| fs::write(dir.join("d/x\x1b"), "").expect("written"), "extra d/x\\u{1b}");
+        check(&|dir| rewrite(&dir.join("f"), "longer!"), "content f");
+        check(&|dir| fs::set_permissions(dir.join("f"), fs::Permissions::from_mode(0o555)).expect("mode"), "mode f");
+        check(&|dir| fs::set_permissions(dir.join("e"), fs::Permissions::from_mode(0o777)).expect("mode"), "mode e");
         let touch = |dir: &Path| {
             let file = fs::File::open(dir.join("f")).expect("open");
             file.set_modified(std::time::UNIX_EPOCH).expect("touched");
         };
-        both(&touch, "mode f");
+        check(&touch, "mode f");
         let relink = |dir: &Path| {
             fs::remove_file(dir.join("l")).expect("removed");
             symlink("d/f", dir.join("l")).expect("a link");
         };
-        both(&relink, "target l");
+        check(&relink, "target l");
         let fifo = |dir: &Path| {
             fs::remove_file(dir.join("f")).expect("removed");
             let mode = rustix::fs::Mode::RUSR;
             rustix::fs::mknodat(rustix::fs::CWD, dir.join("f"), FileType::Fifo, mode, 0).expect("a fifo");
         };
-        both(&fifo, "kind f");
+        check(&fifo, "kind f");
     }
 
     #[test]
-    fn a_flipped_bit_is_found_by_reading_only() {
-        assert_eq!(after(|dir| rewrite(&dir.join("d/f"), "Inner")), (vec!["content d/f".to_owned()], vec![]));
-        assert_eq!(after(|_| {}), (vec![], vec![]));
+    fn a_flipped_bit_is_found() {
+        assert_eq!(after(|dir| rewrite(&dir.join("d/f"), "Inner")), ["content d/f"]);
+        assert_eq!(after(|_| {}), [""; 0]);
     }
 
     #[test]
@@ -242,6 +226,6 @@ mod tests {
             fs::rename(dir.join("d"), dir.join("e/moved")).expect("moved");
             symlink("e/moved", dir.join("d")).expect("a link");
         };
-        assert_eq!(after(planted).0, ["kind d", "missing d/f", "extra e/moved"]);
+        assert_eq!(after(planted), ["kind d", "missing d/f", "extra e/moved"]);
     }
 }

@@ -105,16 +105,6 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     pending.replace(path, mode)
 }
 
-/// Writes a new file whole or not at all; afterwards it survives a power cut.
-///
-/// # Errors
-/// `AlreadyExists` when the name is taken.
-pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut pending = Pending::beside(parent(path))?;
-    pending.file().write_all(bytes).at("write", path)?;
-    pending.create(path, mode)
-}
-
 /// Syncs a directory: the names in it survive a power cut.
 ///
 /// # Errors
@@ -227,34 +217,6 @@ impl FileSystem {
     }
 }
 
-/// Syncs a whole tree: files, then directories from the bottom up; one sync of the file system when there are many.
-///
-/// # Errors
-/// The tree may be lost; throw it away.
-pub fn sync_tree(directory: &Path) -> io::Result<()> {
-    let file_system = FileSystem::of(directory)?;
-    let mut files = vec![];
-    let mut directories = vec![directory.to_owned()];
-    let mut at = 0;
-    while at < directories.len() {
-        for entry in fs::read_dir(&directories[at]).at("read directory", &directories[at])? {
-            let entry = entry.at("read directory", directory)?;
-            let kind = entry.file_type().at("look at", &entry.path())?;
-            if kind.is_dir() {
-                directories.push(entry.path());
-            } else if kind.is_file() {
-                files.push(entry.path());
-            }
-        }
-        if files.len() + directories.len() >= SYNC_ALL_FROM {
-            return file_system.sync();
-        }
-        at += 1;
-    }
-    file_system.sync_files(&files)?;
-    directories.iter().rev().try_for_each(|path| sync_dir(path))
-}
-
 /// Removes a tree of any depth, read-only directories included. Not durable by itself and not in one step: rename it out of the way first.
 ///
 /// Follows no symbolic link. A tree that is not there is no error.
@@ -359,8 +321,13 @@ mod tests {
     fn a_file_is_written_whole_or_refused_and_leaves_nothing_beside_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("a");
-        write_new(&path, b"one", 0o444).expect("written");
-        assert_eq!(write_new(&path, b"two", 0o444).expect_err("taken").kind(), io::ErrorKind::AlreadyExists);
+        let create = |bytes: &[u8]| {
+            let mut pending = Pending::beside(dir.path())?;
+            pending.file().write_all(bytes)?;
+            pending.create(&path, 0o444)
+        };
+        create(b"one").expect("written");
+        assert_eq!(create(b"two").expect_err("taken").kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&path).expect("a file"), b"one");
         write(&path, b"three", 0o600).expect("replaced");
         assert_eq!((fs::read(&path).expect("a file"), names(dir.path())), (b"three".to_vec(), vec!["a".to_owned()]));
@@ -421,7 +388,6 @@ mod tests {
         fs::create_dir(&from).expect("made");
         fs::create_dir(&to).expect("made");
         fs::set_permissions(&from, fs::Permissions::from_mode(0o555)).expect("read-only");
-        sync_tree(&from).expect("synced");
         publish(&from, &to.join("y")).expect("published");
         assert_eq!(fs::metadata(to.join("y")).expect("there").permissions().mode() & 0o777, 0o555);
         fs::create_dir(&from).expect("made");

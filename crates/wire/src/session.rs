@@ -113,11 +113,6 @@ impl OperatorSession {
         Ok(heard)
     }
 
-    /// Returns how many requests have no answer yet.
-    pub fn n_waiting(&self) -> usize {
-        self.waiting.len()
-    }
-
     /// Says that nothing more will arrive.
     ///
     /// # Errors
