@@ -1,5 +1,6 @@
 //! `df add`, `df rm`, `df with`: which nodes there are, and which of them commands act on.
 
+use df_fleet::inventory::InventoryError;
 use df_fleet::{Address, Context, Inventory, Node};
 
 use crate::args;
@@ -15,13 +16,18 @@ pub fn add(args: &args::Add, session: &Session) -> Result<Exit, Failure> {
     let address = Address::parse(&args.address, &session.call.here).map_err(|error| refuse(&error))?;
     let name = args.name.as_deref().map(str::parse).transpose().map_err(|error: df_core::name::NameError| refuse(&error))?;
     let node = Node { name, address, listen: args.listen, sudo: args.sudo };
+    let known = session.inventory()?;
     // The nodes of df.yaml count too: a name or a loopback address is not given twice.
-    let added = session.inventory()?.add(node.clone());
-    let listen = match added {
-        Ok(added) => added.listen,
-        Err(df_fleet::inventory::InventoryError::AddressUsed(_)) => None,
-        Err(error) => return Err(refuse(&error).next("df ls nodes")),
+    let with_listen = |listed: &Inventory| {
+        let mut all = listed.clone();
+        known.nodes().iter().for_each(|node| drop(all.add(node.clone())));
+        match all.add(node.clone()) {
+            Ok(added) => Ok(Node { listen: added.listen, ..node.clone() }),
+            Err(InventoryError::AddressUsed(_)) => Ok(node.clone()),
+            Err(error) => Err(error),
+        }
     };
+    with_listen(&known).map_err(|error| refuse(&error).next("df ls nodes"))?;
     if session.is_dry_run() {
         // What stands in df.yaml alone may be added; what was added may not be again.
         let mut here = Inventory::load(&session.state).map_err(|error| refuse(&error))?;
@@ -37,9 +43,9 @@ pub fn add(args: &args::Add, session: &Session) -> Result<Exit, Failure> {
         session.output().result(&event);
         return Ok(session.planned(true));
     }
-    let node = Node { listen: args.listen.or(listen), ..node };
-    let added =
-        Inventory::edit(&session.state, |inventory| inventory.add(node)).map_err(|error| refuse(&error).next("df ls nodes"))?;
+    // Under the lock of the list: of two that are added at once each gets an address of its own.
+    let added = Inventory::edit(&session.state, |inventory| with_listen(inventory).and_then(|node| inventory.add(node)));
+    let added = added.map_err(|error| refuse(&error).next("df ls nodes"))?;
     session.hide_state();
     let line = format!("added {}{}", added.label(), listening(&added));
     session.output().table(&[listing::node(&added)], &[df_core::text::escape(line.as_bytes())]);
