@@ -13,4 +13,5 @@ mod journey;
 mod kills;
 mod real;
 mod reboot;
+mod rough_handling;
 mod zero_downtime;

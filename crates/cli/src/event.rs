@@ -161,7 +161,7 @@ pub struct NodeState {
     pub generation: Option<u64>,
     pub image: Option<ImageId>,
     pub commit: Option<CommitId>,
-    /// `serving`, `stopped`, `down` (it should run and does not), `none`, or what else its process does.
+    /// `serving`, `stopped`, `down` (it should run and does not), `files` (nothing of it runs), `none`, or what else its process does.
     pub state: Option<String>,
     #[serde(serialize_with = "maybe_moment")]
     pub since: Option<Timestamp>,

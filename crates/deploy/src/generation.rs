@@ -58,13 +58,13 @@ pub enum RecordError {
         #[source]
         source: io::Error,
     },
-    #[error("{} is not a record of a generation", path.display())]
+    #[error("{} is not a record of a generation: move its directory away", path.display())]
     Json {
         path: PathBuf,
         #[source]
         source: serde_json::Error,
     },
-    #[error("{} holds a release that cannot be read", path.display())]
+    #[error("{} holds a release that cannot be read: move its directory away", path.display())]
     Release {
         path: PathBuf,
         #[source]
@@ -72,7 +72,7 @@ pub enum RecordError {
     },
     #[error("{} has format {format}, this program knows 1", path.display())]
     Format { path: PathBuf, format: u32 },
-    #[error("{} is not a link to a generation", path.display())]
+    #[error("{} is not a link to a generation: move it away, then deploy or roll back", path.display())]
     Current { path: PathBuf },
 }
 

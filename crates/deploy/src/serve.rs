@@ -191,9 +191,12 @@ fn survey(layout: &Layout) -> Result<Survey, Box<Fault>> {
     for app in generation::apps(layout).map_err(failed)? {
         let state = running.iter().position(|state| state.app == app).map(|at| running.swap_remove(at));
         let records = generation::list(layout, &app).map_err(failed)?;
+        let current = generation::current(layout, &app).map_err(failed)?;
+        // What is only files is not meant to run, whatever was written down.
+        let is_files = records.iter().any(|record| record.number == current && record.release.run.is_none());
         apps.push(AppState {
-            current: generation::current(layout, &app).map_err(failed)?,
-            wanted: control::wanted(layout, &app),
+            current,
+            wanted: !is_files && control::wanted(layout, &app),
             running: state.map(|state| state.running).unwrap_or_default(),
             generations: records.iter().map(generation::Record::to_wire).collect(),
             staged: staged::list(layout, &app).map_err(failed)?,

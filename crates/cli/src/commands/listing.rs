@@ -111,6 +111,9 @@ pub fn state(node: &Node, survey: &Survey, app: &AppName) -> NodeState {
 /// Writes nodes as a table, and as events.
 pub fn show(session: &Session, states: &[NodeState]) {
     let now = now();
+    let is_files = |state: &NodeState| session.config.run.is_none() && state.state.as_deref() == Some("stopped");
+    let word = |state: &NodeState| if is_files(state) { Some("files".to_owned()) } else { state.state.clone() };
+    let states: Vec<_> = states.iter().map(|state| NodeState { state: word(state), ..state.clone() }).collect();
     let rows: Vec<_> = states.iter().map(|state| row(state, now)).collect();
     let events: Vec<Event> = states.iter().cloned().map(Event::Node).collect();
     let heading = ["NODE", "STATE", "GENERATION", "COMMIT", "IMAGE", "SINCE", "HEALTHY", "PORTS"];
