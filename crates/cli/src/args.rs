@@ -56,7 +56,7 @@ pub struct Globals {
     /// Read this file instead of the df.yaml here or in a parent directory
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
-    /// Keep nodes, context and cache records here instead of .df/ beside df.yaml
+    /// Keep the list of nodes and the context here instead of .df/ beside df.yaml
     #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub state: Option<PathBuf>,
     /// Act on this node or cache instead of the context; may be repeated
@@ -80,7 +80,7 @@ pub struct Globals {
     /// Show no progress, only results and errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Say more about each step; twice for still more
+    /// Say more about each step
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
     /// Colour the output: auto, always or never; auto obeys NO_COLOR

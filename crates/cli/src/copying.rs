@@ -1,6 +1,7 @@
 //! The images' way to the nodes, seen from the command line: bars, events, and what a copy would cost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use df_core::{AppName, Release};
 use df_fleet::message::{Reply, Request};
@@ -15,6 +16,9 @@ use crate::failure::{self, Failure, chain};
 use crate::output::Output;
 use crate::session::Session;
 use crate::store::Shelf;
+
+/// A copy that was noted no longer ago is not noted again: it would cost each copy that changes nothing a round trip.
+const RECENTLY: Duration = Duration::from_secs(3600);
 
 /// A release on its way to nodes.
 #[derive(Clone)]
@@ -109,11 +113,14 @@ async fn one(freight: &Freight, reached: &mut Reached, app: &AppName, output: &O
     }
 }
 
-/// Returns whether a node remembers a release already, so that its image is not collected.
+/// Returns whether a node remembers a release already, so that its image is not collected. What was copied longer ago is remembered anew: its age is
+/// what a collection goes by.
 fn is_remembered(reached: &Reached, release: &Release) -> bool {
-    let id = release.id();
-    across::state_of(&reached.survey, &release.app)
-        .is_some_and(|state| state.generations.iter().any(|g| g.release == id) || state.staged.iter().any(|s| s.release == id))
+    let (id, recently) = (release.id(), reached.survey.now.minus(RECENTLY));
+    across::state_of(&reached.survey, &release.app).is_some_and(|state| {
+        let is_staged = state.staged.iter().any(|staged| staged.release == id && staged.since >= recently);
+        is_staged || state.generations.iter().any(|g| g.release == id)
+    })
 }
 
 fn event(node: String, copied: &Copied) -> Event {

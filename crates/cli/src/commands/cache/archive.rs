@@ -18,8 +18,9 @@ use crate::store::Shelf;
 
 /// Puts an image from an archive; it gets no release, because no commit is known for it.
 pub fn put(session: &Session, place: &Place, file: &Path) -> Result<Exit, Failure> {
-    let archive =
-        File::open(file).map_err(|error| Failure::new(Exit::Usage, "archive", format!("{}: {error}", file.display())))?;
+    let archive = File::open(file).map_err(|error| {
+        Failure::new(Exit::Usage, "archive", format!("{}: {error}", file.display())).next("df cache get --tar")
+    })?;
     let workspace = place.shelf.store().workspace().map_err(|error| failed(&error))?;
     let import = ImportOptions { outside_links: &session.config.build.outside_links };
     let options = ReadOptions { import, ..ReadOptions::default() };
