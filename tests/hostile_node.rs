@@ -358,3 +358,18 @@ fn a_base() -> (String, Vec<u8>) {
     let manifest = Manifest::new(vec![Entry { path: "a".parse().expect("a path"), kind }]).expect("a tree");
     (manifest.image().to_string(), manifest.encode())
 }
+
+#[test]
+fn events_without_end_do_not_hold_a_deploy() {
+    let pair = Pair::new();
+    let event = json!({ "rolled_back": { "generation": 1, "from": u64::MAX, "reason": STEERING.repeat(3000) } });
+    let told = [Hear, message(EVENT, &event), Sh("while cat \"$3/say-12\"; do :; done")];
+    let taken = [Hear, Hear, reply(json!({ "received": { "reused": 0, "held": false } })), Hear, reply(json!("done"))];
+    pair.evil(&locked(json!({}), taken.into_iter().chain(told)));
+    let mut output = pair.df(["--timeout", "2s", "deploy", "--commit-hash", &pair.commit]).output();
+    assert!(output.stderr.contains("something else than it was asked"), "{output}");
+    // What it told is shown, up to a bound.
+    assert!(output.stderr.len() < 16 << 20, "{} bytes", output.stderr.len());
+    output.stderr = output.stderr.lines().filter(|line| !line.contains(", before it ")).collect::<Vec<_>>().join("\n");
+    tame(output, &[1, 5, 6, 7]);
+}

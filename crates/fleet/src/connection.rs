@@ -24,7 +24,7 @@ const BUSY: Duration = Duration::from_secs(2);
 /// How long a request may stay without any word from the node.
 pub const SILENCE: Duration = Duration::from_secs(120);
 /// How many events may come before an answer: a node that only ever tells never answers.
-const EVENTS: u32 = 10_000;
+const EVENTS: u32 = 1000;
 /// How many silences an answer may take with all its events.
 const SILENCES: u32 = 10;
 
