@@ -49,7 +49,7 @@ pub fn lines(event: &Event) -> Vec<String> {
             };
             let what = match a.generation {
                 0 => format!("generation {} stopped; none served before it", a.from_generation),
-                generation => format!("generation {generation} serves{} again{}", commit_of(a), before(a)),
+                generation => format!("generation {generation} serves again{}{}", commit_of(a), before(a)),
             };
             vec![at(&a.node, &format!("{what}{why}"))]
         }

@@ -63,7 +63,7 @@ fn activations_name_generation_and_commit() {
     check(&Event::Activated(activation(0, "deploy")), &["  web1             generation 4 serves 3f2a9c1d3f2a"]);
     check(
         &Event::RolledBack(activation(5, "a probe\x1b[2J failed")),
-        &["  web1             generation 4 serves 3f2a9c1d3f2a again, before it 5: a probe\\u{1b}[2J failed"],
+        &["  web1             generation 4 serves again 3f2a9c1d3f2a, before it 5: a probe\\u{1b}[2J failed"],
     );
 }
 
