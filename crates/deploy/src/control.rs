@@ -164,7 +164,8 @@ pub fn ensure_running(layout: &Layout) -> Result<UnixStream, ControlError> {
 
 fn start(layout: &Layout) -> io::Result<std::process::Child> {
     let log = fs::OpenOptions::new().create(true).append(true).open(log_path(layout))?;
-    let mut command = Command::new(std::env::current_exe()?);
+    // Not by its name: two operators at first contact both put the program there, and the second copy takes the name from the first, which runs.
+    let mut command = Command::new("/proc/self/exe");
     command.arg("supervise").arg("--root").arg(&layout.root).arg("--data").arg(&layout.data).arg("--tmp").arg(&layout.tmp);
     command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
 }
