@@ -5,6 +5,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -166,7 +167,15 @@ fn start(layout: &Layout) -> io::Result<std::process::Child> {
     let log = fs::OpenOptions::new().create(true).append(true).open(log_path(layout))?;
     // Not by its name: two operators at first contact both put the program there, and the second copy takes the name from the first, which runs.
     let mut command = Command::new("/proc/self/exe");
-    command.arg("supervise").arg("--root").arg(&layout.root).arg("--data").arg(&layout.data).arg("--tmp").arg(&layout.tmp);
+    command
+        .arg0("df-node")
+        .arg("supervise")
+        .arg("--root")
+        .arg(&layout.root)
+        .arg("--data")
+        .arg(&layout.data)
+        .arg("--tmp")
+        .arg(&layout.tmp);
     command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
 }
 
