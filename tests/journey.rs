@@ -101,3 +101,19 @@ fn gc_keeps_what_serves_and_what_a_rollback_needs() {
     world.df(["rollback"]).ok();
     world.expect_serving(&versions.v1);
 }
+
+#[test]
+fn what_succeeded_is_taken_back_when_another_node_fails() {
+    let (versions, world) = (versions(), World::new(2));
+    // The first version ever: afterwards there is none again.
+    let held = std::net::TcpListener::bind(world.at(2)).expect("free");
+    world.df(["deploy", "--commit-hash", &versions.v1]).output().expect_code(7);
+    assert!(std::net::TcpStream::connect(world.at(1)).is_err(), "n1 serves what n2 could not");
+    assert!(std::fs::symlink_metadata(world.node(1).join("apps/greeter/current")).is_err(), "n1 still has a current version");
+    drop(held);
+    world.deploy(&versions.v1);
+    world.deploy(&versions.v2);
+    world.expect_serving(&versions.v2);
+    world.df(["rollback"]).ok();
+    world.expect_serving(&versions.v1);
+}

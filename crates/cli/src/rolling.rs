@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use df_core::{AppName, CommitId, ImageId, Release};
-use df_fleet::message::{Event as Told, Reply, Request, RollbackTarget, Survey};
+use df_fleet::message::{Event as Told, Reply, Request, Survey};
 use df_fleet::rollout::{Policy, Rollout};
 use df_fleet::{NodeError, Reached};
 use tokio::task::JoinSet;
@@ -206,19 +206,15 @@ fn held(survey: &Survey, app: &AppName) -> Option<(ImageId, CommitId)> {
     Some((current.image, current.commit.clone()))
 }
 
-/// Makes the generation serve again that served before; stops the first one ever.
+/// Makes the generation serve again that served before; where none did, nothing does.
 async fn take_back(mut reached: Reached, orders: &Orders, now: u64, from: u64) -> (Reached, Result<(), NodeError>) {
-    let app = orders.release.app.clone();
-    let request = match from {
-        0 => Request::Stop { app, all: true, now: false },
-        from => Request::Rollback {
-            app,
-            to: Some(RollbackTarget::Generation(from)),
-            expect: now,
-            soak: Duration::ZERO,
-            who: orders.who.clone(),
-            listen: reached.connection.node.listen(),
-        },
+    let request = Request::TakeBack {
+        app: orders.release.app.clone(),
+        expect: now,
+        to: from,
+        who: orders.who.clone(),
+        why: "other nodes failed".into(),
+        listen: reached.connection.node.listen(),
     };
     let ended = match reached.connection.ask_with(&request, orders.silence, &mut |_| {}).await {
         Ok(Reply::Serving(_) | Reply::Stopped { .. }) => Ok(()),

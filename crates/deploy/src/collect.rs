@@ -89,7 +89,7 @@ pub fn perform(
     Ok(collected)
 }
 
-/// Removes receives that nobody works at any more, and what a crash left behind.
+/// Removes receives that nobody works at any more, and the generations that a crash left half made or half removed.
 ///
 /// # Errors
 /// Something cannot be removed.
@@ -100,6 +100,14 @@ pub fn sweep(layout: &Layout) -> io::Result<()> {
         let busy = lock.as_ref().is_some_and(|file| flock(file, FlockOperation::NonBlockingLockExclusive).is_err());
         if !busy {
             durable::remove_tree(&path)?;
+        }
+    }
+    for app in generation::apps(layout).map_err(io::Error::other)? {
+        for entry in fs::read_dir(layout.generations(&app)).into_iter().flatten() {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                durable::remove_tree(&entry.path())?;
+            }
         }
     }
     Ok(())

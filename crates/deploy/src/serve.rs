@@ -56,6 +56,7 @@ impl<R: Read, W: Write> Node<'_, R, W> {
             Request::Receive { image, base, len, image_len } => self.receive(image, base, len, image_len),
             Request::Activate { .. }
             | Request::Rollback { .. }
+            | Request::TakeBack { .. }
             | Request::Start { .. }
             | Request::Stop { .. }
             | Request::Verify { .. } => control::forward(self.layout, &request, &mut self.talk),
@@ -179,6 +180,7 @@ fn needs_lock(request: &Request) -> bool {
         | Request::Stage { .. }
         | Request::Activate { .. }
         | Request::Rollback { .. }
+        | Request::TakeBack { .. }
         | Request::Start { .. }
         | Request::Stop { .. } => true,
     }

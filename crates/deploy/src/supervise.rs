@@ -280,9 +280,11 @@ fn accept(listener: &UnixListener) -> io::Result<Option<UnixStream>> {
 fn concerned(request: &Request) -> Option<AppName> {
     match request {
         Request::Activate { release, .. } => Release::decode(release.as_bytes()).ok().map(|release| release.app),
-        Request::Rollback { app, .. } | Request::Start { app, .. } | Request::Stop { app, .. } | Request::Verify { app } => {
-            Some(app.clone())
-        }
+        Request::Rollback { app, .. }
+        | Request::TakeBack { app, .. }
+        | Request::Start { app, .. }
+        | Request::Stop { app, .. }
+        | Request::Verify { app } => Some(app.clone()),
         _ => None,
     }
 }

@@ -91,6 +91,22 @@ pub enum Request {
         /// The address for ports that name none.
         listen: IpAddr,
     },
+    /// Takes back an activation because other nodes failed: what served before serves again, and the generation counts as unknown. Events, then
+    /// [`Reply::Serving`], or [`Reply::Stopped`] where nothing served before: `current` is gone then.
+    TakeBack {
+        /// The application.
+        app: AppName,
+        /// The generation that is taken back; it has to be the current one.
+        expect: u64,
+        /// The generation that served before; 0: none.
+        to: u64,
+        /// Who asks.
+        who: String,
+        /// Why, for the record.
+        why: String,
+        /// The address for ports that name none.
+        listen: IpAddr,
+    },
     /// Starts what `current` says. Answer: [`Reply::Serving`].
     Start {
         /// The application.

@@ -31,11 +31,15 @@ impl App {
             Request::Activate { release, expect, soak, who, listen } => {
                 self.activate(&release, expect, soak, who, listen, &answer)
             }
+            Request::TakeBack { expect, to, who, why, listen, .. } => self.take_back(expect, to, who, &why, listen, &answer),
             Request::Rollback { to, expect, soak, who, listen, .. } => {
                 self.roll_back(to.as_ref(), expect, soak, who, listen, &answer)
             }
             Request::Start { listen, .. } => self.start(listen, &answer),
-            Request::Stop { all, now, .. } => self.stop(all, now, &answer),
+            Request::Stop { all, now, .. } => self.stop(all, now).map(|stopped| {
+                // Who asked may be gone; it is stopped all the same.
+                let _ = answer.send(Told::Reply(Reply::Stopped { stopped }));
+            }),
             _ => Err(fault(FaultKind::Unsupported, "the supervisor does not know the request")),
         };
         if let Err(refusal) = refused {
@@ -148,7 +152,7 @@ impl App {
     }
 
     /// Ends what serves, and with `all` every other version too. Listeners are closed: clients are refused, not left hanging.
-    fn stop(&mut self, all: bool, at_once: bool, answer: &Answer) -> Result<(), Box<Fault>> {
+    fn stop(&mut self, all: bool, at_once: bool) -> Result<Vec<(u64, i32)>, Box<Fault>> {
         let listen = control::read_wanted(&self.node.layout, &self.app)
             .map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |wanted| wanted.listen);
         if self.current() > 0 {
@@ -184,6 +188,30 @@ impl App {
             self.remember("stop", "operator", self.current(), self.current(), &release, None);
         }
         self.write_records();
+        Ok(stopped)
+    }
+
+    /// Takes back what was confirmed here and failed elsewhere. It may be good: nobody knows, so no rollback goes there by itself.
+    fn take_back(
+        &mut self,
+        expect: u64,
+        to: u64,
+        who: String,
+        why: &str,
+        listen: IpAddr,
+        answer: &Answer,
+    ) -> Result<(), Box<Fault>> {
+        self.expect(expect)?;
+        let layout = self.node.layout.clone();
+        let why = df_core::text::shorten(why, 1024);
+        generation::set_result(&layout, &self.app, expect, GenerationResult::Unknown, &why).map_err(failed)?;
+        if to > 0 {
+            return self.roll_back(Some(&RollbackTarget::Generation(to)), expect, Duration::ZERO, who, listen, answer);
+        }
+        let release = self.release_of(expect).map_err(failed)?;
+        let stopped = self.stop(true, false)?;
+        generation::clear_current(&layout, &self.app).map_err(failed)?;
+        self.remember("rollback", &who, 0, expect, &release, None);
         let _ = answer.send(Told::Reply(Reply::Stopped { stopped }));
         Ok(())
     }
