@@ -2,7 +2,7 @@
 //!
 //! Only what works is listed. [`parse`] is called after `name::decide` found the words to be ours. What a flag holds is checked
 //! here once, so that a command gets durations and dates, and text of a bounded length; what a word *names* (a node, a commit, a version)
-//! is for the command to find out.
+//! is for the command to find out. One long file on purpose: the whole grammar, in the order in which `df help` shows it.
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;

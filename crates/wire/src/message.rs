@@ -2,6 +2,8 @@
 //!
 //! Messages are JSON values; unknown fields are ignored, so a newer side may say more. Releases travel as their canonical bytes (a JSON text inside the
 //! JSON), so that their digest survives. Nothing a node says is a path on the operator's machine, and nothing the operator says is a path on the node.
+//!
+//! One long file on purpose: it is the whole contract between the two sides, and it is read as one.
 
 use std::net::IpAddr;
 use std::time::Duration;

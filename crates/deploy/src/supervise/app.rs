@@ -4,8 +4,10 @@
 
 mod activate;
 mod adopt;
+mod ports;
 mod requests;
 mod versions;
+mod watching;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};

@@ -13,7 +13,8 @@ use df_wire::{Event, Reply};
 
 use super::super::start::Place;
 use super::super::{probing, start};
-use super::versions::{Entrance, LaunchFailed};
+use super::ports::Entrance;
+use super::versions::LaunchFailed;
 use super::{App, Flight, Message, Starting, Told};
 use crate::activation::{self, Action, Failure, FailureKind, Milestone, Plan, Readiness, State, Style};
 use crate::generation;

@@ -15,7 +15,7 @@ use df_wire::message::{GenerationResult, RunState};
 use super::super::probing;
 use super::super::records::{self, Records, VersionRecord};
 use super::super::start;
-use super::versions::{kill, watch};
+use super::watching::{kill, watch};
 use super::{App, Starting, Version};
 use crate::control;
 use crate::generation;

@@ -12,7 +12,7 @@ use df_wire::{Reply, Request};
 
 use super::super::start;
 use super::activate::Wish;
-use super::versions::{end, kill};
+use super::watching::{end, kill};
 use super::{App, Starting, Told};
 use crate::control::{self, Wanted};
 use crate::generation::{self, Record};

@@ -1,30 +1,29 @@
-//! Starting versions, watching them, and letting them end.
+//! Starting versions, and letting them end.
 
 use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use df_core::Release;
 use df_wire::message::{ProbeOutcome, RunState};
-use distributive_flow::parent::{NotifySocket, Received};
+use distributive_flow::parent::NotifySocket;
 use distributive_flow::protocol::NotifyAddress;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::Signal;
 
 use super::super::probing::{self, Round};
 use super::super::records::{self, Records, VersionRecord};
 use super::super::start::{self, Place};
+use super::ports::Entrance;
+use super::watching::{await_ready, end, watch};
 use super::{App, BACK_OFF, CRASH_WINDOW, CRASHES, LONGEST_BACK_OFF, Message, Starting, Version};
 use crate::listeners::{Group, GroupError};
-use crate::process::{Exit, Process};
+use crate::process::Exit;
 use crate::serve::now;
 use crate::supervise::words;
-use crate::{activation, claim, generation};
+use crate::{activation, generation};
 
 /// How long the launcher may take until the program runs.
 const LAUNCH: Duration = Duration::from_secs(20);
@@ -32,21 +31,8 @@ const LAUNCH: Duration = Duration::from_secs(20);
 const LOG_LEN: u64 = 16 << 20;
 /// A queue counts as drained when it was empty for so long: handshakes under way end in it a round trip later.
 const QUIET: Duration = Duration::from_millis(200);
-/// A process has this long to vanish after SIGKILL.
-const KILLED: Duration = Duration::from_secs(10);
 /// How many programs this supervisor started: each gets a notify socket of its own name.
 static N_STARTED: AtomicU64 = AtomicU64::new(0);
-/// Pause between two rounds of probes of a version that starts to serve.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// Whom a new listener is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Entrance {
-    /// The prober alone, until the version is verified.
-    OnTrial,
-    /// Clients, at once.
-    ToServe,
-}
 
 /// A version did not start.
 #[derive(Debug, thiserror::Error)]
@@ -80,66 +66,6 @@ impl LaunchFailed {
 }
 
 impl App {
-    /// Claims the addresses of a version for this application.
-    pub(super) fn claim(&self, places: &[Place]) -> Result<(), LaunchFailed> {
-        let mut claims = self.node.claims.lock().expect("nobody panics with this lock");
-        for place in places {
-            match claims.get(&place.address).filter(|holder| **holder != self.app) {
-                Some(holder) => return Err(LaunchFailed::Claimed { address: place.address, holder: holder.clone() }),
-                None => drop(claims.insert(place.address, self.app.clone())),
-            }
-        }
-        Ok(())
-    }
-
-    /// Refuses addresses that somebody else holds, ports that the program binds by itself among them. Those of our own versions are ours.
-    pub(super) fn check_ports(&self, places: &[Place]) -> Result<(), LaunchFailed> {
-        self.claim(places).inspect_err(|_| self.release_claims(None))?;
-        let is_ours = |address: &SocketAddr| {
-            self.versions.values().any(|version| version.places.iter().any(|place| place.address == *address))
-        };
-        for place in places.iter().filter(|place| !is_ours(&place.address)) {
-            claim::check(&place.address, &[]).map_err(GroupError::Claim).inspect_err(|_| self.release_claims(None))?;
-        }
-        Ok(())
-    }
-
-    /// Closes the listeners of a version that ended where the next one gets none: it binds there by itself.
-    pub(super) fn close_unshared(&mut self, run: u64, places: &[Place]) {
-        let shared = |address: &SocketAddr| places.iter().any(|place| place.address == *address && probing::has_listener(place));
-        for (_, group) in
-            self.groups.iter().filter(|(address, group)| !shared(address) && group.record().slots.contains(&Some(run)))
-        {
-            if let Err(error) = group.remove(run) {
-                eprintln!("{}: {}", self.app, words(&error));
-            }
-        }
-        self.groups.retain(|_, group| group.record().slots.iter().any(Option::is_some));
-    }
-
-    /// Returns the descriptors of a run's listeners, in the order in which the program gets them; `from` gives its own away.
-    pub(super) fn open_listeners(
-        &mut self,
-        run: u64,
-        from: Option<u64>,
-        places: &[Place],
-        entrance: Entrance,
-    ) -> Result<Vec<OwnedFd>, LaunchFailed> {
-        let mut listeners = vec![];
-        for place in places.iter().filter(|place| probing::has_listener(place)) {
-            let group = self.groups.entry(place.address).or_insert_with(|| Arc::new(Group::new(place.address)));
-            let slots = group.record().slots;
-            let listener = match from.filter(|from| slots.contains(&Some(*from))) {
-                _ if slots.contains(&Some(run)) => group.listener(run)?,
-                Some(from) => group.pass(from, run)?,
-                None if entrance == Entrance::OnTrial => group.add_on_trial(run)?,
-                None => group.add(run)?,
-            };
-            listeners.push(listener);
-        }
-        Ok(listeners)
-    }
-
     /// Starts the program of a run with these listeners. The run's version is entered first, so that it is known whatever happens.
     pub(super) fn launch(
         &mut self,
@@ -287,35 +213,6 @@ impl App {
         self.write_records();
     }
 
-    /// Closes a run's listeners and gives up addresses that nobody listens on any more.
-    pub(super) fn close_listeners(&mut self, run: u64) {
-        for group in self.groups.values().filter(|group| group.record().slots.contains(&Some(run))) {
-            if let Err(error) = group.remove(run) {
-                eprintln!("{}: {}", self.app, words(&error));
-            }
-        }
-        self.groups.retain(|_, group| group.record().slots.iter().any(Option::is_some));
-        self.release_claims(Some(run));
-    }
-
-    /// Closes every listener of the application.
-    pub(super) fn close_all(&mut self) {
-        for group in std::mem::take(&mut self.groups).into_values() {
-            if let Err(error) = group.close() {
-                eprintln!("{}: {}", self.app, words(&error));
-            }
-        }
-        self.release_claims(None);
-    }
-
-    /// Gives up the addresses that no version has, `without` counted out.
-    fn release_claims(&self, without: Option<u64>) {
-        let others = self.versions.iter().filter(|(run, _)| Some(**run) != without);
-        let used: Vec<SocketAddr> = others.flat_map(|(_, version)| version.places.iter().map(|place| place.address)).collect();
-        let mut claims = self.node.claims.lock().expect("nobody panics with this lock");
-        claims.retain(|address, app| *app != self.app || used.contains(address));
-    }
-
     /// The process of a run ended: part of an activation, a crash, or what was wanted.
     pub(super) fn ended(&mut self, run: u64, pid: u32, exit: Exit) {
         let Some(version) = self.versions.get_mut(&run) else { return };
@@ -441,81 +338,4 @@ impl App {
     pub(super) fn release_of(&self, generation: u64) -> Result<Arc<Release>, generation::RecordError> {
         generation::read(&self.node.layout, &self.app, generation).map(|record| Arc::new(record.release))
     }
-}
-
-/// Tells a process to end, waits for its time, then kills it and all it started.
-pub(super) fn end(process: &Process, drain: Duration) {
-    let _ = process.signal(Signal::TERM);
-    if !matches!(process.wait(drain), Ok(Some(_))) {
-        let _ = process.kill_group();
-        let _ = process.wait(KILLED);
-    }
-}
-
-/// Kills a process and all it started, and waits until it is gone.
-pub(super) fn kill(process: &Process) {
-    let _ = process.kill_group();
-    let _ = process.wait(KILLED);
-}
-
-/// Reports what a program says and, at last, that it ended.
-pub(super) fn watch(run: u64, process: Arc<Process>, notify: Option<NotifySocket>, inbox: Sender<Message>) {
-    thread::spawn(move || {
-        loop {
-            let waited = match &notify {
-                Some(notify) => poll(
-                    &mut [PollFd::from_borrowed_fd(process.pidfd(), PollFlags::IN), PollFd::new(notify, PollFlags::IN)],
-                    None,
-                ),
-                None => poll(&mut [PollFd::from_borrowed_fd(process.pidfd(), PollFlags::IN)], None),
-            };
-            if let Some(notify) = &notify {
-                hear_all(run, &process, notify, &inbox);
-            }
-            match (waited, process.wait(Duration::ZERO)) {
-                (_, Ok(Some(exit))) => {
-                    let _ = inbox.send(Message::Ended { run, pid: process.pid(), exit });
-                    return;
-                }
-                (Ok(_) | Err(rustix::io::Errno::INTR), Ok(None)) => {}
-                // Nothing more will be heard of it; its end counts as unknown.
-                _ => {
-                    let _ = inbox.send(Message::Ended { run, pid: process.pid(), exit: Exit::Unknown });
-                    return;
-                }
-            }
-        }
-    });
-}
-
-fn hear_all(run: u64, process: &Process, notify: &NotifySocket, inbox: &Sender<Message>) {
-    while let Ok(Some(received)) = notify.try_receive() {
-        let Received::Notification(said) = received else { continue };
-        // Anybody can send to the address; only the program and what it started are heard.
-        let sender = said.pid.and_then(rustix::process::Pid::from_raw);
-        let group = sender.and_then(|pid| rustix::process::getpgid(Some(pid)).ok());
-        if group.is_some_and(|group| group.as_raw_nonzero().get() as u32 == process.pid()) {
-            let _ = inbox.send(Message::Notified { run, ready: said.ready, extend: said.extend });
-        }
-    }
-}
-
-/// Asks a version that starts to serve until all its probes pass, it ends, or its time is over.
-fn await_ready(run: u64, round: Option<Round>, process: Option<Arc<Process>>, ready: Duration, inbox: &Sender<Message>) {
-    let deadline = Instant::now() + ready;
-    let mut outcomes = vec![];
-    let result = loop {
-        let alive = process.as_ref().is_some_and(|process| process.alive().unwrap_or(false));
-        if !alive {
-            break Err("the program ended".to_owned());
-        }
-        outcomes = round.as_ref().map(Round::ask).unwrap_or_default();
-        match outcomes.iter().find(|outcome| !outcome.ok) {
-            None => break Ok(()),
-            Some(failed) if Instant::now() >= deadline => break Err(format!("{}: {}", failed.name, failed.detail)),
-            Some(_) => thread::sleep(PAUSE),
-        }
-    };
-    let pid = process.map_or(0, |process| process.pid());
-    let _ = inbox.send(Message::Ready { run, pid, result, outcomes });
 }

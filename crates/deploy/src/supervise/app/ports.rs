@@ -1,0 +1,113 @@
+//! The listeners of an application: claimed, opened for a run, and closed.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::super::probing;
+use super::super::start::Place;
+use super::App;
+use super::versions::LaunchFailed;
+use crate::claim;
+use crate::listeners::{Group, GroupError};
+use crate::supervise::words;
+
+/// Whom a new listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entrance {
+    /// The prober alone, until the version is verified.
+    OnTrial,
+    /// Clients, at once.
+    ToServe,
+}
+
+impl App {
+    /// Claims the addresses of a version for this application.
+    pub(super) fn claim(&self, places: &[Place]) -> Result<(), LaunchFailed> {
+        let mut claims = self.node.claims.lock().expect("nobody panics with this lock");
+        for place in places {
+            match claims.get(&place.address).filter(|holder| **holder != self.app) {
+                Some(holder) => return Err(LaunchFailed::Claimed { address: place.address, holder: holder.clone() }),
+                None => drop(claims.insert(place.address, self.app.clone())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses addresses that somebody else holds, ports that the program binds by itself among them. Those of our own versions are ours.
+    pub(super) fn check_ports(&self, places: &[Place]) -> Result<(), LaunchFailed> {
+        self.claim(places).inspect_err(|_| self.release_claims(None))?;
+        let is_ours = |address: &SocketAddr| {
+            self.versions.values().any(|version| version.places.iter().any(|place| place.address == *address))
+        };
+        for place in places.iter().filter(|place| !is_ours(&place.address)) {
+            claim::check(&place.address, &[]).map_err(GroupError::Claim).inspect_err(|_| self.release_claims(None))?;
+        }
+        Ok(())
+    }
+
+    /// Closes the listeners of a version that ended where the next one gets none: it binds there by itself.
+    pub(super) fn close_unshared(&mut self, run: u64, places: &[Place]) {
+        let shared = |address: &SocketAddr| places.iter().any(|place| place.address == *address && probing::has_listener(place));
+        for (_, group) in
+            self.groups.iter().filter(|(address, group)| !shared(address) && group.record().slots.contains(&Some(run)))
+        {
+            if let Err(error) = group.remove(run) {
+                eprintln!("{}: {}", self.app, words(&error));
+            }
+        }
+        self.groups.retain(|_, group| group.record().slots.iter().any(Option::is_some));
+    }
+
+    /// Returns the descriptors of a run's listeners, in the order in which the program gets them; `from` gives its own away.
+    pub(super) fn open_listeners(
+        &mut self,
+        run: u64,
+        from: Option<u64>,
+        places: &[Place],
+        entrance: Entrance,
+    ) -> Result<Vec<OwnedFd>, LaunchFailed> {
+        let mut listeners = vec![];
+        for place in places.iter().filter(|place| probing::has_listener(place)) {
+            let group = self.groups.entry(place.address).or_insert_with(|| Arc::new(Group::new(place.address)));
+            let slots = group.record().slots;
+            let listener = match from.filter(|from| slots.contains(&Some(*from))) {
+                _ if slots.contains(&Some(run)) => group.listener(run)?,
+                Some(from) => group.pass(from, run)?,
+                None if entrance == Entrance::OnTrial => group.add_on_trial(run)?,
+                None => group.add(run)?,
+            };
+            listeners.push(listener);
+        }
+        Ok(listeners)
+    }
+
+    /// Closes a run's listeners and gives up addresses that nobody listens on any more.
+    pub(super) fn close_listeners(&mut self, run: u64) {
+        for group in self.groups.values().filter(|group| group.record().slots.contains(&Some(run))) {
+            if let Err(error) = group.remove(run) {
+                eprintln!("{}: {}", self.app, words(&error));
+            }
+        }
+        self.groups.retain(|_, group| group.record().slots.iter().any(Option::is_some));
+        self.release_claims(Some(run));
+    }
+
+    /// Closes every listener of the application.
+    pub(super) fn close_all(&mut self) {
+        for group in std::mem::take(&mut self.groups).into_values() {
+            if let Err(error) = group.close() {
+                eprintln!("{}: {}", self.app, words(&error));
+            }
+        }
+        self.release_claims(None);
+    }
+
+    /// Gives up the addresses that no version has, `without` counted out.
+    fn release_claims(&self, without: Option<u64>) {
+        let others = self.versions.iter().filter(|(run, _)| Some(**run) != without);
+        let used: Vec<SocketAddr> = others.flat_map(|(_, version)| version.places.iter().map(|place| place.address)).collect();
+        let mut claims = self.node.claims.lock().expect("nobody panics with this lock");
+        claims.retain(|address, app| *app != self.app || used.contains(address));
+    }
+}

@@ -1,0 +1,102 @@
+//! Watching a process: what it says, when it is ready, how it ends, and how it is made to end.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use distributive_flow::parent::{NotifySocket, Received};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::Signal;
+
+use super::super::probing::Round;
+use super::Message;
+use crate::process::{Exit, Process};
+
+/// A process has this long to vanish after SIGKILL.
+const KILLED: Duration = Duration::from_secs(10);
+/// Pause between two rounds of probes of a version that starts to serve.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Tells a process to end, waits for its time, then kills it and all it started.
+pub(super) fn end(process: &Process, drain: Duration) {
+    let _ = process.signal(Signal::TERM);
+    if !matches!(process.wait(drain), Ok(Some(_))) {
+        let _ = process.kill_group();
+        let _ = process.wait(KILLED);
+    }
+}
+
+/// Kills a process and all it started, and waits until it is gone.
+pub(super) fn kill(process: &Process) {
+    let _ = process.kill_group();
+    let _ = process.wait(KILLED);
+}
+
+/// Reports what a program says and, at last, that it ended.
+pub(super) fn watch(run: u64, process: Arc<Process>, notify: Option<NotifySocket>, inbox: Sender<Message>) {
+    thread::spawn(move || {
+        loop {
+            let waited = match &notify {
+                Some(notify) => poll(
+                    &mut [PollFd::from_borrowed_fd(process.pidfd(), PollFlags::IN), PollFd::new(notify, PollFlags::IN)],
+                    None,
+                ),
+                None => poll(&mut [PollFd::from_borrowed_fd(process.pidfd(), PollFlags::IN)], None),
+            };
+            if let Some(notify) = &notify {
+                hear_all(run, &process, notify, &inbox);
+            }
+            match (waited, process.wait(Duration::ZERO)) {
+                (_, Ok(Some(exit))) => {
+                    let _ = inbox.send(Message::Ended { run, pid: process.pid(), exit });
+                    return;
+                }
+                (Ok(_) | Err(rustix::io::Errno::INTR), Ok(None)) => {}
+                // Nothing more will be heard of it; its end counts as unknown.
+                _ => {
+                    let _ = inbox.send(Message::Ended { run, pid: process.pid(), exit: Exit::Unknown });
+                    return;
+                }
+            }
+        }
+    });
+}
+
+fn hear_all(run: u64, process: &Process, notify: &NotifySocket, inbox: &Sender<Message>) {
+    while let Ok(Some(received)) = notify.try_receive() {
+        let Received::Notification(said) = received else { continue };
+        // Anybody can send to the address; only the program and what it started are heard.
+        let sender = said.pid.and_then(rustix::process::Pid::from_raw);
+        let group = sender.and_then(|pid| rustix::process::getpgid(Some(pid)).ok());
+        if group.is_some_and(|group| group.as_raw_nonzero().get() as u32 == process.pid()) {
+            let _ = inbox.send(Message::Notified { run, ready: said.ready, extend: said.extend });
+        }
+    }
+}
+
+/// Asks a version that starts to serve until all its probes pass, it ends, or its time is over.
+pub(super) fn await_ready(
+    run: u64,
+    round: Option<Round>,
+    process: Option<Arc<Process>>,
+    ready: Duration,
+    inbox: &Sender<Message>,
+) {
+    let deadline = Instant::now() + ready;
+    let mut outcomes = vec![];
+    let result = loop {
+        let alive = process.as_ref().is_some_and(|process| process.alive().unwrap_or(false));
+        if !alive {
+            break Err("the program ended".to_owned());
+        }
+        outcomes = round.as_ref().map(Round::ask).unwrap_or_default();
+        match outcomes.iter().find(|outcome| !outcome.ok) {
+            None => break Ok(()),
+            Some(failed) if Instant::now() >= deadline => break Err(format!("{}: {}", failed.name, failed.detail)),
+            Some(_) => thread::sleep(PAUSE),
+        }
+    };
+    let pid = process.map_or(0, |process| process.pid());
+    let _ = inbox.send(Message::Ready { run, pid, result, outcomes });
+}
