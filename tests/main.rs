@@ -11,6 +11,7 @@ mod hostile_node;
 mod hostile_operator;
 mod journey;
 mod kills;
+mod ordinary_user;
 mod real;
 mod reboot;
 mod rough_handling;

@@ -102,6 +102,7 @@ pub fn sweep(layout: &Layout) -> io::Result<()> {
             durable::remove_tree(&path)?;
         }
     }
+    store::sweep(layout)?;
     for app in generation::apps(layout).map_err(io::Error::other)? {
         for entry in fs::read_dir(layout.generations(&app)).into_iter().flatten() {
             let entry = entry?;

@@ -77,17 +77,37 @@ pub fn manifest(layout: &Layout, image: ImageId) -> Result<Manifest, StoreError>
 pub fn adopt(layout: &Layout, image: ImageId, manifest: &Manifest, tree: &Path) -> io::Result<()> {
     durable::write(&layout.manifest(image), &manifest.encode(), 0o444)?;
     match durable::publish(tree, &layout.image(image)) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => mend(&layout.image(image), manifest, tree),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => mend(layout, image, manifest, tree),
         other => other,
     }
 }
 
-/// Puts a tree in the place of one that is damaged; the damaged one lies where the tree was then.
-fn mend(held: &Path, manifest: &Manifest, tree: &Path) -> io::Result<()> {
-    if df_cache::check::tree(held, manifest)?.is_empty() {
+/// Puts a tree in the place of one that is damaged, which is removed.
+fn mend(layout: &Layout, image: ImageId, manifest: &Manifest, tree: &Path) -> io::Result<()> {
+    let held = layout.image(image);
+    if df_cache::check::tree(&held, manifest)?.is_empty() {
         return Ok(());
     }
-    durable::exchange(tree, held)
+    // Brought beside it first: only root may exchange read-only directories of two parents.
+    let beside = layout.store().join(format!(".new-{image}"));
+    durable::remove_tree(&beside)?;
+    durable::publish(tree, &beside)?;
+    durable::exchange(&beside, &held)?;
+    durable::remove_tree(&beside)
+}
+
+/// Removes what a crash left of images that were being removed or mended.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn sweep(layout: &Layout) -> io::Result<()> {
+    for entry in fs::read_dir(layout.store())? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            durable::remove_tree(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes an image: it loses its name first, durably, then its bytes.
@@ -95,9 +115,9 @@ fn mend(held: &Path, manifest: &Manifest, tree: &Path) -> io::Result<()> {
 /// # Errors
 /// It cannot be renamed or removed; what is left is swept by the next collection.
 pub fn remove(layout: &Layout, image: ImageId) -> io::Result<()> {
-    let doomed = layout.incoming().join(format!(".gone-{image}"));
+    // Within the store: only root may move a read-only directory to another parent.
+    let doomed = layout.store().join(format!(".gone-{image}"));
     durable::rename(&layout.image(image), &doomed)?;
-    durable::sync_dir(&layout.store())?;
     durable::remove_tree(&doomed)?;
     fs::remove_file(layout.manifest(image))
 }
