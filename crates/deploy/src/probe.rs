@@ -8,7 +8,7 @@ mod http;
 mod relay;
 mod tcp;
 
-use serde::{Deserialize, Serialize};
+use df_wire::message::ProbeOutcome;
 use std::io;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -20,19 +20,6 @@ pub use tcp::tcp;
 
 /// Connects within a time to whoever is asked.
 pub type Dial<'a> = &'a dyn Fn(Duration) -> io::Result<TcpStream>;
-
-/// What came of one question.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ProbeOutcome {
-    /// Which probe.
-    pub name: String,
-    /// Whether the process is well, as far as this probe tells.
-    pub ok: bool,
-    /// The answer or the failure; holds bytes of the program's choice, so escape it before printing.
-    pub detail: String,
-    /// How long it took.
-    pub seconds: f64,
-}
 
 /// Runs one question and makes an outcome of its answer (ok) or failure.
 fn outcome(name: &str, question: impl FnOnce() -> Result<String, String>) -> ProbeOutcome {

@@ -43,13 +43,11 @@ pub fn questions(verify: &[Probe], places: &[Place]) -> Vec<Probe> {
 impl Round {
     /// Asks every question once.
     pub fn ask(&self) -> Vec<ProbeOutcome> {
-        let outcomes = self.probes.iter().map(|question| self.question(question));
-        outcomes
-            .map(|o| ProbeOutcome { name: o.name, ok: o.ok, detail: df_core::text::shorten(&o.detail, 1024), seconds: o.seconds })
-            .collect()
+        let shortened = |outcome: ProbeOutcome| ProbeOutcome { detail: df_core::text::shorten(&outcome.detail, 1024), ..outcome };
+        self.probes.iter().map(|question| shortened(self.question(question))).collect()
     }
 
-    fn question(&self, question: &Probe) -> probe::ProbeOutcome {
+    fn question(&self, question: &Probe) -> ProbeOutcome {
         let name = question.name();
         match question {
             Probe::Http { port, path, status } => match self.port(port) {
@@ -71,7 +69,7 @@ impl Round {
     }
 
     /// Runs a program of the image as the version itself runs, with a way to reach this very version.
-    fn command(&self, name: &str, argv: &[String]) -> probe::ProbeOutcome {
+    fn command(&self, name: &str, argv: &[String]) -> ProbeOutcome {
         let mut spec = self.spec.clone();
         let Some((program, args)) = argv.split_first() else {
             return failed(name.to_owned(), "an empty command".into());
@@ -132,12 +130,12 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn unknown(name: String, port: &Label) -> probe::ProbeOutcome {
+fn unknown(name: String, port: &Label) -> ProbeOutcome {
     failed(name, format!("the release has no port {port}"))
 }
 
-fn failed(name: String, detail: String) -> probe::ProbeOutcome {
-    probe::ProbeOutcome { name, ok: false, detail, seconds: 0.0 }
+fn failed(name: String, detail: String) -> ProbeOutcome {
+    ProbeOutcome { name, ok: false, detail, seconds: 0.0 }
 }
 
 /// Returns whether a port's listener is ours.
