@@ -147,7 +147,6 @@ pub fn read(layout: &Layout, app: &AppName, number: u64) -> Result<Record, Recor
 pub fn create(layout: &Layout, release: &Release, from: u64, who: &str, now: Timestamp) -> Result<Record, RecordError> {
     let generations = layout.generations(&release.app);
     make_dir(&generations).map_err(at(&generations))?;
-    durable::sync_dir(&layout.app(&release.app)).map_err(at(&generations))?;
     let number = take_number(layout, &release.app)?;
     let record = Record {
         number,

@@ -15,7 +15,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use df_core::{AppName, ImageId, ReleaseId};
@@ -151,6 +151,16 @@ fn is_ours(path: &Path) -> io::Result<()> {
 }
 
 /// Makes a directory and those above it, 0755, whatever the umask; one that exists stays as it is.
+///
+/// Each name that was made survives a power cut: what is synced below a directory is lost with a directory that nobody synced.
 pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o755).create(path)
+    let Some(parent) = path.parent().filter(|_| !path.is_dir()) else { return Ok(()) };
+    make_dir(parent)?;
+    match DirBuilder::new().mode(0o755).create(path) {
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o755))?,
+        // Somebody else was faster; who comes second waits for the same sync.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        Err(error) => return Err(error),
+    }
+    df_cache::durable::sync_dir(parent)
 }
