@@ -36,6 +36,8 @@ mod environment;
 mod keep;
 mod lock;
 mod log;
+#[allow(dead_code, reason = "the strict build is being put together")]
+mod sandbox;
 
 pub use cargo::CargoError;
 pub use output::OutputError;

@@ -83,7 +83,7 @@ fn path(text: &str) -> PathText {
 }
 
 fn section(tool: BuildTool) -> BuildSection {
-    BuildSection { tool, include: BTreeMap::new(), outside_links: vec![], relocatable: Relocatable::Warn, sandbox: Sandbox::Off }
+    BuildSection { tool, include: BTreeMap::new(), outside_links: vec![], relocatable: Relocatable::Warn, sandbox: Sandbox::Off, fetch: vec![], is_static: false }
 }
 
 fn command(line: &str) -> BuildSection {

@@ -51,6 +51,7 @@ pub(crate) fn release(app: &str, n: u64, image: ImageId) -> Release {
         sandbox: Sandbox::Off,
         image,
         image_len: 0,
+        needs: vec![],
         run: None,
         verify: vec![],
     }

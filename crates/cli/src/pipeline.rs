@@ -149,6 +149,7 @@ impl Journey {
             sandbox: self.config.build.sandbox,
             image,
             image_len,
+            needs: vec![],
             run: self.config.run.clone(),
             verify: self.config.verify.clone(),
         }

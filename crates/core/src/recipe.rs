@@ -106,6 +106,8 @@ mod tests {
                 outside_links: vec![],
                 relocatable: Relocatable::Warn,
                 sandbox: Sandbox::Off,
+                fetch: vec![],
+                is_static: false,
             },
             toolchain: [("rustc".to_owned(), "1.94.0".to_owned())].into(),
             target: "x86_64-unknown-linux-gnu".into(),

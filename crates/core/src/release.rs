@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::image::{ImageId, RecipeKey, ReleaseId};
 use crate::limits;
-use crate::name::{AppName, CommitId};
+use crate::name::{AppName, CommitId, PathText};
 use crate::spec::{Probe, RunSection, Sandbox};
 use crate::time::Timestamp;
 
@@ -38,9 +38,28 @@ pub struct Release {
     /// What runs; nothing for an application that is only files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunSection>,
+    /// What the programs of the image ask of a machine, in order of their paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<ProgramNeeds>,
     /// How a running version is verified.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verify: Vec<Probe>,
+}
+
+/// What one ELF file of an image asks of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProgramNeeds {
+    /// Its path in the image.
+    pub path: PathText,
+    /// The architecture, as `uname -m` says it (`x86_64`), or `elf-N` for one that is not known.
+    pub machine: String,
+    /// The program that loads it (`/lib64/ld-linux-x86-64.so.2`); none for a static one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interpreter: Option<String>,
+    /// The newest version of the GNU C library that it names a symbol of (`2.34`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libc: Option<String>,
 }
 
 /// Bytes are not a release.
@@ -105,6 +124,7 @@ mod tests {
             sandbox: Sandbox::Off,
             image: ImageId(Digest::of(b"image")),
             image_len: 42,
+            needs: vec![],
             run: Some(RunSection {
                 exec: "bin/greeter".parse().expect("a path"),
                 args: vec![],

@@ -28,6 +28,34 @@ pub struct BuildSection {
     pub relocatable: Relocatable,
     /// How the build is shut in.
     pub sandbox: Sandbox,
+    /// Files brought from elsewhere before a command runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fetch: Vec<FetchedFile>,
+    /// Whether programs hold their C library themselves.
+    #[serde(default, rename = "static", skip_serializing_if = "is_false")]
+    pub is_static: bool,
+}
+
+/// A file that a command needs and the commit does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchedFile {
+    /// Where it is: `https`, or `http` of a loopback address.
+    pub url: String,
+    /// What it must be.
+    #[serde(flatten)]
+    pub digest: FetchedDigest,
+    /// Where it is put, a path in the source.
+    pub to: PathText,
+}
+
+/// The digest of a fetched file, 64 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FetchedDigest {
+    /// As df itself names bytes.
+    Blake3(String),
+    /// As most publishers do.
+    Sha256(String),
 }
 
 /// The program that makes the output directory.
@@ -68,6 +96,11 @@ pub struct CargoBuild {
     /// Whether the package's default features are on.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub default_features: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn yes() -> bool {

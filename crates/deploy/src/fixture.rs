@@ -23,6 +23,7 @@ pub(crate) fn release(app: &str, n: u64) -> Release {
         sandbox: Sandbox::Off,
         image: ImageId(Digest::of(&n.to_be_bytes())),
         image_len: 0,
+        needs: vec![],
         run: None,
         verify: vec![],
     }

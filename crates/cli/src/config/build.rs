@@ -26,6 +26,8 @@ pub(super) fn read(value: &Value<'_>, targets: &[String]) -> Result<BuildSection
         })?,
         sandbox: section
             .or("sandbox", Sandbox::Strict, |value| value.choice(&[("strict", Sandbox::Strict), ("off", Sandbox::Off)]))?,
+        fetch: vec![],
+        is_static: false,
     })
 }
 

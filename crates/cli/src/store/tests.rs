@@ -13,6 +13,7 @@ fn stored(sequence: u64, commit: &str, image: &str) -> StoredRelease {
         sandbox: Sandbox::Off,
         image: ImageId(Digest::of(image.as_bytes())),
         image_len: 1,
+        needs: vec![],
         run: None,
         verify: vec![],
     };
