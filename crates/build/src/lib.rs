@@ -31,6 +31,10 @@ mod output;
 
 mod relocate;
 
+mod elf;
+
+mod needs;
+
 mod directory;
 mod environment;
 mod keep;
@@ -40,6 +44,7 @@ mod log;
 mod sandbox;
 
 pub use cargo::CargoError;
+pub use needs::needs;
 pub use output::OutputError;
 pub use process::ProcessError;
 pub use recipe::RecipeError;
