@@ -7,6 +7,7 @@ use df_core::spec::Sandbox;
 use df_core::{Digest, Entry, ImageId, Kind, Manifest, RecipeKey, Release, Timestamp};
 
 use crate::blobs::{Bytes, Nothing};
+use crate::document::{self, Document};
 use crate::gc;
 use crate::roots::Policy;
 use crate::scrub::Damaged;
@@ -21,6 +22,7 @@ pub(crate) fn run<S: Store>(make: impl Fn() -> S) {
     releases_are_found_by_recipe_newest_first(&make());
     parts_of_blobs_are_read_within_their_bounds(&make());
     a_collection_keeps_what_it_must(&make());
+    documents_live_as_long_as_their_release(&make());
     a_pin_keeps_an_image(&make());
     a_flush_leaves_nothing(&make());
     a_good_store_verifies(&make());
@@ -188,6 +190,39 @@ fn a_collection_keeps_what_it_must(store: &dyn Store) {
     assert_eq!(store.verify().expect("read"), []);
     store.put_image(&rows[1].0, &rows[1].1, NOW).expect("what was collected can come back");
     assert_whole(store, &rows[1].0, &rows[1].1);
+}
+
+fn documents_live_as_long_as_their_release(store: &dyn Store) {
+    let app = "greeter".parse().expect("a name");
+    let rows: Vec<_> = (1..=2_u8).map(|n| image(&[&[n; 100]])).collect();
+    let releases: Vec<Release> = (1..).zip(&rows).map(|(n, (manifest, _))| release("greeter", n, manifest.image())).collect();
+    let attach = |n: usize, bytes: &[u8]| store.attach(&app, releases[n].id(), Document::Sbom, bytes);
+    let attached = |n: usize, document| store.attached(&app, releases[n].id(), document).expect("read");
+    assert!(matches!(attach(0, b"early"), Err(PutError::NoRelease { .. })));
+    for (release, (manifest, blobs)) in releases.iter().zip(&rows) {
+        store.put(release, manifest, blobs, NOW).expect("put");
+    }
+    assert_eq!(attached(0, Document::Sbom), None);
+    assert!(attach(0, b"one").expect("attached"));
+    assert!(!attach(0, b"other").expect("the first one stays"));
+    assert!(attach(1, b"").expect("attached"));
+    assert!(store.attach(&app, releases[0].id(), Document::Provenance, b"how").expect("attached"));
+    let all = |n| Document::ALL.map(|document| attached(n, document));
+    assert_eq!(all(0), [Some(b"how".to_vec()), Some(b"one".to_vec())]);
+    assert_eq!(all(1), [None, Some(vec![])]);
+    let other = store.attach(&"other".parse().expect("a name"), releases[0].id(), Document::Sbom, b"x");
+    assert!(matches!(other, Err(PutError::NoRelease { .. })));
+    let long = vec![0; document::LEN + 1];
+    assert!(matches!(attach(1, &long), Err(PutError::LongDocument { .. })));
+    assert_eq!(store.verify().expect("read"), []);
+
+    let plan = gc::plan(&store.contents().expect("read"), &Policy { count: 1, older: Timestamp(i64::MAX) });
+    assert_eq!(gc::perform(store, &plan).expect("collected").n_releases, 1);
+    assert_eq!((all(0), all(1)), ([None, None], [None, Some(vec![])]));
+    store.put(&releases[0], &rows[0].0, &rows[0].1, NOW).expect("put again");
+    assert_eq!(all(0), [None, None]);
+    store.flush().expect("flushed");
+    assert_eq!(all(1), [None, None]);
 }
 
 fn a_pin_keeps_an_image(store: &dyn Store) {

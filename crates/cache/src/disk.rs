@@ -4,6 +4,7 @@
 //! directories, the manifest and its directory, the release and its directory, in this order; each name appears only when all it stands for is on disk. Whatever dies in
 //! between leaves only files that nothing names; they are swept.
 
+mod documents;
 mod lock;
 mod put;
 mod read;
@@ -17,10 +18,11 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use df_core::{Digest, ImageId, Manifest, Release, Timestamp, text};
+use df_core::{AppName, Digest, ImageId, Manifest, Release, ReleaseId, Timestamp, text};
 
 use crate::blobs::{Blobs, Bytes};
 use crate::derived::Deltas;
+use crate::document::Document;
 use crate::durable;
 use crate::gc;
 use crate::index::Index;
@@ -188,6 +190,15 @@ impl Store for DiskStore {
 
     fn read_blob(&self, digest: Digest, offset: u64, len: usize) -> Result<Vec<u8>, ReadError> {
         self.read_part(digest, offset, len)
+    }
+
+    fn attach(&self, app: &AppName, release: ReleaseId, document: Document, bytes: &[u8]) -> Result<bool, PutError> {
+        self.add_document(app, release, document, bytes)
+    }
+
+    fn attached(&self, app: &AppName, release: ReleaseId, document: Document) -> Result<Option<Vec<u8>>, ReadError> {
+        let _shared = lock::shared(&self.layout)?;
+        Ok(self.find_document(app, release, document)?.map(|(_, bytes)| bytes))
     }
 
     fn pin(&self, image: ImageId, why: &str) -> Result<(), PutError> {

@@ -11,6 +11,7 @@
 //! idx/<digest>.idx             segments of the index (see `index`); a cache of the packs' footers
 //! img/<image>                  manifest; there only when all its blobs are synced
 //! refs/<application>/<release> release; its rename is the commit
+//! docs/<application>/<release>/ documents beside a release (see `document`); made when the first one comes
 //! pins/<image>                 why it is kept
 //! d/<from>-<to>-<level>        derived deltas; may vanish at any time
 //! quarantine/                  what was found damaged
@@ -43,7 +44,7 @@ pub(crate) struct Layout {
 }
 
 /// The directories directly below the top.
-pub(crate) const DIRECTORIES: [&str; 9] = ["tmp", "packs", "big", "idx", "img", "refs", "pins", "d", "quarantine"];
+pub(crate) const DIRECTORIES: [&str; 10] = ["tmp", "packs", "big", "idx", "img", "refs", "docs", "pins", "d", "quarantine"];
 
 impl Layout {
     pub(crate) fn new(root: &Path) -> Self {
@@ -74,6 +75,10 @@ impl Layout {
 
     pub(crate) fn release(&self, app: &AppName, id: ReleaseId) -> PathBuf {
         self.app(app).join(id.to_string())
+    }
+
+    pub(crate) fn documents(&self, app: &AppName, id: ReleaseId) -> PathBuf {
+        self.root.join("docs").join(app.as_str()).join(id.to_string())
     }
 
     pub(crate) fn pin(&self, image: ImageId) -> PathBuf {

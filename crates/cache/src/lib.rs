@@ -19,6 +19,7 @@ pub mod store;
 
 pub mod blobs;
 pub mod disk;
+pub mod document;
 pub mod memory;
 
 pub mod check;
@@ -46,6 +47,7 @@ pub use blobs::{Blobs, Bytes};
 pub use derived::Deltas;
 pub use diff::{Difference, DifferenceKind};
 pub use disk::DiskStore;
+pub use document::Document;
 pub use import::{ImportOptions, Located};
 pub use memory::MemoryStore;
 pub use roots::Policy;

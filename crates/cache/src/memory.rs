@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Cursor;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use df_core::{Digest, ImageId, Manifest, Release, ReleaseId, Timestamp};
+use df_core::{AppName, Digest, ImageId, Manifest, Release, ReleaseId, Timestamp};
 
 use crate::blobs::{Blobs, Bytes, absent, read_checked};
+use crate::document::{self, Document};
 use crate::gc;
 use crate::scrub::{Damage, Damaged, Repaired};
 use crate::store::{Added, Contents, PutError, ReadError, Stats, Store, StoredImage, StoredRelease};
@@ -21,6 +22,7 @@ struct State {
     images: BTreeMap<ImageId, (Manifest, Timestamp)>,
     releases: BTreeMap<ReleaseId, StoredRelease>,
     pins: BTreeSet<ImageId>,
+    documents: BTreeMap<(AppName, ReleaseId, Document), Arc<[u8]>>,
 }
 
 impl MemoryStore {
@@ -138,6 +140,24 @@ impl Store for MemoryStore {
         part.map(<[u8]>::to_vec).ok_or(ReadError::Range { digest, offset, len })
     }
 
+    fn attach(&self, app: &AppName, release: ReleaseId, document: Document, bytes: &[u8]) -> Result<bool, PutError> {
+        let mut state = self.state();
+        if bytes.len() > document::LEN {
+            return Err(PutError::LongDocument { document, len: bytes.len() });
+        }
+        if state.releases.get(&release).is_none_or(|stored| stored.release.app != *app) {
+            return Err(PutError::NoRelease { release });
+        }
+        let key = (app.clone(), release, document);
+        let is_new = !state.documents.contains_key(&key);
+        state.documents.entry(key).or_insert_with(|| bytes.into());
+        Ok(is_new)
+    }
+
+    fn attached(&self, app: &AppName, release: ReleaseId, document: Document) -> Result<Option<Vec<u8>>, ReadError> {
+        Ok(self.state().documents.get(&(app.clone(), release, document)).map(|bytes| bytes.to_vec()))
+    }
+
     fn pin(&self, image: ImageId, _why: &str) -> Result<(), PutError> {
         let mut state = self.state();
         if !state.images.contains_key(&image) {
@@ -155,6 +175,8 @@ impl Store for MemoryStore {
         let mut state = self.state();
         let (releases, images) = plan.still_valid(&state.contents());
         releases.iter().for_each(|stored| drop(state.releases.remove(&stored.id)));
+        let State { documents, releases: kept, .. } = &mut *state;
+        documents.retain(|(_, release, _), _| kept.contains_key(release));
         images.iter().for_each(|image| drop(state.images.remove(image)));
         let live: BTreeSet<Digest> = state.images.values().flat_map(|(manifest, _)| manifest.blobs()).map(|(d, _)| d).collect();
         let mut collected =

@@ -31,6 +31,8 @@ pub enum Damaged {
     Manifest(ImageId),
     /// A release.
     Release(String),
+    /// A document beside a release; a build of the commit makes it again.
+    Document(String),
 }
 
 impl fmt::Display for Damaged {
@@ -40,6 +42,7 @@ impl fmt::Display for Damaged {
             Self::MissingBlob(digest) => write!(f, "missing blob {digest}"),
             Self::Pack(id) => write!(f, "pack {id}"),
             Self::Manifest(image) => write!(f, "manifest of image {image}"),
+            Self::Document(name) => write!(f, "document {}", df_core::text::escape(name.as_bytes())),
             Self::Release(name) => write!(f, "release {}", df_core::text::escape(name.as_bytes())),
         }
     }

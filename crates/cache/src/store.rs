@@ -12,6 +12,7 @@ use std::io;
 use df_core::{AppName, Digest, ImageId, Manifest, RecipeKey, Release, ReleaseId, Timestamp};
 
 use crate::blobs::Blobs;
+use crate::document::{self, Document};
 use crate::gc;
 use crate::scrub::{Damage, Repaired};
 
@@ -98,6 +99,11 @@ pub enum PutError {
     /// It was never put, or a collection took it in between; put it again.
     #[error("image {} is not in the store", image.short())]
     NoImage { image: ImageId },
+    /// It was never put, or a collection took it in between; put it again.
+    #[error("release {} is not in the store", release.short())]
+    NoRelease { release: ReleaseId },
+    #[error("the {document} has {len} bytes, the limit is {}", document::LEN)]
+    LongDocument { document: Document, len: usize },
     #[error("write to the store")]
     Store(#[from] io::Error),
 }
@@ -207,6 +213,18 @@ pub trait Store: Blobs {
     /// # Errors
     /// [`ReadError::NoBlob`], [`ReadError::Damaged`], [`ReadError::Range`].
     fn read_blob(&self, digest: Digest, offset: u64, len: usize) -> Result<Vec<u8>, ReadError>;
+
+    /// Keeps a document beside a release, as long as the release; true when it was new. One that is there, whole, stays as it is.
+    ///
+    /// # Errors
+    /// [`PutError::NoRelease`], [`PutError::LongDocument`]; the document is there whole or not at all.
+    fn attach(&self, app: &AppName, release: ReleaseId, document: Document, bytes: &[u8]) -> Result<bool, PutError>;
+
+    /// Returns a document that is kept beside a release, checked; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`ReadError::Damaged`]: it can be attached again.
+    fn attached(&self, app: &AppName, release: ReleaseId, document: Document) -> Result<Option<Vec<u8>>, ReadError>;
 
     /// Keeps an image until it is unpinned, and remembers why.
     ///

@@ -183,6 +183,7 @@ impl DiskStore {
         }
         stats.stored_bytes += index.packs().iter().map(|&id| len(&self.layout.pack(id))).sum::<u64>();
         stats.stored_bytes += list(&self.layout.dir("img"))?.iter().map(len).sum::<u64>();
+        stats.stored_bytes += self.document_files()?.iter().map(len).sum::<u64>();
         let space = rustix::fs::statvfs(&self.layout.root).map_err(io::Error::from)?;
         stats.free_bytes = Some(space.f_bavail.saturating_mul(space.f_frsize));
         Ok(stats)

@@ -30,6 +30,7 @@ struct Survey {
     whole: HashSet<Digest>,
     bad_manifests: Vec<ImageId>,
     bad_releases: Vec<PathBuf>,
+    bad_documents: Vec<PathBuf>,
     bad_packs: Vec<BadPack>,
     bad_big: BTreeMap<PathBuf, String>,
 }
@@ -57,7 +58,7 @@ impl DiskStore {
         }
         self.heal_manifests(&mut survey, source, &mut repaired)?;
         self.heal_blobs(&survey, source, &mut repaired)?;
-        for path in &survey.bad_releases {
+        for path in survey.bad_releases.iter().chain(&survey.bad_documents) {
             repaired.quarantined.push(self.quarantine(path)?);
         }
         // The index may still name what was moved away.
@@ -81,6 +82,7 @@ impl DiskStore {
             }
         }
         survey.bad_releases = self.release_files()?.into_iter().filter(|path| read_release(path).is_none()).collect();
+        survey.bad_documents = self.bad_documents()?;
         let ids: Vec<Digest> = crate::index::list_packs(&self.layout)?.into_iter().collect();
         let readings: Vec<(Vec<Digest>, Option<BadPack>)> = ids.par_iter().map(|&id| self.examine(id)).collect();
         for (whole, bad) in readings {
@@ -248,6 +250,10 @@ impl Survey {
         for path in &self.bad_releases {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             damage.push(row(Damaged::Release(name), path, "it is not the release that its name says", vec![]));
+        }
+        for path in &self.bad_documents {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            damage.push(row(Damaged::Document(name), path, "it is not the document that its name says", vec![]));
         }
         let mut bad: BTreeMap<Digest, (PathBuf, String)> = BTreeMap::new();
         let index = store.index()?;

@@ -23,13 +23,14 @@ impl DiskStore {
         let (releases, images) = plan.still_valid(&self.list()?);
         let mut collected =
             Collected { n_releases: releases.len() as u64, n_images: images.len() as u64, ..Collected::default() };
-        // Releases, then manifests, then blobs, with a sync after each: whatever is named after a power cut is whole.
+        // Releases, then their documents, then manifests, then blobs, with a sync after each: whatever is named after a power cut is whole.
         let mut apps = BTreeSet::new();
         for stored in &releases {
             remove(&self.layout.release(&stored.release.app, stored.id))?;
             apps.insert(self.layout.app(&stored.release.app));
         }
         apps.iter().try_for_each(|app| durable::sync_dir(app))?;
+        self.sweep_documents(&mut collected)?;
         for &image in &images {
             remove(&self.layout.image(image))?;
         }
@@ -50,7 +51,7 @@ impl DiskStore {
         for directory in ["packs", "big"] {
             list(&self.layout.dir(directory))?.iter().try_for_each(|fan| clear(fan))?;
         }
-        for directory in ["idx", "d", "quarantine"] {
+        for directory in ["docs", "idx", "d", "quarantine"] {
             clear(&self.layout.dir(directory))?;
         }
         lock::sweep_workspaces(&self.layout)?;

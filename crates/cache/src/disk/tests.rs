@@ -168,6 +168,48 @@ fn damage_to_large_blobs_and_releases_and_missing_packs_is_named() {
 }
 
 #[test]
+fn a_damaged_document_is_named_moved_away_and_can_come_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = open(dir.path());
+    let (manifest, blobs) = example();
+    let release = release("greeter", 1, manifest.image());
+    store.put(&release, &manifest, &blobs, NOW).expect("put");
+    let attach = |bytes: &[u8]| store.attach(&release.app, release.id(), Document::Sbom, bytes).expect("attached");
+    let attached = || store.attached(&release.app, release.id(), Document::Sbom);
+    assert!(attach(b"{\"bomFormat\":\"CycloneDX\"}"));
+    let file = store.document_file(&release.app, release.id(), Document::Sbom).expect("read").expect("it is there");
+    assert_eq!(fs::read(&file).expect("a file"), b"{\"bomFormat\":\"CycloneDX\"}");
+    assert_eq!(fs::metadata(&file).expect("a file").permissions().mode() & 0o777, 0o444);
+    flip_byte(&file, 3);
+    assert!(matches!(attached(), Err(ReadError::Damaged { .. })));
+    assert!(matches!(store.verify().expect("read")[..], [Damage { what: Damaged::Document(_), .. }]));
+    assert!(attach(b"{}"), "a damaged one does not count as there");
+    assert_eq!(attached().expect("read").as_deref(), Some(&b"{}"[..]));
+    store.repair(&Nothing).expect("repaired");
+    assert!(!file.exists());
+    assert_eq!(store.verify().expect("read"), []);
+    assert_eq!(attached().expect("read").as_deref(), Some(&b"{}"[..]));
+}
+
+#[test]
+fn a_store_from_before_documents_takes_them_and_loses_those_of_releases_that_are_gone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (manifest, blobs) = example();
+    let release = release("greeter", 1, manifest.image());
+    open(dir.path()).put(&release, &manifest, &blobs, NOW).expect("put");
+    fs::remove_dir(dir.path().join("store/docs")).expect("removed");
+    let store = open(dir.path());
+    assert_eq!(store.attached(&release.app, release.id(), Document::Sbom).expect("read"), None);
+    store.flush().expect("flushed");
+    store.put(&release, &manifest, &blobs, NOW).expect("put");
+    assert!(store.attach(&release.app, release.id(), Document::Provenance, b"{}").expect("attached"));
+    // As a program does that knows no documents.
+    fs::remove_file(store.layout.release(&release.app, release.id())).expect("removed");
+    gc::perform(&store, &gc::plan(&store.contents().expect("read"), &NOTHING)).expect("collected");
+    assert_eq!(files(&dir.path().join("store/docs")), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn a_repair_without_a_source_says_what_is_lost_and_a_put_brings_it_back() {
     let dir = tempfile::tempdir().expect("a directory");
     let (manifest, blobs) = example();

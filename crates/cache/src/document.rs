@@ -1,0 +1,71 @@
+//! Documents that are kept beside a release: how it was built, and what of.
+//!
+//! # Files, version 1
+//!
+//! A store on disk keeps each as a file of its own, so that other programs can read it: `docs/<application>/<release>/<document>-<digest>.json`, where
+//! `digest` is the BLAKE3 of the file's bytes, 64 digits. One rename makes it; its name says whether it is whole. Limit: [`LEN`].
+//!
+//! The directory was added to version 1 of the store: programs that do not know it leave it alone, and what they left of releases that are gone is
+//! removed by the next collection of a program that does.
+
+use std::fmt;
+
+use df_core::Digest;
+
+/// Bytes of one document; that of a thousand packages has about one million.
+pub const LEN: usize = 16 << 20;
+
+/// What a document is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Document {
+    /// How the image was built: an in-toto statement with SLSA provenance.
+    Provenance,
+    /// What it was built of: a CycloneDX bill of materials.
+    Sbom,
+}
+
+impl Document {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::Provenance, Self::Sbom];
+
+    /// Returns the name of the file that holds these bytes.
+    pub(crate) fn file_name(self, digest: Digest) -> String {
+        format!("{self}-{digest}.json")
+    }
+
+    /// Reads the name of a file; `None` when it is that of no document.
+    pub(crate) fn parse(name: &str) -> Option<(Self, Digest)> {
+        let (word, digest) = name.strip_suffix(".json")?.split_once('-')?;
+        let document = Self::ALL.into_iter().find(|document| document.word() == word)?;
+        Some((document, digest.parse().ok()?))
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Provenance => "provenance",
+            Self::Sbom => "sbom",
+        }
+    }
+}
+
+impl fmt::Display for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_files_are_read_as_they_are_written_and_no_others() {
+        for document in Document::ALL {
+            let name = document.file_name(Digest::of(b"bytes"));
+            assert_eq!(Document::parse(&name), Some((document, Digest::of(b"bytes"))));
+            for bad in [name.replace('-', "_"), name.to_uppercase(), format!("x{name}"), name[..name.len() - 6].to_owned()] {
+                assert_eq!(Document::parse(&bad), None, "{bad}");
+            }
+        }
+    }
+}
