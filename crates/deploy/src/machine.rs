@@ -1,26 +1,42 @@
 //! Facts about the machine.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// How much of a C library is looked at for its version.
+/// How much of a C library is looked at for its versions, which lie in its first quarter.
 const LIBC_LEN: u64 = 8 << 20;
+/// Where programs that load programs lie.
+const LOADERS: [&str; 4] = ["/lib", "/lib64", "/lib32", "/libx32"];
+/// How many of them are named.
+const N_LOADERS: usize = 100;
 
 /// Returns the kernel's release.
 pub fn kernel() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// Returns the version of the machine's glibc; a static program cannot ask it, so its banner is read.
+/// Returns the newest version of the machine's glibc whose symbols a program may name.
+///
+/// A static program cannot ask the C library, and running another to ask it would be running foreign code: so the names of its versions are read. The
+/// library is that which lies beside the program that loads programs of this architecture, else where distributions put it.
 pub fn libc() -> Option<String> {
-    let places =
-        ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6", "/usr/lib/libc.so.6", "/lib/aarch64-linux-gnu/libc.so.6"];
-    places.iter().find_map(|path| {
+    let loaders = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
+    let beside = loaders.iter().filter_map(|loader| Some(fs::canonicalize(loader).ok()?.with_file_name("libc.so.6")));
+    let usual = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6", "/usr/lib/libc.so.6", "/lib/aarch64-linux-gnu/libc.so.6"];
+    beside.chain(usual.map(PathBuf::from)).find_map(|path| {
         let mut bytes = vec![];
         File::open(path).ok()?.take(LIBC_LEN).read_to_end(&mut bytes).ok()?;
-        version(&bytes)
+        newest_version(&bytes)
     })
+}
+
+/// Returns the programs that load other programs (`/lib64/ld-linux-x86-64.so.2`), by the paths that programs name them by.
+pub fn interpreters() -> Vec<String> {
+    let mut found: Vec<String> = LOADERS.iter().flat_map(|dir| loaders_in(Path::new(dir))).collect();
+    found.sort();
+    found.truncate(N_LOADERS);
+    found
 }
 
 /// Returns the free bytes of the file system that holds a directory.
@@ -32,14 +48,33 @@ pub fn free(dir: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-/// Finds "GNU C Library ... stable release version 2.36." in the library's bytes.
-fn version(bytes: &[u8]) -> Option<String> {
-    const MARK: &[u8] = b"release version ";
-    let at = bytes.windows(MARK.len()).position(|window| window == MARK)? + MARK.len();
-    let version: String =
-        bytes[at..].iter().take(16).take_while(|b| b.is_ascii_digit() || **b == b'.').map(|&b| char::from(b)).collect();
-    let version = version.trim_end_matches('.');
-    (!version.is_empty()).then(|| version.to_owned())
+fn loaders_in(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let loaders = names.filter(|name| name.starts_with("ld") && name.contains(".so"));
+    // Not by the entry's type: most are links, and one that leads nowhere loads nothing.
+    loaders
+        .map(|name| dir.join(name))
+        .filter(|path| path.is_file())
+        .filter_map(|path| path.into_os_string().into_string().ok())
+        .collect()
+}
+
+/// Finds the newest of the names "GLIBC_2.36" in the library's bytes: it defines the versions of its symbols under them, and asks for no newer ones.
+fn newest_version(bytes: &[u8]) -> Option<String> {
+    let names = bytes.split(|&byte| byte == 0).filter_map(|text| text.strip_prefix(b"GLIBC_"));
+    let newest = names.filter_map(|name| match name {
+        // The mark of a loader that reads short relative relocations; what builds a release says it the same way.
+        b"ABI_DT_RELR" => Some(vec![2, 36]),
+        name => numbers(name),
+    });
+    Some(newest.max()?.iter().map(u32::to_string).collect::<Vec<_>>().join("."))
+}
+
+fn numbers(version: &[u8]) -> Option<Vec<u32>> {
+    let parts = std::str::from_utf8(version).ok().filter(|version| version.len() <= 16)?.split('.');
+    let number = |part: &str| part.parse().ok().filter(|_| part.bytes().all(|byte| byte.is_ascii_digit()));
+    parts.map(number).collect::<Option<Vec<u32>>>().filter(|numbers| numbers.len() >= 2)
 }
 
 #[cfg(test)]
@@ -47,9 +82,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_banner_of_a_c_library_tells_its_version() {
-        let banner = b"\0GNU C Library (Debian GLIBC 2.36-9) stable release version 2.36.\nCopyright";
-        assert_eq!(version(banner).as_deref(), Some("2.36"));
-        assert_eq!(version(b"nothing of it"), None);
+    fn the_names_of_its_versions_tell_how_new_a_c_library_is() {
+        let newest = |bytes: &[u8]| newest_version(bytes);
+        assert_eq!(newest(b"\0GLIBC_2.9\0GLIBC_2.36\0GLIBC_2.2.5\0GLIBC_PRIVATE\0").as_deref(), Some("2.36"));
+        assert_eq!(newest(b"\0GLIBC_2.17\0GLIBC_ABI_DT_RELR\0").as_deref(), Some("2.36"));
+        assert_eq!(newest(b"\0GLIBC_2.x\0GLIBC_\0GLIBC_9\0GLIBC_2.99999999999\0xGLIBC_2.40\0"), None);
+        assert_eq!(newest(b"nothing of it"), None);
+    }
+
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn this_machine_says_the_version_that_its_library_says_of_itself() {
+        let found = libc().expect("this test is linked to one");
+        // SAFETY: the library returns a static text.
+        let said = unsafe { std::ffi::CStr::from_ptr(libc::gnu_get_libc_version()) }.to_str().expect("ASCII");
+        let numbers = |version: &str| numbers(version.as_bytes()).expect("a version");
+        // A release of the library that adds no symbol has no version of its own.
+        assert!(numbers(&found) <= numbers(said) && numbers(&found) >= vec![2, 17], "{found} and {said}");
+        assert!(interpreters().iter().any(|path| path.contains("/ld-linux")), "{:?}", interpreters());
     }
 }

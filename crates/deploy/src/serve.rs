@@ -209,6 +209,7 @@ fn survey(layout: &Layout) -> Result<Survey, Box<Fault>> {
         arch: std::env::consts::ARCH.to_owned(),
         kernel: machine::kernel(),
         libc: machine::libc(),
+        interpreters: Some(machine::interpreters()),
         free: machine::free(&layout.root).map_err(failed)?,
         now: now(),
         images: store::images(layout).map_err(failed)?,

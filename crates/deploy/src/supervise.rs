@@ -241,6 +241,7 @@ impl Supervisor {
             arch: std::env::consts::ARCH.into(),
             kernel: crate::machine::kernel(),
             libc: None,
+            interpreters: None,
             free: 0,
             now: now(),
             images: vec![],

@@ -11,6 +11,8 @@ use df_wire::{Event, Reply};
 const NAME_LEN: usize = 200;
 /// Bytes of the output of a program that comes with a fault.
 const LOG_LEN: usize = 16 << 10;
+/// Programs that load programs: a machine has one for each of its architectures and C libraries.
+const N_INTERPRETERS: usize = 100;
 /// Outcomes of probes: df.yaml has fewer.
 const N_PROBES: usize = 100;
 
@@ -60,6 +62,10 @@ pub(crate) fn event(event: &mut Event) {
 fn survey(survey: &mut Survey) {
     [&mut survey.arch, &mut survey.kernel].into_iter().for_each(name);
     survey.libc.iter_mut().for_each(name);
+    if let Some(interpreters) = &mut survey.interpreters {
+        interpreters.truncate(N_INTERPRETERS);
+        interpreters.iter_mut().for_each(name);
+    }
     survey.lock.iter_mut().for_each(holder);
 }
 

@@ -113,6 +113,11 @@ impl Deltas {
         self.image
     }
 
+    /// Returns what the image holds.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
     /// Returns how the image gets to a node.
     pub fn way(&self, survey: &Survey, app: &AppName, full: bool) -> Way {
         plan::way(survey, app, self.image, full, |base| self.images.holds(base))

@@ -248,8 +248,11 @@ pub struct Survey {
     pub arch: String,
     /// The kernel's release.
     pub kernel: String,
-    /// The newest glibc it has, `2.36`; `None` when there is none.
+    /// The newest version of the GNU C library whose symbols it has, `2.36`; `None` when there is none.
     pub libc: Option<String>,
+    /// The programs that load other programs, by their whole paths; `None` when the node does not look for them.
+    #[serde(default)]
+    pub interpreters: Option<Vec<String>>,
     /// Free bytes where images are kept.
     pub free: u64,
     /// The node's clock.
