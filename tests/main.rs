@@ -14,5 +14,6 @@ mod kills;
 mod ordinary_user;
 mod real;
 mod reboot;
+mod reproducible;
 mod rough_handling;
 mod zero_downtime;

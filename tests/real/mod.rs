@@ -8,5 +8,5 @@ mod command_line;
 mod file_tree;
 mod fleet;
 mod listener_server;
-mod package;
+pub mod package;
 mod thrift;

@@ -115,7 +115,7 @@ fn make(app: &'static str, numbers: [&'static str; 2], sections: &str, added: fn
 }
 
 /// Returns where a package was fetched to.
-fn fetched(name: &str, number: &str) -> PathBuf {
+pub fn fetched(name: &str, number: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let real = std::env::var_os("DF_REAL_DIR").map_or_else(|| root.join("target/real"), |dir| root.join(dir));
     let dir = real.join(name).join(number);
