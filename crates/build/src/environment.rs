@@ -22,6 +22,35 @@ const NETWORK: [&str; 13] = [
     "CARGO_NET_GIT_FETCH_WITH_CLI",
 ];
 
+/// Where a strict build finds programs: its Rust toolchain, then the system's.
+const ROOM_PATH: &str = "/df/toolchain/bin:/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
+
+/// Returns the whole environment of a strict build: the same on all machines and for all users.
+pub(crate) fn of_room() -> BTreeMap<String, String> {
+    [
+        ("PATH", ROOM_PATH),
+        ("HOME", "/df/home"),
+        ("CARGO_HOME", "/df/cargo"),
+        ("USER", "builder"),
+        ("LOGNAME", "builder"),
+        ("LANG", "C.UTF-8"),
+        ("LC_ALL", "C.UTF-8"),
+        ("TZ", "UTC"),
+        ("TMPDIR", "/tmp"),
+        ("SOURCE_DATE_EPOCH", &EPOCH_S.to_string()),
+        // Incremental compilation gives other bits than compiling at once.
+        ("CARGO_INCREMENTAL", "0"),
+        ("CARGO_NET_OFFLINE", "true"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// Returns the system's program of a name that a strict build would find.
+pub(crate) fn find_in_room(program: &str) -> Option<PathBuf> {
+    first_program(search_path(ROOM_PATH).iter().skip(1), program)
+}
+
 /// What a build may know of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Host {
@@ -49,9 +78,7 @@ impl Host {
 
     /// Returns the first program of a name on the search path.
     pub fn find(&self, program: &str) -> Option<PathBuf> {
-        use std::os::unix::fs::PermissionsExt as _;
-        let runs = |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-        self.path.iter().map(|dir| dir.join(program)).find(runs)
+        first_program(self.path.iter(), program)
     }
 
     /// Returns the whole environment of a command.
@@ -73,6 +100,12 @@ impl Host {
         .map(|(name, value)| (name.to_owned(), value))
         .into()
     }
+}
+
+fn first_program<'a>(mut dirs: impl Iterator<Item = &'a PathBuf>, program: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let runs = |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    dirs.find_map(|dir| Some(dir.join(program)).filter(runs))
 }
 
 /// Returns the absolute directories of a PATH, each once. git puts its own directory first when it runs a hook: a build from a hook is the same build.
@@ -105,6 +138,15 @@ mod tests {
         assert_eq!(names, expected);
         assert_eq!(host.environment()["CARGO_HOME"], "/h/.cargo");
         assert_eq!(host.network.len(), 1);
+    }
+
+    #[test]
+    fn a_strict_build_finds_only_what_its_room_holds() {
+        let room = of_room();
+        assert!(room["PATH"].starts_with("/df/toolchain/bin:/usr/"), "{room:?}");
+        assert_eq!(room["SOURCE_DATE_EPOCH"], "315532800");
+        let sh = find_in_room("sh").expect("every system has a shell");
+        assert!(sh.starts_with("/usr") || sh.starts_with("/bin"), "{}", sh.display());
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use df_core::recipe::Change;
-use df_core::spec::{BuildSection, BuildTool};
+use df_core::spec::{BuildSection, BuildTool, Sandbox};
 use df_core::{AppName, Digest, Recipe, TreePath};
 use serde::{Deserialize, Serialize};
 
-use crate::environment::Host;
+use crate::environment::{self, Host};
 use crate::keep::Keep;
 use crate::source::{Commit, Repository, Source, TreeError, n_changed};
-use crate::toolchain::{self, Chosen, Toolchain, ToolchainError};
+use crate::toolchain::{self, Chosen, Toolchain, ToolchainError, Wanted};
 
 /// The one platform there is so far.
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -43,30 +43,35 @@ pub(crate) fn prepare(
 ) -> Result<Prepared, RecipeError> {
     let source = Source::of(repository, commit, keep)?;
     source.check_links(&section.outside_links)?;
+    let strict = section.sandbox == Sandbox::Strict;
     let toolchain = match section.tool {
         BuildTool::Files => None,
-        BuildTool::Cargo(_) => Some(tools(repository, commit, &source, host, keep, true)?),
-        BuildTool::Command { .. } => Some(tools(repository, commit, &source, host, keep, false)?),
+        BuildTool::Cargo(_) => Some(tools(repository, commit, &source, host, keep, Wanted { cargo: true, strict })?),
+        BuildTool::Command { .. } => Some(tools(repository, commit, &source, host, keep, Wanted { cargo: false, strict })?),
     };
-    let mut environment = match &section.tool {
-        BuildTool::Files => BTreeMap::new(),
-        BuildTool::Cargo(_) => crate::cargo::environment(host, &keep.dir),
-        BuildTool::Command { .. } => host.environment(),
-    };
-    if !environment.is_empty() {
-        // The source is no repository; a build script that asks git must not find one around the cache and build its commit in.
-        environment.insert("GIT_CEILING_DIRECTORIES".into(), keep.dir.to_string_lossy().into_owned());
-    }
     let recipe = Recipe {
         source: source.digest,
         parts: source.parts,
         build: section.clone(),
         toolchain: toolchain.as_ref().map(|t| t.versions.clone()).unwrap_or_default(),
         target: TARGET.into(),
-        environment,
+        environment: environment(section, host, keep),
     };
     let target_key = target_key(host, toolchain.as_ref());
     Ok(Prepared { recipe, toolchain, target_key })
+}
+
+/// Returns the whole environment of the build. A strict one knows nothing of the machine: equal tools give equal recipes wherever they are.
+fn environment(section: &BuildSection, host: &Host, keep: &Keep) -> BTreeMap<String, String> {
+    let mut environment = match (&section.tool, section.sandbox) {
+        (BuildTool::Files, _) => return BTreeMap::new(),
+        (_, Sandbox::Strict) => return environment::of_room(),
+        (BuildTool::Cargo(_), Sandbox::Off) => crate::cargo::environment(host, &keep.dir),
+        (BuildTool::Command { .. }, Sandbox::Off) => host.environment(),
+    };
+    // The source is no repository; a build script that asks git must not find one around the cache and build its commit in.
+    environment.insert("GIT_CEILING_DIRECTORIES".into(), keep.dir.to_string_lossy().into_owned());
+    environment
 }
 
 /// Returns under what a kept target directory may be used again: other tools or another environment need an empty one, because cargo itself does
@@ -104,10 +109,10 @@ fn tools(
     source: &Source,
     host: &Host,
     keep: &Keep,
-    cargo: bool,
+    wanted: Wanted,
 ) -> Result<Toolchain, ToolchainError> {
     let names = ["rust-toolchain", "rust-toolchain.toml"];
     let digests: Vec<(&'static str, Digest)> = names.iter().filter_map(|name| Some((*name, *source.parts.get(*name)?))).collect();
     let read = |name: &str| repository.file(commit, &TreePath::new(name.as_bytes()).ok()?).ok().flatten();
-    toolchain::of(host, keep, &Chosen { digests, read: &read }, cargo)
+    toolchain::of(host, keep, &Chosen { digests, read: &read }, wanted)
 }
