@@ -22,6 +22,7 @@ use crate::log::Log;
 use crate::process::{self, Order, ProcessError};
 use crate::recipe::TARGET;
 use crate::run::BuildEvent;
+use crate::static_program;
 use crate::toolchain::{Toolchain, cargo_config_above};
 
 /// Bytes of what `cargo metadata` says, and of one message of `cargo build`.
@@ -66,6 +67,8 @@ pub(crate) struct Cargo<'a> {
     pub host: &'a Host,
     pub environment: &'a BTreeMap<String, String>,
     pub toolchain: &'a Toolchain,
+    /// Whether programs hold their C library themselves.
+    pub is_static: bool,
     pub log: &'a mut Log,
     pub cancel: &'a AtomicBool,
     pub events: &'a mut dyn FnMut(BuildEvent),
@@ -137,6 +140,7 @@ impl Cargo<'_> {
         }
         let mut args = vec!["clean".to_owned(), "--locked".into(), "--offline".into(), format!("--profile={}", wanted.profile)];
         args.push(format!("--target-dir={}", self.target_dir.display()));
+        args.extend(static_program::cargo_args(self.is_static));
         args.extend(in_source(metadata, self.source).map(|package| format!("--package={}", package.id)));
         let status = self.run(&args, self.environment, &mut |bytes, log| log.add(bytes))?;
         if status.success() { Ok(()) } else { Err(ended("cargo clean", status)) }
@@ -154,6 +158,7 @@ impl Cargo<'_> {
         args.push(format!("--profile={}", wanted.profile));
         args.push(format!("--package={}", package.id));
         args.push(format!("--target-dir={}", self.target_dir.display()));
+        args.extend(static_program::cargo_args(self.is_static));
         args.extend(programs.bins.iter().map(|name| format!("--bin={name}")));
         args.extend(programs.examples.iter().map(|name| format!("--example={name}")));
         args.extend((!wanted.features.is_empty()).then(|| format!("--features={}", wanted.features.join(","))));
@@ -210,7 +215,8 @@ impl Cargo<'_> {
         if let (Some(sysroot), Some(commit)) = (&self.toolchain.sysroot, &self.toolchain.commit_hash) {
             maps.push((format!("{sysroot}/lib/rustlib/src/rust"), format!("/rustc/{commit}")));
         }
-        let flags: Vec<String> = maps.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")).collect();
+        let mut flags: Vec<String> = maps.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")).collect();
+        flags.extend(static_program::compiler_flags(self.is_static));
         // A JSON list of strings is a TOML one too.
         let list = serde_json::to_string(&flags).expect("strings");
         let mut args = vec!["--config".to_owned(), format!("build.rustflags={list}")];
@@ -264,7 +270,7 @@ struct OwnedOrder {
 
 impl OwnedOrder {
     fn as_order(&self) -> Order<'_> {
-        Order { program: &self.program, args: &self.args, dir: &self.dir, environment: &self.environment }
+        Order { program: &self.program, args: &self.args, dir: &self.dir, environment: &self.environment, room: None }
     }
 }
 

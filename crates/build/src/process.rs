@@ -1,17 +1,22 @@
-//! A program of a build: its own session and process group, a clean environment, everything it says taken down, all of it killed at the end.
+//! A program of a build: its own session, a clean environment, everything it says taken down, all of it killed at the end.
+//!
+//! In a room "all of it" is every process that it started, by whatever ways; without one, its process group.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::log::Log;
+use crate::sandbox::{self, Failed, Inside, Lacking, Room};
 
 /// How often the wish to cancel is looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -19,6 +24,8 @@ const TICK: Duration = Duration::from_millis(50);
 const DRAIN: Duration = Duration::from_secs(2);
 /// Chunks of output that may wait to be taken down.
 const N_WAITING: usize = 64;
+/// What a program may say in all; one that says more says it for ever.
+const LOUD_LEN: u64 = 1 << 30;
 
 /// A program could not be run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -30,55 +37,58 @@ pub enum ProcessError {
     Wait { program: String, source: io::Error },
     #[error("the build was cancelled")]
     Cancelled,
+    #[error("{program} said more than {LOUD_LEN} bytes")]
+    TooLoud { program: String },
+    /// A strict build is not possible here; nothing ran.
+    #[error("this machine lacks {}", lacking.part)]
+    Room { lacking: Lacking },
 }
 
-/// What to run.
+/// What to run. With a room, all paths are inside.
 pub(crate) struct Order<'a> {
     pub program: &'a Path,
     pub args: &'a [String],
     pub dir: &'a Path,
     pub environment: &'a BTreeMap<String, String>,
+    pub room: Option<&'a Room>,
 }
 
 /// Runs a program until it ends; what it writes to stderr goes to the log, what it writes to stdout to `out`, in chunks.
 ///
-/// When it has ended, and when `cancel` becomes true, its whole process group is killed.
+/// When this returns, however, every process of the room is dead; without a room, the process group was killed.
 pub(crate) fn run(
     order: &Order<'_>,
     log: &mut Log,
     cancel: &AtomicBool,
     out: &mut dyn FnMut(&[u8], &mut Log),
 ) -> Result<ExitStatus, ProcessError> {
-    let shown = || order.program.display().to_string();
-    let mut child = start(order).map_err(|source| ProcessError::Start { program: shown(), source })?;
-    let group = Group(Pid::from_child(&child));
-    let (sender, receiver) = mpsc::sync_channel(N_WAITING);
-    read_all(child.stdout.take().expect("piped"), false, sender.clone());
-    read_all(child.stderr.take().expect("piped"), true, sender);
-
-    let mut ended: Option<Instant> = None;
-    loop {
-        match receiver.recv_timeout(TICK) {
-            Ok((true, bytes)) => log.add(&bytes),
-            Ok((false, bytes)) => out(&bytes, log),
-            Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => {}
+    let (running, receiver) = match order.room {
+        Some(room) => {
+            let (inside, outputs) = sandbox::start(order, room).map_err(|failed| of_room(order, failed))?;
+            (Running::Room(inside), listen(outputs.stdout, outputs.stderr))
         }
+        None => {
+            let (group, stdout, stderr) =
+                Group::start(order).map_err(|source| ProcessError::Start { program: shown(order), source })?;
+            (Running::Group(group), listen(stdout, stderr))
+        }
+    };
+    let ended = take_down(&running, &receiver, log, cancel, out);
+    if matches!(ended, Heard::TooMuch) || cancel.load(Ordering::Relaxed) {
+        running.kill();
+    }
+    // Only a program that closed both its pipes and goes on is waited for here.
+    while !running.has_ended(TICK) {
         if cancel.load(Ordering::Relaxed) {
-            break;
-        }
-        match ended {
-            Some(ended) if ended.elapsed() > DRAIN => break,
-            None if has_ended(&group) => {
-                group.kill();
-                ended = Some(Instant::now());
-            }
-            _ => {}
+            running.kill();
         }
     }
-    finish(&mut child, &group, cancel)
-        .map_err(|source| ProcessError::Wait { program: shown(), source })?
-        .ok_or(ProcessError::Cancelled)
+    let status = running.wait(order)?;
+    match ended {
+        Heard::TooMuch => Err(ProcessError::TooLoud { program: shown(order) }),
+        Heard::All if cancel.load(Ordering::Relaxed) => Err(ProcessError::Cancelled),
+        Heard::All => Ok(status),
+    }
 }
 
 /// Says how a program ended: `status 101`, `signal 9`.
@@ -90,33 +100,89 @@ pub(crate) fn ending(status: ExitStatus) -> String {
     }
 }
 
-struct Group(Pid);
+enum Running {
+    Group(Group),
+    Room(Inside),
+}
+
+/// A program with the rights of df, that leads a process group.
+struct Group {
+    child: Child,
+    process: OwnedFd,
+}
+
+enum Heard {
+    All,
+    TooMuch,
+}
+
+impl Running {
+    /// Whether the program has ended; waits for that a little.
+    fn has_ended(&self, wait: Duration) -> bool {
+        let process: BorrowedFd<'_> = match self {
+            Self::Group(group) => group.process.as_fd(),
+            Self::Room(inside) => inside.process(),
+        };
+        let wait = Timespec::try_from(wait).expect("far less than a year");
+        matches!(rustix::event::poll(&mut [PollFd::from_borrowed_fd(process, PollFlags::IN)], Some(&wait)), Ok(1..))
+    }
+
+    fn kill(&self) {
+        match self {
+            Self::Group(group) => group.kill(),
+            Self::Room(inside) => inside.kill(),
+        }
+    }
+
+    /// Takes the end of a program, and kills what it left.
+    fn wait(self, order: &Order<'_>) -> Result<ExitStatus, ProcessError> {
+        match self {
+            Self::Room(inside) => inside.wait().map_err(|failed| of_room(order, failed)),
+            Self::Group(mut group) => {
+                group.kill();
+                group.child.wait().map_err(|source| ProcessError::Wait { program: shown(order), source })
+            }
+        }
+    }
+}
 
 impl Group {
+    fn start(order: &Order<'_>) -> io::Result<(Self, ChildStdout, ChildStderr)> {
+        let mut command = Command::new(order.program);
+        command.args(order.args).current_dir(order.dir).env_clear().envs(order.environment);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // SAFETY: between fork and exec only async-signal-safe calls are allowed; these three are plain system calls and allocate nothing.
+        unsafe {
+            command.pre_exec(|| {
+                rustix::process::setsid()?;
+                rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+                // A df that is killed must not leave a compiler at work in the one source directory.
+                rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+                Ok(())
+            });
+        }
+        let mut child = command.spawn()?;
+        let (stdout, stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+        let process = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+        Ok((Self { child, process }, stdout, stderr))
+    }
+
     /// Kills every process of the group. The leader is not yet waited for, so the number cannot have gone to another group.
     fn kill(&self) {
-        rustix::process::kill_process_group(self.0, Signal::KILL).ok();
+        rustix::process::kill_process_group(Pid::from_child(&self.child), Signal::KILL).ok();
     }
 }
 
-fn start(order: &Order<'_>) -> io::Result<Child> {
-    let mut command = Command::new(order.program);
-    command.args(order.args).current_dir(order.dir).env_clear().envs(order.environment);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed; these three are plain system calls and allocate nothing.
-    unsafe {
-        command.pre_exec(|| {
-            rustix::process::setsid()?;
-            rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-            // A df that is killed must not leave a compiler at work in the one source directory.
-            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-            Ok(())
-        });
-    }
-    command.spawn()
+type Chunk = (bool, Vec<u8>);
+
+fn listen(stdout: impl Read + Send + 'static, stderr: impl Read + Send + 'static) -> mpsc::Receiver<Chunk> {
+    let (sender, receiver) = mpsc::sync_channel(N_WAITING);
+    read_all(stdout, false, sender.clone());
+    read_all(stderr, true, sender);
+    receiver
 }
 
-fn read_all(mut pipe: impl Read + Send + 'static, is_stderr: bool, sender: mpsc::SyncSender<(bool, Vec<u8>)>) {
+fn read_all(mut pipe: impl Read + Send + 'static, is_stderr: bool, sender: mpsc::SyncSender<Chunk>) {
     std::thread::spawn(move || {
         let mut buffer = vec![0; 16 << 10];
         while let Ok(n @ 1..) = pipe.read(&mut buffer) {
@@ -127,23 +193,49 @@ fn read_all(mut pipe: impl Read + Send + 'static, is_stderr: bool, sender: mpsc:
     });
 }
 
-fn has_ended(group: &Group) -> bool {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    matches!(rustix::process::waitid(WaitId::Pid(group.0), options), Ok(Some(_)))
+/// Takes down what a program says until it says no more, has ended and been killed, or is to be cancelled.
+fn take_down(
+    running: &Running,
+    receiver: &mpsc::Receiver<Chunk>,
+    log: &mut Log,
+    cancel: &AtomicBool,
+    out: &mut dyn FnMut(&[u8], &mut Log),
+) -> Heard {
+    let mut ended: Option<Instant> = None;
+    let mut len = 0_u64;
+    while !cancel.load(Ordering::Relaxed) {
+        let (is_stderr, bytes) = match receiver.recv_timeout(TICK) {
+            Ok(chunk) => chunk,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => (true, vec![]),
+        };
+        len += bytes.len() as u64;
+        if is_stderr {
+            log.add(&bytes)
+        } else {
+            out(&bytes, log)
+        }
+        match ended {
+            _ if len > LOUD_LEN => return Heard::TooMuch,
+            Some(ended) if ended.elapsed() > DRAIN => break,
+            None if running.has_ended(Duration::ZERO) => {
+                running.kill();
+                ended = Some(Instant::now());
+            }
+            _ => {}
+        }
+    }
+    Heard::All
 }
 
-/// Waits for the leader, kills the group before its number is given back, and returns how the leader ended; `None` when cancelled.
-fn finish(child: &mut Child, group: &Group, cancel: &AtomicBool) -> io::Result<Option<ExitStatus>> {
-    while !has_ended(group) {
-        if cancel.load(Ordering::Relaxed) {
-            group.kill();
-            child.wait()?;
-            return Ok(None);
-        }
-        // Only a program that closed both its pipes and goes on comes here.
-        std::thread::sleep(TICK);
+fn shown(order: &Order<'_>) -> String {
+    order.program.display().to_string()
+}
+
+fn of_room(order: &Order<'_>, failed: Failed) -> ProcessError {
+    match failed {
+        Failed::Lacking(lacking) => ProcessError::Room { lacking },
+        Failed::Start(source) => ProcessError::Start { program: shown(order), source },
+        Failed::Wait(source) => ProcessError::Wait { program: shown(order), source },
     }
-    group.kill();
-    let status = child.wait()?;
-    Ok((!cancel.load(Ordering::Relaxed)).then_some(status))
 }

@@ -20,6 +20,7 @@ use crate::process::{self, Order, ProcessError};
 use crate::recipe::{self, Prepared, RecipeError};
 use crate::relocate;
 use crate::source::{Commit, Repository, WriteError, manifest_kept};
+use crate::static_program::{self, StaticError};
 
 /// Logs kept.
 const N_LOGS: usize = 50;
@@ -97,6 +98,10 @@ pub enum BuildError {
     /// A program said no: the last 50 lines, fit for a terminal, and where the rest is.
     #[error("{what} ended with {how}; its log is {}", log.display())]
     Failed { what: &'static str, how: String, lines: Vec<String>, log: PathBuf },
+    #[error("build.static is for cargo builds; a command links its programs as it likes")]
+    StaticElsewhere,
+    #[error("{why}; its log is {}", log.display())]
+    Static { why: StaticError, log: PathBuf },
     #[error("the image would hold paths of this machine, and build.relocatable is required: {}", paths.join(", "))]
     NotRelocatable { paths: Vec<String> },
     #[error("cannot use {} for building", path.display())]
@@ -162,6 +167,9 @@ impl Builder {
         cancel: &AtomicBool,
     ) -> Result<Built, BuildError> {
         let compiled = section.tool != BuildTool::Files;
+        if section.is_static && !matches!(section.tool, BuildTool::Cargo(_)) {
+            return Err(BuildError::StaticElsewhere);
+        }
         match section.sandbox {
             Sandbox::Strict if compiled => return Err(BuildError::Strict),
             Sandbox::Off if compiled => events(BuildEvent::Unsandboxed),
@@ -183,7 +191,12 @@ impl Builder {
                 None => drop(repository.write_tree(commit, &source)?),
             }
         }
-        self.run_tool(section, &prepared, &source, output.path(), &mut log, events, cancel)?;
+        let ran = self.run_tool(section, &prepared, &source, output.path(), &mut log, events, cancel);
+        ran.map_err(|error| explained(section, error))?;
+        if section.is_static {
+            let why = static_program::check(output.path()).map_err(place(output.path()))?;
+            why.map_err(|why| BuildError::Static { why, log: log.path().into() })?;
+        }
         events(BuildEvent::Phase("output"));
         output::include(repository, commit, section, output.path())?;
         output::refuse_empty(output.path())?;
@@ -249,14 +262,15 @@ impl Builder {
                 let target_dir = &self.target_dir(prepared.target_key)?;
                 let environment = &prepared.recipe.environment;
                 let built =
-                    Cargo { source, target_dir, host: &self.host, environment, toolchain, log, cancel, events }.build(wanted);
+                    Cargo { source, target_dir, host: &self.host, environment, toolchain, is_static: section.is_static, log, cancel, events }
+                        .build(wanted);
                 output::programs(&built.map_err(|error| cargo_failed(error, log))?, out)?;
             }
             (BuildTool::Command { command, output }, _) => {
                 events(BuildEvent::Phase("command"));
                 let args = ["-c".to_owned(), command.clone()];
                 let environment = &prepared.recipe.environment;
-                let order = Order { program: Path::new("/bin/sh"), args: &args, dir: source, environment };
+                let order = Order { program: Path::new("/bin/sh"), args: &args, dir: source, environment, room: None };
                 let status = process::run(&order, log, cancel, &mut |bytes, log| log.add(bytes)).map_err(process_failed)?;
                 if !status.success() {
                     return Err(failed("the build command", process::ending(status), log));
@@ -304,6 +318,19 @@ fn remove_in(dir: &Path, name: &str) -> io::Result<()> {
 
 fn failed(what: &'static str, how: String, log: &mut Log) -> BuildError {
     BuildError::Failed { what, how, lines: log.last_lines(), log: log.path().into() }
+}
+
+/// Says of a build that was to give a static program whether it failed because of that.
+fn explained(section: &BuildSection, error: BuildError) -> BuildError {
+    match error {
+        BuildError::Failed { what, how, lines, log } if section.is_static => {
+            match static_program::explain(lines.iter().map(String::as_str)) {
+                Some(why) => BuildError::Static { why, log },
+                None => BuildError::Failed { what, how, lines, log },
+            }
+        }
+        error => error,
+    }
 }
 
 fn process_failed(error: ProcessError) -> BuildError {
