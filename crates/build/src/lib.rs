@@ -49,5 +49,6 @@ pub use output::OutputError;
 pub use process::ProcessError;
 pub use recipe::RecipeError;
 pub use run::{BuildError, BuildEvent, Builder, Built};
+pub use sandbox::{Lacking, lacking};
 pub use source::{Commit, OpenError, Repository, ResolveError, TreeError};
 pub use toolchain::ToolchainError;
