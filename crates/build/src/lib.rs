@@ -35,6 +35,8 @@ mod elf;
 
 mod needs;
 
+mod static_program;
+
 mod directory;
 mod environment;
 mod keep;
@@ -51,4 +53,5 @@ pub use recipe::RecipeError;
 pub use run::{BuildError, BuildEvent, Builder, Built};
 pub use sandbox::{Lacking, lacking};
 pub use source::{Commit, OpenError, Repository, ResolveError, TreeError};
+pub use static_program::StaticError;
 pub use toolchain::ToolchainError;
