@@ -1,6 +1,10 @@
 //! A bad new version never takes the traffic: the old one goes on, and the error says why.
 
-use crate::support::{World, versions};
+use std::path::Path;
+
+use df_testkit::repo::Repo;
+
+use crate::support::{World, shared, versions};
 
 #[test]
 fn each_bad_version_leaves_the_old_one_serving_and_says_why() {
@@ -97,6 +101,73 @@ fn kill_service(world: &World, commit: &str) {
         .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
         .expect("the greeter tells its pid");
     df_testkit::survivors::send(pid, libc::SIGKILL);
+}
+
+#[test]
+fn what_a_node_cannot_run_is_refused_before_a_byte_moves() {
+    let shell = std::fs::read("/bin/sh").expect("every system has one");
+    let newer = with_newer_libc(&shell);
+    let mut foreign = shell.clone();
+    foreign[18..20].copy_from_slice(&183_u16.to_le_bytes()); // e_machine: aarch64
+    let dir = shared().join("unfit");
+    let _ = std::fs::remove_dir_all(&dir);
+    let repo = Repo::new(&dir.join("repo"));
+    let commit = |app: &[u8], message: &str| {
+        let files = dir.join(message);
+        std::fs::create_dir_all(files.join("bin")).expect("made");
+        std::fs::write(files.join("bin/app"), app).expect("written");
+        // Never started, so it does not matter.
+        std::fs::write(files.join("bin/elsewhere"), &foreign).expect("written");
+        let yaml = "app: unfit\nbuild: { include: { bin: bin } }\nrun: { exec: bin/app, args: [-c, exec sleep 1000] }\n";
+        std::fs::write(files.join("df.yaml"), yaml).expect("written");
+        repo.commit_tree(&files, message)
+    };
+    let (good, newer, foreign) = (commit(&shell, "good"), commit(&newer, "newer"), commit(&foreign, "foreign"));
+    let world = World::of(repo.dir(), 1);
+    world.df(["build", "--commit-hash", &good]).ok();
+    world.df(["cp", "--version", &good[..12]]).ok();
+    let before = held(&world.node(1));
+    assert!(before.contains("store"), "{before}");
+    for (commit, said) in [(&newer, "needs version 2.99 of the GNU C library"), (&foreign, "a program for aarch64")] {
+        world.df(["build", "--commit-hash", commit]).ok();
+        let version = &commit[..12];
+        for words in [
+            &["cp", "--version", version][..],
+            &["cp", "--full", "--version", version],
+            &["deploy", "--version", version],
+            &["cp", "--dry-run", "--version", version],
+            &["deploy", "--dry-run", "--version", version],
+        ] {
+            let refused = world.df([]).args(words).output().expect_code(1);
+            assert!(refused.stderr.contains(said) && refused.stderr.contains("bin/app"), "{words:?}: {}", refused.stderr);
+            assert!(refused.stderr.contains("n1"), "the node is named: {}", refused.stderr);
+            assert_eq!(held(&world.node(1)), before, "{words:?} moved something");
+        }
+    }
+}
+
+/// Returns a program that names version 2.99 of the C library where it named its newest.
+fn with_newer_libc(program: &[u8]) -> Vec<u8> {
+    let mut bytes = program.to_vec();
+    let is_version = |at: usize| {
+        let name = &program[at..];
+        name.starts_with(b"GLIBC_2.") && name.len() > 10 && name[8..10].iter().all(u8::is_ascii_digit) && name[10] == 0
+    };
+    let versions: Vec<usize> = (0..program.len()).filter(|&at| is_version(at)).collect();
+    assert!(!versions.is_empty(), "the shell is a program for glibc 2.10 or newer");
+    versions.iter().for_each(|at| bytes[at + 8..at + 10].copy_from_slice(b"99"));
+    bytes
+}
+
+/// Returns the images, receives and copied releases of a node, as text.
+fn held(node: &Path) -> String {
+    let names = |dir: &str| {
+        let entries = std::fs::read_dir(node.join(dir)).into_iter().flatten().flatten();
+        let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        format!("{dir}: {}\n", names.join(" "))
+    };
+    ["store", "manifests", "incoming", "apps", "apps/unfit", "apps/unfit/staged", "apps/unfit/generations"].map(names).concat()
 }
 
 /// Returns whether the node has a first line in its history.

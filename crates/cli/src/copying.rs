@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use df_core::{AppName, Release};
 use df_fleet::message::{Reply, Request};
-use df_fleet::plan::Way;
+use df_fleet::plan::{self, Unfit, Way};
 use df_fleet::transfer::{CopyError, Progress};
 use df_fleet::{Copied, Deltas, NodeError, Reached};
 
@@ -40,6 +40,14 @@ impl Freight {
         Ok(Self { release, deltas: Arc::new(deltas), full })
     }
 
+    /// Says whether a node can run what the release starts.
+    ///
+    /// # Errors
+    /// Says what it lacks.
+    pub fn runs_on(&self, reached: &Reached) -> Result<(), Unfit> {
+        plan::runs(&reached.survey, &self.release, self.deltas.manifest())
+    }
+
     /// Returns how the image gets to a node, and how many bytes that takes; the delta is made for the answer. `None` when only the node can tell.
     ///
     /// # Errors
@@ -54,6 +62,21 @@ impl Freight {
         };
         Ok((way, bytes))
     }
+}
+
+/// Returns the nodes that can run what the release starts; of the others it reports what they lack, and nothing goes to them.
+pub fn fit(session: &Session, phase: &'static str, freight: &Freight, reached: Vec<Reached>) -> (Vec<Reached>, Vec<NodeEnd>) {
+    let (mut fit, mut ends) = (vec![], vec![]);
+    for reached in reached {
+        match freight.runs_on(&reached) {
+            Ok(()) => fit.push(reached),
+            Err(unfit) => {
+                session.output().error(&of_unfit(&reached.connection.node.label(), phase, &unfit));
+                ends.push(NodeEnd::Failed);
+            }
+        }
+    }
+    (fit, ends)
 }
 
 /// Brings a release to all nodes side by side and has it remembered there; what fails is reported, the others are returned.
@@ -149,6 +172,18 @@ pub fn of_copy(node: &str, phase: &str, error: &CopyError) -> Event {
             next: Some("df cache repair".into()),
             log: vec![],
         },
+    }
+}
+
+/// Returns the event for a node that cannot run a release.
+pub fn of_unfit(node: &str, phase: &str, unfit: &Unfit) -> Event {
+    Event::Error {
+        node: Some(node.to_owned()),
+        phase: phase.to_owned(),
+        message: format!("it cannot run this version: {unfit}"),
+        serving: Some("what served before".into()),
+        next: Some(unfit.next().into()),
+        log: vec![],
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use df_build::{BuildEvent, Builder, Commit, Repository};
 use df_cache::import::{self, ImportOptions};
 use df_cache::store::Store as _;
+use df_core::release::ProgramNeeds;
 use df_core::{ImageId, Recipe, Release, TreePath};
 
 use crate::config::{Config, commit_sections_differ};
@@ -73,7 +74,7 @@ impl Journey {
         if !shelf.store().has(stored.release.image).map_err(|error| failed(&error))? {
             return Ok(None);
         }
-        let release = self.release(session, stored.release.image, stored.release.image_len);
+        let release = self.release(session, stored.release.image, stored.release.image_len, stored.release.needs);
         Ok(Some(release))
     }
 
@@ -133,13 +134,14 @@ impl Journey {
         let built = self.builder.build(&self.repository, &self.commit, section, &mut tell, session.call.interrupt.flag())?;
         let options = ImportOptions { outside_links: &section.outside_links };
         let located = import::located(&built.output, options).map_err(|error| Failure::here("import", &error))?;
-        let release = self.release(session, located.manifest.image(), located.manifest.total_len());
+        let needs = df_build::needs(&built.output).map_err(|error| Failure::here("import", &error))?;
+        let release = self.release(session, located.manifest.image(), located.manifest.total_len(), needs);
         let put = shelf.store().put(&release, &located.manifest, &located.files, now());
         put.map_err(|error| Failure::here("cache", &error).next("df cache status"))?;
         Ok(release)
     }
 
-    fn release(&self, session: &Session, image: ImageId, image_len: u64) -> Release {
+    fn release(&self, session: &Session, image: ImageId, image_len: u64, needs: Vec<ProgramNeeds>) -> Release {
         Release {
             format: 1,
             app: session.app().clone(),
@@ -149,7 +151,7 @@ impl Journey {
             sandbox: self.config.build.sandbox,
             image,
             image_len,
-            needs: vec![],
+            needs,
             run: self.config.run.clone(),
             verify: self.config.verify.clone(),
         }

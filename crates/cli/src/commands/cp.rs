@@ -28,6 +28,8 @@ pub fn run(args: &args::Cp, session: &Session) -> Result<Exit, Failure> {
     let release = pipeline::release(session, &shelf, args.version.as_deref(), None)?;
     let freight = Freight::of(&shelf, release, args.full)?;
     let Crew { reached, mut ends } = across::reach(session, "cp", true)?;
+    let (reached, unfit) = copying::fit(session, "cp", &freight, reached);
+    ends.extend(unfit);
     session.output().progress().phase(&format!(
         "copying image {} to {}",
         freight.release.image.short(),
@@ -49,6 +51,8 @@ pub fn plan(
     more: &dyn Fn(&df_fleet::message::Survey) -> Option<(String, bool)>,
 ) -> Result<Exit, Failure> {
     let Crew { reached, mut ends } = across::reach(session, phase, false)?;
+    let (reached, unfit) = copying::fit(session, phase, freight, reached);
+    ends.extend(unfit);
     let mut changes = false;
     for reached in reached {
         let node = reached.connection.node.label();

@@ -10,7 +10,6 @@ use crate::across::{self, Crew, current_of, state_of};
 use crate::args;
 use crate::commands::{cp, listing};
 use crate::copying::{self, Freight};
-use crate::event::Event;
 use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::Failure;
 use crate::pipeline;
@@ -32,7 +31,7 @@ pub fn run(args: &args::Deploy, session: &Session) -> Result<Exit, Failure> {
     let release = pipeline::release(session, &shelf, version, revision)?;
     let freight = Freight::of(&shelf, release, false)?;
     let Crew { reached, ends } = across::reach(session, "deploy", true)?;
-    let (behind, mut ended) = sort(session, &freight.release, reached, ends);
+    let (behind, mut ended) = sort(session, &freight, reached, ends);
     if session.call.interrupt.is_pressed() {
         return Err(across::interrupted("deploy"));
     }
@@ -68,30 +67,14 @@ struct Sorted {
 }
 
 /// Tells nodes that need the release from those that serve it already, and from those that cannot run it.
-fn sort(session: &Session, release: &Release, reached: Vec<Reached>, ends: Vec<NodeEnd>) -> (Vec<Reached>, Sorted) {
-    let mut sorted = Sorted { done: vec![], ends };
-    let mut behind = vec![];
-    for reached in reached {
-        let node = reached.connection.node.label();
-        if let Err(unfit) = df_fleet::plan::fits(&reached.survey) {
-            let event = Event::Error {
-                node: Some(node),
-                phase: "deploy".into(),
-                message: unfit.to_string(),
-                serving: Some("what served before".into()),
-                next: Some("df rm NODE, or set DF_NODE_PROGRAMS".into()),
-                log: vec![],
-            };
-            session.output().error(&event);
-            sorted.ends.push(NodeEnd::Failed);
-        } else if serves(&reached.survey, release) {
-            session.output().note(format!("  {node:<16} serves {} already", release.commit.short()));
-            sorted.done.push(reached);
-        } else {
-            behind.push(reached);
-        }
+fn sort(session: &Session, freight: &Freight, reached: Vec<Reached>, ends: Vec<NodeEnd>) -> (Vec<Reached>, Sorted) {
+    let release = &freight.release;
+    let (done, behind): (Vec<_>, Vec<_>) = reached.into_iter().partition(|reached| serves(&reached.survey, release));
+    for reached in &done {
+        session.output().note(format!("  {:<16} serves {} already", reached.connection.node.label(), release.commit.short()));
     }
-    (behind, sorted)
+    let (behind, unfit) = copying::fit(session, "deploy", freight, behind);
+    (behind, Sorted { done, ends: [ends, unfit].concat() })
 }
 
 /// Returns whether a node serves this very release, settings included, and it runs.

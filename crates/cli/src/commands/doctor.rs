@@ -160,6 +160,13 @@ fn of_node(node: &Node, survey: &Survey, config: &Config) -> Vec<Finding> {
         Some(version) if version >= KERNEL => Finding::there(name("kernel"), &survey.kernel),
         _ => Finding::lacking(name("kernel"), &survey.kernel, "Linux 5.10 or newer"),
     });
+    findings.push(Finding::there(
+        name("C library"),
+        survey.libc.as_ref().map_or_else(
+            || "no GNU C library found: static programs run there".to_owned(),
+            |libc| format!("programs may need GLIBC_{libc} at most"),
+        ),
+    ));
     findings.push(match survey.free {
         free if free >= FREE_LEN => Finding::there(name("free space"), bytes(free)),
         free => Finding::lacking(name("free space"), bytes(free), &format!("df gc --address {}", node.label())),
