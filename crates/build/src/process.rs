@@ -25,7 +25,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// Chunks of output that may wait to be taken down.
 const N_WAITING: usize = 64;
 /// What a program may say in all; one that says more says it for ever.
-const LOUD_LEN: u64 = 1 << 30;
+const LOUD_LEN: u64 = if cfg!(test) { 8 << 20 } else { 1 << 30 };
 
 /// A program could not be run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -237,5 +237,64 @@ fn of_room(order: &Order<'_>, failed: Failed) -> ProcessError {
         Failed::Lacking(lacking) => ProcessError::Room { lacking },
         Failed::Start(source) => ProcessError::Start { program: shown(order), source },
         Failed::Wait(source) => ProcessError::Wait { program: shown(order), source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    struct Ran {
+        answer: Result<ExitStatus, ProcessError>,
+        out: Vec<u8>,
+        log: String,
+    }
+
+    /// Runs a script in a room, or with the rights of the test; what it says `begun`, it is cancelled, if it is to be.
+    fn run_sh(script: &str, room: Option<&Room>, is_to_be_cancelled: bool) -> Ran {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::create(&dir.path().join("log")).unwrap();
+        let environment = BTreeMap::from([("PATH".to_owned(), "/usr/bin:/bin".to_owned())]);
+        let args = ["-c".to_owned(), script.to_owned()];
+        let order = Order { program: Path::new("/bin/sh"), args: &args, dir: Path::new("/"), environment: &environment, room };
+        let cancel = Arc::new(AtomicBool::new(false));
+        let mut out = vec![];
+        let answer = run(&order, &mut log, &cancel.clone(), &mut |bytes, _| {
+            out.extend_from_slice(bytes);
+            cancel.store(is_to_be_cancelled && out.starts_with(b"begun"), Ordering::Relaxed);
+        });
+        Ran { answer, out, log: log.last_lines().join("\n") }
+    }
+
+    fn room() -> Room {
+        Room { mounts: vec![], host_name: "df".to_owned() }
+    }
+
+    #[test]
+    fn what_is_said_and_how_it_ended_comes_through() {
+        for room in [None, Some(&room())] {
+            let ran = run_sh("echo out; echo err >&2; exit 7", room, false);
+            assert_eq!(ran.answer.unwrap().code(), Some(7));
+            assert_eq!((ran.out.as_slice(), ran.log.as_str()), (b"out\n".as_slice(), "err"));
+            let ran = run_sh("kill -KILL $$", room, false);
+            assert_eq!(ran.answer.unwrap().signal(), Some(9));
+        }
+    }
+
+    #[test]
+    fn a_cancelled_program_is_killed() {
+        for room in [None, Some(&room())] {
+            let ran = run_sh("echo begun; exec >&- 2>&-; while :; do sleep 1; done", room, true);
+            assert!(matches!(ran.answer, Err(ProcessError::Cancelled)), "{:?}", ran.answer);
+        }
+    }
+
+    #[test]
+    fn a_program_that_never_stops_talking_is_stopped() {
+        for room in [None, Some(&room())] {
+            let ran = run_sh("yes", room, false);
+            assert!(matches!(ran.answer, Err(ProcessError::TooLoud { .. })), "{:?}", ran.answer);
+        }
     }
 }

@@ -26,6 +26,7 @@ mod tests;
 
 pub(crate) use remove::remove;
 pub(crate) use start::{Failed, Inside, start};
+#[allow(unused_imports, reason = "the strict build is being put together")]
 pub(crate) use who::give;
 pub use words::Lacking;
 
