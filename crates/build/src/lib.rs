@@ -21,6 +21,10 @@ mod toolchain;
 
 mod recipe;
 
+mod why;
+
+mod locked;
+
 mod run;
 
 mod cargo;

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use df_core::recipe::Change;
 use df_core::spec::{BuildSection, BuildTool, Relocatable, Sandbox};
-use df_core::{AppName, Digest, Recipe};
+use df_core::{AppName, Digest, Recipe, TreePath};
 
 use crate::cargo::{Cargo, CargoError};
 use crate::directory;
@@ -19,7 +19,7 @@ use crate::output::{self, OutputError};
 use crate::process::{self, Order, ProcessError};
 use crate::recipe::{self, Prepared, RecipeError};
 use crate::relocate;
-use crate::source::{Commit, Repository, WriteError, manifest_kept};
+use crate::source::{Commit, Repository, WriteError, write_source};
 use crate::static_program::{self, StaticError};
 
 /// Logs kept.
@@ -31,6 +31,7 @@ pub struct Builder {
     app: AppName,
     host: Host,
     keep: Keep,
+    configuration: TreePath,
 }
 
 /// What was built. The directory is there as long as this value: whoever wants it, copies or imports it before.
@@ -130,7 +131,16 @@ impl Builder {
         if dir.to_str().is_none() {
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "the path is not UTF-8")));
         }
-        Ok(Self { app, host: Host::of(&|name| std::env::var(name).ok()), keep: Keep { dir } })
+        let configuration = TreePath::new(b"df.yaml").expect("a plain name");
+        Ok(Self { app, host: Host::of(&|name| std::env::var(name).ok()), keep: Keep { dir }, configuration })
+    }
+
+    /// Says which file of the commit the section came from, if not from `df.yaml` at its top.
+    ///
+    /// Neither the build nor the recipe sees that file, so that other settings for running a program build nothing; unless the section includes it.
+    #[must_use]
+    pub fn configured_by(self, configuration: TreePath) -> Self {
+        Self { configuration, ..self }
     }
 
     /// Returns the recipe of a commit without building it.
@@ -149,6 +159,12 @@ impl Builder {
     /// Source files are counted (`3 source files`) when the manifest of the last source is still kept.
     pub fn changes(&self, recipe: &Recipe) -> Option<Vec<Change>> {
         recipe::changes(&self.keep, &self.app, recipe)
+    }
+
+    /// Returns the same in the words that a person would use, one text for each change: `rustc 1.94.0 -> 1.95.0`,
+    /// `Cargo.lock: serde 1.0.228 -> 1.0.229`, `3 source files`.
+    pub fn why(&self, repository: &Repository, commit: &Commit, recipe: &Recipe) -> Option<Vec<String>> {
+        recipe::why(repository, commit, &self.keep, &self.app, recipe)
     }
 
     /// Builds a commit.
@@ -186,10 +202,8 @@ impl Builder {
         events(BuildEvent::Phase("source"));
         let source = self.source_dir()?;
         if compiled {
-            match manifest_kept(&self.keep, prepared.recipe.source) {
-                Some(manifest) => repository.write_listed(commit, &manifest, &source)?,
-                None => drop(repository.write_tree(commit, &source)?),
-            }
+            let left_out = prepared.left_out.as_ref();
+            write_source(repository, commit, &self.keep, prepared.recipe.source, left_out, &source)?;
         }
         let ran = self.run_tool(section, &prepared, &source, output.path(), &mut log, events, cancel);
         ran.map_err(|error| explained(section, error))?;
@@ -203,13 +217,13 @@ impl Builder {
         if compiled {
             self.check_relocatable(section, output.path(), events)?;
         }
-        recipe::remember(&self.keep, &self.app, &prepared.recipe);
+        recipe::remember(repository, commit, &self.keep, &self.app, &prepared.recipe);
         let path = output.path().to_owned();
         Ok(Built { output: path, recipe: prepared.recipe, log: log.path().into(), compiled, _output: output, _lock: lock })
     }
 
     fn prepare(&self, repository: &Repository, commit: &Commit, section: &BuildSection) -> Result<Prepared, RecipeError> {
-        recipe::prepare(repository, commit, section, &self.host, &self.keep)
+        recipe::prepare(repository, commit, section, &self.configuration, &self.host, &self.keep)
     }
 
     fn source_dir(&self) -> Result<PathBuf, BuildError> {

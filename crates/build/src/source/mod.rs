@@ -21,7 +21,7 @@ pub use write::WriteError;
 
 use entry_name::is_git_directory;
 
-pub(crate) use record::{Source, manifest_kept, n_changed};
+pub(crate) use record::{Source, n_changed, write_source};
 pub(crate) use tree::Item;
 
 /// Bytes of a text that names a commit.

@@ -1,18 +1,19 @@
 //! What a tree's manifest said, kept by the tree's git id, so that an unchanged commit costs one small file.
 //!
-//! `source/<git tree id>.json` holds the digest, the named parts and the links that leave the tree; `source/<digest>.manifest` the manifest, from which
+//! `source/<git tree id>[-<digest of the path left out>].json` holds the digest, the named parts and the links that leave the tree; `source/<digest>.manifest` the manifest, from which
 //! "which source files changed" is counted;
 //! `source/<repository>.blobs` the digests of the last tree's blobs by git id (20 bytes, length as 8 little-endian bytes, 32 bytes), so that only new ones are read. All are only ever a saving: a file that does not read back is made anew.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use df_core::{Digest, Kind, Manifest};
+use df_core::{Digest, Kind, Manifest, TreePath};
 use serde::{Deserialize, Serialize};
 
 use git2::Oid;
 
 use super::tree::Blobs;
-use super::{Commit, Repository, TreeError};
+use super::{Commit, Repository, TreeError, WriteError};
 use crate::keep::Keep;
 
 /// The parts of the source whose change deserves a name of its own.
@@ -41,9 +42,10 @@ pub(crate) struct OutsideLink {
 const VERSION: u32 = 1;
 
 impl Source {
-    /// Returns what is known of the commit's tree, reading its objects only the first time.
-    pub fn of(repository: &Repository, commit: &Commit, keep: &Keep) -> Result<Self, TreeError> {
-        let name = format!("{}.json", commit.tree);
+    /// Returns what is known of the commit's tree without one file, reading its objects only the first time.
+    pub fn of(repository: &Repository, commit: &Commit, keep: &Keep, left_out: Option<&TreePath>) -> Result<Self, TreeError> {
+        let without = left_out.map_or_else(String::new, |path| format!("-{}", Digest::of(path.as_bytes()).short()));
+        let name = format!("{}{without}.json", commit.tree);
         if let Some(source) = keep.read::<Self>("source", &name).filter(|source| source.version == VERSION) {
             return Ok(source);
         }
@@ -51,6 +53,7 @@ impl Source {
         let known = keep.read_bytes("source", &blobs_name).map(|bytes| decode_blobs(&bytes)).unwrap_or_default();
         let (manifest, blobs) = repository.manifest_knowing(commit, &known)?;
         keep.write("source", &blobs_name, &encode_blobs(&blobs), N_KEPT);
+        let manifest = without_file(manifest, left_out)?;
         let bytes = manifest.encode();
         let source = Self::new(&manifest, Digest::of(&bytes));
         keep.write("source", &format!("{}.manifest", source.digest), &bytes, N_KEPT);
@@ -63,7 +66,7 @@ impl Source {
             Kind::File { digest, .. } => Some(((*name).to_owned(), digest)),
             _ => None,
         };
-        let outside = |(path, target): (&df_core::TreePath, &[u8])| OutsideLink {
+        let outside = |(path, target): (&TreePath, &[u8])| OutsideLink {
             path: path.to_string(),
             target: std::str::from_utf8(target).ok().map(str::to_owned),
             shown: df_core::text::escape(target),
@@ -86,8 +89,33 @@ impl Source {
     }
 }
 
+/// Makes a directory hold exactly what a build sees of a commit: the source of this digest, which is the commit's tree without one file.
+pub(crate) fn write_source(
+    repository: &Repository,
+    commit: &Commit,
+    keep: &Keep,
+    digest: Digest,
+    left_out: Option<&TreePath>,
+    dest: &Path,
+) -> Result<(), WriteError> {
+    let manifest = match manifest_kept(keep, digest) {
+        Some(manifest) => manifest,
+        None => without_file(repository.manifest(commit)?, left_out)?,
+    };
+    repository.write_listed(commit, &manifest, dest)
+}
+
+fn without_file(manifest: Manifest, left_out: Option<&TreePath>) -> Result<Manifest, TreeError> {
+    match left_out {
+        Some(path) if manifest.get(path.as_bytes()).is_some() => {
+            Ok(Manifest::new(manifest.entries().iter().filter(|entry| entry.path != *path).cloned().collect())?)
+        }
+        _ => Ok(manifest),
+    }
+}
+
 /// Returns the manifest of a source if it is kept whole.
-pub(crate) fn manifest_kept(keep: &Keep, digest: Digest) -> Option<Manifest> {
+fn manifest_kept(keep: &Keep, digest: Digest) -> Option<Manifest> {
     let bytes = keep.read_bytes("source", &format!("{digest}.manifest"))?;
     if Digest::of(&bytes) == digest { Manifest::decode(&bytes).ok() } else { None }
 }
@@ -95,9 +123,8 @@ pub(crate) fn manifest_kept(keep: &Keep, digest: Digest) -> Option<Manifest> {
 /// Returns how many files differ between two kept manifests, the named parts left out; `None` when one is not kept.
 pub(crate) fn n_changed(keep: &Keep, old: Digest, new: Digest) -> Option<usize> {
     let (old, new) = (manifest_kept(keep, old)?, manifest_kept(keep, new)?);
-    let counts = |path: &df_core::TreePath, kind: &Kind| {
-        *kind != Kind::Directory && !PARTS.iter().any(|part| part.as_bytes() == path.as_bytes())
-    };
+    let counts =
+        |path: &TreePath, kind: &Kind| *kind != Kind::Directory && !PARTS.iter().any(|part| part.as_bytes() == path.as_bytes());
     let changed = |from: &Manifest, to: &Manifest, both: bool| {
         to.entries()
             .iter()

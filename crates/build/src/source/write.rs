@@ -35,9 +35,10 @@ impl Repository {
         Ok(manifest)
     }
 
-    /// Does the same with the commit's manifest at hand.
+    /// Does the same with the commit's manifest at hand, or that of a part of it: what it does not list is not written.
     pub(crate) fn write_listed(&self, commit: &Commit, manifest: &Manifest, dest: &Path) -> Result<(), WriteError> {
-        let items = self.items(commit)?;
+        let mut items = self.items(commit)?;
+        items.retain(|item| manifest.get(item.path.as_bytes()).is_some());
         let children = Children::of(items.iter().map(|item| &item.path));
         let failed = |source| WriteError::Write { path: "the top directory".into(), source };
         let root = directory::open(dest).map_err(failed)?;

@@ -31,7 +31,9 @@ const N_KEPT: usize = 50;
 pub enum ToolchainError {
     #[error("{program} is not on PATH; {advice}")]
     Missing { program: &'static str, advice: &'static str },
-    #[error("the C library has no crt1.o, which every program begins with; install its files for building (Debian: apt install libc6-dev)")]
+    #[error(
+        "the C library has no crt1.o, which every program begins with; install its files for building (Debian: apt install libc6-dev)"
+    )]
     NoCLibrary,
     #[error("{program} does not work here: {said}")]
     Refused { program: &'static str, said: String },
@@ -41,7 +43,9 @@ pub enum ToolchainError {
     Unreadable,
     #[error("the commit's rust-toolchain file names {channel}, which is not installed; run: rustup toolchain install {channel}")]
     NotInstalled { channel: String },
-    #[error("the commit's rust-toolchain file names {channel}, and the rustc here is {version}; install that one, or rustup (https://rustup.rs)")]
+    #[error(
+        "the commit's rust-toolchain file names {channel}, and the rustc here is {version}; install that one, or rustup (https://rustup.rs)"
+    )]
     Other { channel: String, version: String },
     #[error("the commit's rust-toolchain file names the {what} {name}, which is not installed; run: {mend}")]
     Lacking { what: &'static str, name: String, mend: String },

@@ -1,0 +1,174 @@
+//! What counts for a recipe, what does not, and how a change is told.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use df_build::{Builder, Built, Repository};
+use df_core::name::PathText;
+use df_core::spec::{BuildSection, BuildTool, Relocatable, Sandbox};
+use df_core::{AppName, Recipe, TreePath};
+use df_testkit::Repo;
+
+struct Place {
+    dir: tempfile::TempDir,
+    repo: Repo,
+}
+
+fn place(files: &[(&str, &str)]) -> Place {
+    let dir = tempfile::tempdir().expect("a directory");
+    let repo = Repo::new(&dir.path().join("repo"));
+    repo.commit(files, "one");
+    Place { dir, repo }
+}
+
+impl Place {
+    fn builder(&self) -> Builder {
+        Builder::new(&self.dir.path().join("cache"), AppName::new("app").expect("a name")).expect("a builder")
+    }
+
+    fn recipe(&self, section: &BuildSection) -> Recipe {
+        self.recipe_by(&self.builder(), section)
+    }
+
+    fn recipe_by(&self, builder: &Builder, section: &BuildSection) -> Recipe {
+        let repository = Repository::open(self.repo.dir()).expect("a repository");
+        let commit = repository.resolve("HEAD").expect("a commit");
+        builder.recipe_of(&repository, &commit, section).expect("a recipe")
+    }
+
+    fn build(&self, section: &BuildSection) -> Built {
+        let repository = Repository::open(self.repo.dir()).expect("a repository");
+        let commit = repository.resolve("HEAD").expect("a commit");
+        let built = self.builder().build(&repository, &commit, section, &mut |_| {}, &AtomicBool::new(false));
+        built.unwrap_or_else(|error| panic!("the build failed: {error}"))
+    }
+
+    fn why(&self, section: &BuildSection) -> Option<Vec<String>> {
+        let repository = Repository::open(self.repo.dir()).expect("a repository");
+        let commit = repository.resolve("HEAD").expect("a commit");
+        self.builder().why(&repository, &commit, &self.recipe(section))
+    }
+}
+
+fn path(text: &str) -> PathText {
+    PathText::new(text).expect("a path")
+}
+
+fn section(tool: BuildTool) -> BuildSection {
+    BuildSection {
+        tool,
+        include: BTreeMap::new(),
+        outside_links: vec![],
+        relocatable: Relocatable::Warn,
+        sandbox: Sandbox::Off,
+        fetch: vec![],
+        is_static: false,
+    }
+}
+
+fn command(line: &str) -> BuildSection {
+    section(BuildTool::Command { command: line.into(), output: path("out") })
+}
+
+const LIST: &str = "mkdir out; ls > out/list";
+
+fn listed(built: &Built) -> Vec<String> {
+    fs::read_to_string(built.output.join("list")).expect("written").lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn other_settings_for_running_build_nothing() {
+    let place = place(&[("df.yaml", "run: 1"), ("a", "1"), ("sub/df.yaml", "1")]);
+    let first = place.recipe(&command(LIST));
+    let built = place.build(&command(LIST));
+    assert_eq!(listed(&built), ["a", "out", "sub"], "the build does not see what does not count");
+    drop(built);
+    place.repo.commit(&[("df.yaml", "run: 2")], "two");
+    assert_eq!(place.recipe(&command(LIST)).key(), first.key());
+    assert_eq!(place.why(&command(LIST)), Some(vec![]));
+    // A file of that name anywhere else is a file.
+    place.repo.commit(&[("sub/df.yaml", "2")], "three");
+    assert_ne!(place.recipe(&command(LIST)).key(), first.key());
+}
+
+#[test]
+fn the_file_that_configures_is_the_one_that_is_named() {
+    let place = place(&[("df.yaml", "1"), ("sub/df.yaml", "1"), ("sub/a", "1")]);
+    let builder = || place.builder().configured_by(TreePath::new(b"sub/df.yaml").expect("a path"));
+    let first = place.recipe_by(&builder(), &command(LIST));
+    place.repo.commit(&[("sub/df.yaml", "2")], "two");
+    assert_eq!(place.recipe_by(&builder(), &command(LIST)).key(), first.key());
+    place.repo.commit(&[("df.yaml", "2")], "three");
+    assert_ne!(place.recipe_by(&builder(), &command(LIST)).key(), first.key());
+}
+
+#[test]
+fn settings_that_become_part_of_the_image_count() {
+    let place = place(&[("df.yaml", "run: 1"), ("a", "1")]);
+    let with_it = |tool| BuildSection { include: [(path("df.yaml"), path("share/df.yaml"))].into(), ..section(tool) };
+    let sections = [with_it(BuildTool::Command { command: LIST.into(), output: path("out") }), with_it(BuildTool::Files)];
+    let before = sections.each_ref().map(|section| place.recipe(section).key());
+    assert_eq!(listed(&place.build(&sections[0])), ["a", "df.yaml", "out"]);
+    place.repo.commit(&[("df.yaml", "run: 2")], "two");
+    for (section, before) in sections.iter().zip(before) {
+        assert_ne!(place.recipe(section).key(), before, "{section:?}");
+        let text = fs::read_to_string(place.build(section).output.join("share/df.yaml")).expect("included");
+        assert_eq!(text, "run: 2");
+    }
+}
+
+#[test]
+fn commits_of_equal_trees_have_one_recipe() {
+    let place = place(&[("a", "1")]);
+    let first = place.recipe(&command(LIST));
+    place.repo.commit(&[("a", "2")], "two");
+    assert_ne!(place.recipe(&command(LIST)).key(), first.key());
+    place.repo.commit(&[("a", "1")], "a revert, by another commit with another message");
+    assert_eq!(place.recipe(&command(LIST)).key(), first.key());
+}
+
+fn lock(own: &str, serde: &str) -> String {
+    format!(
+        "version = 4\n\n[[package]]\nname = \"own\"\nversion = \"{own}\"\n\n\
+         [[package]]\nname = \"serde\"\nversion = \"{serde}\"\nsource = \"registry+x\"\n"
+    )
+}
+
+#[test]
+fn a_build_says_which_dependencies_and_how_many_files_are_new() {
+    let place = place(&[("Cargo.lock", &lock("0.1.0", "1.0.228")), ("src/a.rs", "1"), ("df.yaml", "1")]);
+    assert_eq!(place.why(&command(LIST)), None, "never built here");
+    drop(place.build(&command(LIST)));
+    assert_eq!(place.why(&command(LIST)), Some(vec![]));
+    let check = |files: &[(&str, &str)], expected: &[&str]| {
+        place.repo.commit(files, "next");
+        assert_eq!(place.why(&command(LIST)).expect("built before"), expected);
+    };
+    check(&[("Cargo.lock", &lock("0.2.0", "1.0.228"))], &["1 source file"]);
+    check(
+        &[("Cargo.lock", &lock("0.1.0", "1.0.229")), ("src/a.rs", "2"), ("src/b.rs", "1"), ("df.yaml", "2")],
+        &["Cargo.lock: serde 1.0.228 -> 1.0.229", "2 source files"],
+    );
+    drop(place.build(&command(LIST)));
+    assert_eq!(place.why(&command("mkdir out; : > out/x")).expect("built before"), ["the build section of df.yaml changed"]);
+}
+
+#[test]
+fn tools_are_named_by_version_and_content() {
+    let place = place(&[("a", "1")]);
+    let recipe = place.recipe(&command(LIST));
+    for (tool, needed) in [("rustc", true), ("cargo", true), ("cc", true), ("ld", false), ("libc", true)] {
+        let Some(text) = recipe.toolchain.get(tool) else {
+            assert!(!needed, "{tool} is missing: {:?}", recipe.toolchain);
+            continue;
+        };
+        let (version, digest) = text.rsplit_once(" #").unwrap_or_else(|| panic!("{tool}: {text}"));
+        assert!(version.contains(|c: char| c.is_ascii_digit()) && !version.contains('/'), "{tool}: {text}");
+        assert!(digest.len() == 12 && digest.bytes().all(|b| b.is_ascii_hexdigit()), "{tool}: {text}");
+    }
+    assert!(Path::new(&recipe.environment["HOME"]).is_absolute());
+    let strict = BuildSection { sandbox: Sandbox::Strict, ..command(LIST) };
+    assert_eq!(place.recipe(&strict).environment["HOME"], "/df/home");
+}
