@@ -229,8 +229,7 @@ impl Plan {
         self.steps.extend([Step::BecomeBuilder, Step::NoCapabilities, Step::NoNewPrivileges, Step::Umask]);
         self.steps.extend(LIMITS.iter().map(|&(resource, limit)| {
             let hard = limit.min((machine.hard)(resource));
-            let soft = if resource == libc::RLIMIT_STACK as u32 { hard.min(STACK_LEN) } else { hard };
-            Step::Limit { resource, soft, hard }
+            Step::Limit { resource, soft: if resource == STACK { hard.min(STACK_LEN) } else { hard }, hard }
         }));
         self.steps.push(Step::Enter { dir: c_path(program.dir)? });
         let landlock = landlock(machine.landlock, &self.written);
@@ -277,14 +276,17 @@ impl Call {
 }
 
 const STACK_LEN: u64 = 8 << 20;
+#[allow(clippy::unnecessary_cast, reason = "with another C library it has another type")]
+const STACK: u32 = libc::RLIMIT_STACK as u32;
 
 /// What every program is limited to, the same on every machine whose own limits are not lower.
+#[allow(clippy::unnecessary_cast, reason = "with another C library they have another type")]
 const LIMITS: [(u32, u64); 7] = [
     (libc::RLIMIT_CORE as u32, 0),
     (libc::RLIMIT_NOFILE as u32, 65_536),
     (libc::RLIMIT_NPROC as u32, 8192),
     (libc::RLIMIT_FSIZE as u32, 64 << 30),
-    (libc::RLIMIT_STACK as u32, libc::RLIM_INFINITY),
+    (STACK, libc::RLIM_INFINITY),
     (libc::RLIMIT_MEMLOCK as u32, 8 << 20),
     (libc::RLIMIT_AS as u32, libc::RLIM_INFINITY),
 ];

@@ -41,7 +41,7 @@ mod tests {
         let top = dir.path().join("top");
         fs::create_dir_all(top.join("a/b")).unwrap();
         fs::write(top.join("a/b/file"), "x").unwrap();
-        fs::set_permissions(top.join("a/b"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(top.join("a/b"), Permissions::from_mode(0o000)).unwrap();
         fs::set_permissions(top.join("a"), Permissions::from_mode(0o500)).unwrap();
         remove(&top).unwrap();
         assert!(!top.exists());
