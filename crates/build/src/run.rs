@@ -275,9 +275,18 @@ impl Builder {
             (BuildTool::Cargo(wanted), Some(toolchain)) => {
                 let target_dir = &self.target_dir(prepared.target_key)?;
                 let environment = &prepared.recipe.environment;
-                let built =
-                    Cargo { source, target_dir, host: &self.host, environment, toolchain, is_static: section.is_static, log, cancel, events }
-                        .build(wanted);
+                let built = Cargo {
+                    source,
+                    target_dir,
+                    host: &self.host,
+                    environment,
+                    toolchain,
+                    is_static: section.is_static,
+                    log,
+                    cancel,
+                    events,
+                }
+                .build(wanted);
                 output::programs(&built.map_err(|error| cargo_failed(error, log))?, out)?;
             }
             (BuildTool::Command { command, output }, _) => {
