@@ -20,6 +20,8 @@ pub struct Row {
     pub median_ms: f64,
     /// The longest one.
     pub most_ms: f64,
+    /// How many there were.
+    pub n_runs: usize,
 }
 
 /// Runs a command once to warm up and then many times. A command that fails ends the bench: failing is quick and proves nothing.
@@ -38,14 +40,14 @@ pub fn command(repo: &Path, state: &Path, words: &[&str]) -> Command {
 
 /// Prints the rows as a table and writes them as JSON below the target directory.
 pub fn report(bench: &str, rows: &[Row]) {
-    println!("{:<44} {:>9} {:>9} {:>9}   of {N_RUNS} runs, in ms", bench, "least", "median", "most");
+    println!("{:<48} {:>9} {:>9} {:>9} {:>5}   in ms", bench, "least", "median", "most", "runs");
     for row in rows {
         let aim = row.aim_ms.map(|aim| format!("aim {aim:.0}")).unwrap_or_default();
-        println!("{:<44} {:>9.1} {:>9.1} {:>9.1}   {aim}", row.name, row.least_ms, row.median_ms, row.most_ms);
+        let Row { name, least_ms, median_ms, most_ms, n_runs, .. } = row;
+        println!("{name:<48} {least_ms:>9.1} {median_ms:>9.1} {most_ms:>9.1} {n_runs:>5}   {aim}");
     }
     let json = serde_json::json!({
         "bench": bench,
-        "runs": N_RUNS,
         "cores": std::thread::available_parallelism().map_or(1, usize::from),
         "rows": rows.iter().map(Row::json).collect::<Vec<_>>(),
     });
@@ -61,8 +63,9 @@ impl Row {
     pub fn of(name: &str, aim_ms: Option<f64>, mut took: Vec<f64>) -> Self {
         took.sort_by(f64::total_cmp);
         let at = |index: usize| took.get(index).copied().unwrap_or(f64::NAN);
-        let last = took.len().saturating_sub(1);
-        Self { name: name.to_owned(), aim_ms, least_ms: at(0), median_ms: at(took.len() / 2), most_ms: at(last) }
+        let n_runs = took.len();
+        let last = n_runs.saturating_sub(1);
+        Self { name: name.to_owned(), aim_ms, least_ms: at(0), median_ms: at(n_runs / 2), most_ms: at(last), n_runs }
     }
 
     fn json(&self) -> serde_json::Value {
@@ -72,6 +75,7 @@ impl Row {
             "least_ms": self.least_ms,
             "median_ms": self.median_ms,
             "most_ms": self.most_ms,
+            "runs": self.n_runs,
         })
     }
 }

@@ -14,9 +14,11 @@ registry=${CARGO_HOME:-$HOME/.cargo}/registry
 echo strange-host-of-nobody > /proc/sys/kernel/hostname
 mount -t tmpfs -o mode=755 tmpfs "$world"
 deep=$world/a/deeper/place/with-a-longer-name
-mkdir -p "$deep/state" "$deep/cache" "$deep/home" "$world/bin" "$world/out" "$world/rust" "$world/cargo/registry" "$world/from"
+mkdir -p "$deep/state" "$deep/cache" "$deep/home" "$world/bin" "$world/out" "$world/rust" "$world/cargo/registry/cache" "$world/from"
 mount --bind "$sysroot" "$world/rust"
-mount --bind "$registry" "$world/cargo/registry"
+# What was fetched, as the registry packed it; unpacked files may be closed to others, so here they are unpacked anew.
+mount --bind "$registry/cache" "$world/cargo/registry/cache"
+cp -r "$registry/index" "$world/cargo/registry/index"
 mount --bind "$out" "$world/out"
 cp "$df" "$world/bin/df"
 # In another order than they were made in.
@@ -51,7 +53,8 @@ C
 cc -shared -fPIC -O1 -o "$world/bin/clock.so" "$world/clock.c"
 # Not what is bound from outside, but for the directory that takes what was built.
 chown -R "$user:$user" "$world/a" "$world/from"
-chown "$user:$user" "$world/cargo" "$world/out"
+chown "$user:$user" "$world/cargo" "$world/cargo/registry" "$world/out"
+chown -R "$user:$user" "$world/cargo/registry/index"
 cpu=$(taskset -cp $$ | sed 's/.*: *\([0-9]*\).*/\1/')
 umask 077
 cd "$deep"
