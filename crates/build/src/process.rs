@@ -163,8 +163,13 @@ impl Group {
         }
         let mut child = command.spawn()?;
         let (stdout, stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
-        let process = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-        Ok((Self { child, process }, stdout, stderr))
+        match rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+            Ok(process) => Ok((Self { child, process }, stdout, stderr)),
+            Err(errno) => {
+                child.kill().and_then(|()| child.wait()).ok();
+                Err(errno.into())
+            }
+        }
     }
 
     /// Kills every process of the group. The leader is not yet waited for, so the number cannot have gone to another group.

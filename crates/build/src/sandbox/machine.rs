@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use super::who::Who;
+use super::who::{Owners, Who};
 use super::words::Lacking;
 use super::{Mount, Room};
 
@@ -19,13 +19,15 @@ const ETC: [&str; 4] = ["/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.
 #[derive(Debug)]
 pub(super) struct Machine {
     pub who: Who,
+    /// Users and groups besides that own directories on the way to what is mounted; see [`Who::map`].
+    pub owners: Owners,
     /// The version of Landlock.
     pub landlock: u32,
     /// What every room has of the host.
     pub system: Vec<Part>,
     /// What this one has, in the order of the room.
     pub mounts: Vec<Part>,
-    /// The hard limit of open files, of file size, of processes, of the stack.
+    /// How far df itself may raise a limit.
     pub hard: fn(u32) -> u64,
 }
 
@@ -46,7 +48,12 @@ impl Machine {
         }
         let system = SYSTEM.iter().chain(&ETC).filter_map(|path| of_system(Path::new(path))).collect();
         let mounts = room.mounts.iter().map(of_room).collect::<Result<_, _>>()?;
-        Ok(Self { who: Who::here(), landlock, system, mounts, hard: hard_limit })
+        let mut owners = Owners::default();
+        for path in room.mounts.iter().flat_map(paths) {
+            owners.add_above(path);
+        }
+        owners.keep_known();
+        Ok(Self { who: Who::here(), owners, landlock, system, mounts, hard: hard_limit })
     }
 }
 
@@ -80,6 +87,14 @@ fn of_room(mount: &Mount) -> Result<Part, Lacking> {
         Mount::Layered { lower, upper, work, inside } => {
             Ok(Part::Layered { inside: c_path(inside)?, lower: real(lower)?, upper: real(upper)?, work: real(work)? })
         }
+    }
+}
+
+fn paths(mount: &Mount) -> Vec<&Path> {
+    match mount {
+        Mount::ReadOnly { host, .. } | Mount::Writable { host, .. } => vec![host],
+        Mount::Layered { lower, upper, work, .. } => vec![lower, upper, work],
+        Mount::Private { .. } => vec![],
     }
 }
 

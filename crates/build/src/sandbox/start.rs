@@ -62,7 +62,7 @@ pub(crate) fn start(order: &Order<'_>, room: &Room) -> Result<(Inside, Outputs),
 
     // From here on the room is killed when anything fails.
     let inside = Inside { process, report: report.into(), steps, is_over: false };
-    make_users(pid, machine.who).map_err(|error| Failed::Lacking(Lacking::users(&error)))?;
+    make_users(pid, &machine).map_err(|error| Failed::Lacking(Lacking::users(&error)))?;
     // When memory runs out, the build is to go, not df or what else runs here.
     fs::write(format!("/proc/{pid}/oom_score_adj"), "800").ok();
     rustix::io::write(&go, b"g").map_err(|errno| Failed::Start(errno.into()))?;
@@ -232,10 +232,11 @@ const FLAGS: u64 = 0x1000
         | libc::CLONE_NEWNET
         | libc::CLONE_NEWCGROUP) as u64;
 
-fn make_users(pid: i32, who: Who) -> io::Result<()> {
+fn make_users(pid: i32, machine: &Machine) -> io::Result<()> {
+    let who = machine.who;
     if who != Who::Root {
         fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
     }
-    fs::write(format!("/proc/{pid}/uid_map"), who.uids())?;
-    fs::write(format!("/proc/{pid}/gid_map"), who.gids())
+    fs::write(format!("/proc/{pid}/uid_map"), who.uids(&machine.owners))?;
+    fs::write(format!("/proc/{pid}/gid_map"), who.gids(&machine.owners))
 }

@@ -149,6 +149,20 @@ fn what_a_program_writes_belongs_to_who_builds() {
 }
 
 #[test]
+fn root_finds_what_lies_below_the_closed_directory_of_somebody() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let stage = Stage::new();
+    let dir = stage.make("home/w");
+    if is_root() {
+        std::os::unix::fs::chown(stage.dir.path().join("home"), Some(4321), Some(8765)).unwrap();
+    }
+    fs::set_permissions(stage.dir.path().join("home"), fs::Permissions::from_mode(0o700)).unwrap();
+    let stage = stage.with(Mount::Writable { host: dir.clone(), inside: "/df/w".into() });
+    assert_eq!(stage.sh("id -u > /df/w/file").status, Some(0));
+    assert_eq!(fs::read_to_string(dir.join("file")).unwrap(), "1000\n");
+}
+
+#[test]
 fn nothing_of_df_is_held_open() {
     let file = fs::File::open("/proc/self/status").unwrap();
     // SAFETY: a descriptor of our own; the copy lacks CLOEXEC, which is the point. Nothing else here uses the number.
@@ -252,6 +266,37 @@ fn calls_that_reach_out_are_refused() {
     let said =
         Stage::new().sh(&format!(": > /tmp/file\nperl -e 'socket(S, 1, 1, 0) or exit 1' && echo perl works\n{script}true"));
     assert_eq!(said.out, "perl works\n", "{}", said.err);
+}
+
+#[test]
+fn a_compiler_works_and_what_it_made_runs() {
+    let sysroot = std::process::Command::new("rustc").args(["--print", "sysroot"]).output();
+    let Some(sysroot) = sysroot.ok().filter(|output| output.status.success()) else { return };
+    let sysroot = PathBuf::from(String::from_utf8(sysroot.stdout).unwrap().trim_end());
+    let stage = Stage::new();
+    let (target, registry) = (stage.make("target"), stage.make("registry"));
+    let target = if has_overlay(stage.dir.path()) {
+        let (upper, work) = (stage.make("upper"), stage.make("work"));
+        Mount::Layered { lower: target, upper, work, inside: "/df/target".into() }
+    } else {
+        Mount::Writable { host: target, inside: "/df/target".into() }
+    };
+    let stage = stage
+        .with(Mount::ReadOnly { host: sysroot, inside: "/df/toolchain".into() })
+        .with(Mount::Private { inside: "/df/cargo".into() })
+        .with(Mount::ReadOnly { host: registry, inside: "/df/cargo/registry".into() })
+        .with(Mount::Private { inside: "/df/home".into() })
+        .with(Mount::Private { inside: "/df/src".into() })
+        .with(target);
+    let said = stage.sh(
+        "export PATH=/df/toolchain/bin:$PATH HOME=/df/home CARGO_HOME=/df/cargo CARGO_TARGET_DIR=/df/target
+         cd /df/src && cargo init -q --vcs none --name hello && printf '[lib]\\npath = \"lib.rs\"\\n' >> Cargo.toml &&
+         echo 'pub fn word() -> &'\"'\"'static str { env!(\"WORD\") } #[test] fn works() { std::thread::spawn(|| word()).join().unwrap(); }' > lib.rs &&
+         echo 'fn main() { println!(\"cargo::rustc-env=WORD=hello\") }' > build.rs &&
+         echo 'fn main() { println!(\"{}\", hello::word()) }' > src/main.rs &&
+         cargo test -q --offline >&2 && cargo build -q --offline --release && /df/target/release/hello && cc --version >/dev/null && echo cc",
+    );
+    assert_eq!(said.out, "hello\ncc\n", "{}", said.err);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Who a build runs as: outside, and inside of its room.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid};
@@ -10,6 +12,9 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Uid};
 pub(super) const BUILDER: u32 = 1000;
 /// Who that is outside when df is root: nobody's number but one, so that a build shares it with no service.
 pub(super) const OUTSIDE: u32 = 65533;
+
+/// How many other owners a room knows; the kernel reads a map of at most a page.
+const N_OTHERS: usize = 32;
 
 /// Whose rights a room is made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,11 +25,17 @@ pub(super) enum Who {
     User { uid: u32, gid: u32 },
 }
 
+/// Users and groups of the host.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Owners {
+    uids: BTreeSet<u32>,
+    gids: BTreeSet<u32>,
+}
+
 impl Who {
     pub fn here() -> Self {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let map = |name| std::fs::read_to_string(name).unwrap_or_default();
-        Self::of(uid, gid, &map("/proc/self/uid_map"), &map("/proc/self/gid_map"))
+        Self::of(uid, gid, &own_map("uid_map"), &own_map("gid_map"))
     }
 
     /// Decides: a root that has only itself (in a user namespace of one) is an ordinary user.
@@ -33,19 +44,47 @@ impl Who {
     }
 
     /// The lines of `uid_map`.
-    pub fn uids(self) -> String {
+    pub fn uids(self, owners: &Owners) -> String {
         match self {
-            Self::Root => format!("0 0 1\n{BUILDER} {OUTSIDE} 1\n"),
+            Self::Root => Self::map(&owners.uids),
             Self::User { uid, .. } => format!("{BUILDER} {uid} 1\n"),
         }
     }
 
     /// The lines of `gid_map`.
-    pub fn gids(self) -> String {
+    pub fn gids(self, owners: &Owners) -> String {
         match self {
-            Self::Root => format!("0 0 1\n{BUILDER} {OUTSIDE} 1\n"),
+            Self::Root => Self::map(&owners.gids),
             Self::User { gid, .. } => format!("{BUILDER} {gid} 1\n"),
         }
+    }
+
+    /// Root of a room may pass the closed directories only of users that the room has, so those on its way get numbers there too, far from all others.
+    fn map(others: &BTreeSet<u32>) -> String {
+        let mut lines = format!("0 0 1\n{BUILDER} {OUTSIDE} 1\n");
+        for (inside, id) in (100_000..).zip(others.iter().filter(|id| ![0, OUTSIDE].contains(id)).take(N_OTHERS)) {
+            lines.push_str(&format!("{inside} {id} 1\n"));
+        }
+        lines
+    }
+}
+
+impl Owners {
+    /// Adds who owns a place and the directories above it.
+    pub fn add_above(&mut self, path: &Path) {
+        for dir in path.canonicalize().unwrap_or_else(|_| path.into()).ancestors() {
+            if let Ok(metadata) = dir.symlink_metadata() {
+                self.uids.insert(metadata.uid());
+                self.gids.insert(metadata.gid());
+            }
+        }
+    }
+
+    /// Forgets those that df itself has not, in a container of some ids only: the kernel would refuse them.
+    pub fn keep_known(&mut self) {
+        let (uids, gids) = (own_map("uid_map"), own_map("gid_map"));
+        self.uids.retain(|&id| has(&uids, id));
+        self.gids.retain(|&id| has(&gids, id));
     }
 }
 
@@ -84,6 +123,10 @@ fn give_in(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
+fn own_map(name: &str) -> String {
+    std::fs::read_to_string(Path::new("/proc/self").join(name)).unwrap_or_default()
+}
+
 /// Whether a map of ids has this one.
 fn has(map: &str, id: u32) -> bool {
     map.lines().any(|line| {
@@ -106,6 +149,9 @@ mod tests {
         assert_eq!(Who::of(0, 0, "0 1000 1\n", "0 1000 1\n"), Who::User { uid: 0, gid: 0 });
         assert_eq!(Who::of(0, 0, "0 1000 1\n1 100000 65536\n", all), Who::Root);
         assert_eq!(Who::of(7, 8, all, all), Who::User { uid: 7, gid: 8 });
-        assert_eq!(Who::User { uid: 7, gid: 8 }.uids(), "1000 7 1\n");
+        let owners = Owners { uids: [0, 1000, OUTSIDE].into(), gids: [0].into() };
+        assert_eq!(Who::User { uid: 7, gid: 8 }.uids(&owners), "1000 7 1\n");
+        assert_eq!(Who::Root.uids(&owners), "0 0 1\n1000 65533 1\n100000 1000 1\n");
+        assert_eq!(Who::Root.gids(&owners), "0 0 1\n1000 65533 1\n");
     }
 }

@@ -109,11 +109,12 @@ impl Lacking {
                 part: format!("overlayfs in user namespaces ({error})"),
                 mend: "modprobe overlay, or put the cache on ext4, xfs or btrfs".to_owned(),
             },
-            Step::Bind { from, .. } if !refused => {
+            // Mounting itself is tried by earlier steps: here it is the place.
+            Step::Bind { from, .. } => {
                 let shown = escape(from.to_bytes().strip_prefix(b"/.host").unwrap_or(from.to_bytes()));
                 Self { part: format!("{shown} for the room ({error})"), mend: format!("ls -ld {shown}") }
             }
-            Step::Directory { at, .. } | Step::File { at, .. } | Step::Link { at, .. } if !refused => in_root(at, error),
+            Step::Directory { at, .. } | Step::File { at, .. } | Step::Link { at, .. } => in_root(at, error),
             Step::Landlock { .. } => Self::of_landlock(error, seen),
             Step::Filter { .. } => {
                 Self { part: format!("seccomp filters ({error})"), mend: "run a kernel with CONFIG_SECCOMP_FILTER=y".to_owned() }
