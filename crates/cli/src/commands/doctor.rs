@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use df_build::Repository;
-use df_core::spec::BuildTool;
+use df_core::spec::{BuildTool, Sandbox};
 use df_fleet::message::Survey;
 use df_fleet::{Address, Node};
 
@@ -87,6 +87,12 @@ fn here(call: &Call, config: Option<&Config>, top: &Path) -> Vec<Finding> {
         Err(error) => Finding::lacking("program for nodes", chain(&error), "cargo build -p df, or set DF_NODE_PROGRAMS"),
     });
     findings.push(writable("cache", &cache));
+    if config.is_none_or(|config| config.build.sandbox == Sandbox::Strict) {
+        findings.push(match df_build::lacking(&cache) {
+            None => Finding::there("sandbox", "strict builds can be shut in"),
+            Some(lacking) => Finding::lacking("sandbox", lacking.part, &lacking.mend),
+        });
+    }
     let state = call.state(top);
     findings.push(writable("state", &state));
     findings.push(match std::net::TcpListener::bind("127.77.0.1:0") {
