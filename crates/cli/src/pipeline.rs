@@ -17,6 +17,7 @@ use df_cache::store::Store as _;
 use df_core::release::ProgramNeeds;
 use df_core::{ImageId, Recipe, Release, TreePath};
 
+use crate::building::Building;
 use crate::config::{Config, commit_sections_differ};
 use crate::event::Event;
 use crate::exit::Exit;
@@ -52,11 +53,11 @@ pub fn begin(session: &Session, revision: Option<&str>) -> Result<Journey, Failu
             if matches!(error, df_build::ResolveError::NoCommits) { "git add . && git commit" } else { "git log --oneline" };
         Failure::usage("source", &error).next(next)
     })?;
-    let config = config_of(session, &repository, &commit)?;
+    let (config, path) = config_of(session, &repository, &commit)?;
     if revision.is_none() {
         mention_what_is_left_out(session, &repository, &config);
     }
-    let builder = Builder::new(&session.cache_dir(), session.app().clone()).map_err(Failure::from)?;
+    let builder = Builder::new(&session.cache_dir(), session.app().clone()).map_err(Failure::from)?.configured_by(path);
     let recipe = builder.recipe_of(&repository, &commit, &config.build);
     let recipe = recipe.map_err(|error| Failure::here("build", &error).next("df doctor"))?;
     Ok(Journey { commit, config, recipe, repository, builder, begun })
@@ -93,7 +94,6 @@ impl Journey {
                 (release, None)
             }
             None => {
-                output.progress().phase(&format!("building {}", self.commit.id.short()));
                 let why = self.why();
                 (self.build(session, shelf)?, Some(why))
             }
@@ -113,10 +113,10 @@ impl Journey {
 
     /// Returns what changed since the last build of the application here.
     pub fn why(&self) -> Vec<String> {
-        match self.builder.changes(&self.recipe) {
-            None => vec!["it was never built here".into()],
+        match self.builder.why(&self.repository, &self.commit, &self.recipe) {
+            None => vec!["never built here".into()],
             Some(changes) if changes.is_empty() => vec!["its image is not in the cache".into()],
-            Some(changes) => changes.iter().map(ToString::to_string).collect(),
+            Some(changes) => changes,
         }
     }
 
@@ -125,11 +125,9 @@ impl Journey {
     /// # Errors
     /// As [`Journey::release_it`].
     pub fn build(&self, session: &Session, shelf: &Shelf) -> Result<Release, Failure> {
-        let output = session.output().clone();
-        let mut tell = |event: BuildEvent| match event {
-            BuildEvent::Phase(_) | BuildEvent::Compiled { .. } if session.call.globals.verbose == 0 => {}
-            event => output.note(format!("  {event}")),
-        };
+        let label = format!("building {}", self.commit.id.short());
+        let building = Building::begin(session.output(), &label, session.call.globals.verbose > 0);
+        let mut tell = |event: BuildEvent| building.tell(&event);
         let section = &self.config.build;
         let built = self.builder.build(&self.repository, &self.commit, section, &mut tell, session.call.interrupt.flag())?;
         let options = ImportOptions { outside_links: &section.outside_links };
@@ -207,13 +205,14 @@ fn open(session: &Session) -> Result<Repository, Failure> {
     Repository::open(dir).map_err(|error| Failure::usage("source", &error).next("git init"))
 }
 
-/// Reads df.yaml as it is in a commit.
-fn config_of(session: &Session, repository: &Repository, commit: &Commit) -> Result<Config, Failure> {
+/// Reads df.yaml as it is in a commit, and says where it is there.
+fn config_of(session: &Session, repository: &Repository, commit: &Commit) -> Result<(Config, TreePath), Failure> {
     let candidates = candidates(session, repository);
     for path in &candidates {
         if let Some(bytes) = committed(repository, commit, path)? {
             let origin = format!("{} in {}", path.display(), commit.id.short());
-            return Config::parse(&bytes, &origin).map_err(|error| Failure::usage("configuration", &error));
+            let config = Config::parse(&bytes, &origin).map_err(|error| Failure::usage("configuration", &error))?;
+            return Ok((config, tree_path(path)?));
         }
     }
     let name = candidates.first().map_or_else(|| "df.yaml".to_owned(), |path| path.display().to_string());
@@ -222,8 +221,11 @@ fn config_of(session: &Session, repository: &Repository, commit: &Commit) -> Res
 }
 
 fn committed(repository: &Repository, commit: &Commit, path: &Path) -> Result<Option<Vec<u8>>, Failure> {
-    let path = TreePath::new(path.as_os_str().as_bytes()).map_err(|error| Failure::usage("configuration", &error))?;
-    repository.file(commit, &path).map_err(|error| Failure::new(Exit::Usage, "configuration", chain(&error)))
+    repository.file(commit, &tree_path(path)?).map_err(|error| Failure::new(Exit::Usage, "configuration", chain(&error)))
+}
+
+fn tree_path(path: &Path) -> Result<TreePath, Failure> {
+    TreePath::new(path.as_os_str().as_bytes()).map_err(|error| Failure::usage("configuration", &error))
 }
 
 /// Returns where df.yaml may be in the commit, the likeliest first: where the one on disk is; for one that `--config` brought from elsewhere, in the

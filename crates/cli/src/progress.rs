@@ -83,6 +83,14 @@ pub struct Bar {
     color: bool,
 }
 
+/// Work that goes through phases, on a row of its own. Dropped, it goes without a trace.
+#[derive(Debug)]
+pub struct Row {
+    progress: Progress,
+    shown: Option<(MultiProgress, ProgressBar)>,
+    color: bool,
+}
+
 enum Screen {
     Silent,
     Lines(Mutex<Box<dyn Write + Send>>),
@@ -131,6 +139,18 @@ impl Progress {
         };
         row.enable_steady_tick(TICK);
         Bar { shown: Some((multi.clone(), row)), color: *color }
+    }
+
+    /// Shows work that goes through phases, one of which counts: `building 1a2b3c4d`. Where nobody looks at rows, the label and each long phase are a line.
+    pub fn row(&self, label: &str) -> Row {
+        let Screen::Bars { multi, color, .. } = &*self.screen else {
+            self.phase(label);
+            return Row { progress: self.clone(), shown: None, color: false };
+        };
+        self.stop_pulse();
+        let row = multi.add(ProgressBar::new_spinner().with_style(style(PHASE)).with_prefix(escape(label.as_bytes())));
+        row.enable_steady_tick(TICK);
+        Row { progress: self.clone(), shown: Some((multi.clone(), row)), color: *color }
     }
 
     /// Runs what prints, with the bars out of its way.
@@ -221,12 +241,50 @@ impl Drop for Bar {
     }
 }
 
+impl Row {
+    /// Says what is done from now on. Elsewhere than on a terminal only what takes long is worth a line.
+    pub fn phase(&self, words: &str, is_long: bool) {
+        match &self.shown {
+            Some((_, row)) => {
+                row.set_style(style(PHASE));
+                row.set_message(escape(words.as_bytes()));
+            }
+            None if is_long => self.progress.phase(&format!("  {words}")),
+            None => {}
+        }
+    }
+
+    /// Says how many of how many crates are compiled, and which was the last.
+    pub fn count(&self, done: usize, total: usize, name: &str) {
+        let Some((_, row)) = &self.shown else { return };
+        row.set_style(crates_style(self.color));
+        row.set_length(total as u64);
+        row.set_position(done as u64);
+        row.set_message(escape(name.as_bytes()));
+    }
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        if let Some((multi, row)) = self.shown.take() {
+            row.finish_and_clear();
+            multi.remove(&row);
+        }
+    }
+}
+
+const PHASE: &str = "{prefix}  {spinner} {wide_msg}";
 const TICK: Duration = Duration::from_millis(120);
 
 fn bar_style(color: bool) -> ProgressStyle {
     let bar = if color { "{bar:24.green/dim}" } else { "{bar:24}" };
     let template = format!("  {{prefix:{NODE_WIDTH}!}} {bar} {{bytes}} of {{total_bytes}}, {{bytes_per_sec}}, {{eta}} left");
     style(&template).progress_chars("=> ")
+}
+
+fn crates_style(color: bool) -> ProgressStyle {
+    let bar = if color { "{bar:24.green/dim}" } else { "{bar:24}" };
+    style(&format!("{{prefix}}  [{bar}] {{pos}}/{{len}} crates  {{wide_msg}}")).progress_chars("## ")
 }
 
 fn style(template: &str) -> ProgressStyle {
@@ -334,6 +392,32 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(!text.contains('\x1b'), "{text:?}");
+    }
+
+    fn build(mode: Mode) -> String {
+        let paper = Paper::default();
+        let target = ProgressDrawTarget::term_like(Box::new(paper.clone()));
+        let progress = Progress::on(mode, Box::new(paper.clone()), target);
+        let row = progress.row("building 1a2b3c4d");
+        row.phase("writing the source", false);
+        row.phase("compiling", true);
+        for (done, name) in [(36, "serde"), (37, "serde_json\n")] {
+            row.count(done, 154, name);
+        }
+        if matches!(mode, Mode::Bars { .. }) {
+            paper.wait_for("37/154 crates  serde_json\\n");
+        }
+        drop(row);
+        progress.finish();
+        paper.text()
+    }
+
+    #[test]
+    fn a_build_is_a_bar_of_crates_on_a_terminal_and_a_line_per_long_phase_elsewhere() {
+        assert_eq!(build(Mode::Lines), "building 1a2b3c4d\n  compiling\n");
+        assert_eq!(build(Mode::Silent), "");
+        let text = build(Mode::Bars { color: false });
+        assert!(text.contains("building 1a2b3c4d  [#####"), "{text}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod table;
 pub mod units;
+mod why;
 
 use df_core::text::{escape, shorten};
 use df_fleet::message::ProbeOutcome;
@@ -18,10 +19,13 @@ pub fn lines(event: &Event) -> Vec<String> {
         Event::Version { .. } | Event::Result { .. } | Event::Node(_) | Event::Context { .. } | Event::Attempt { .. } => vec![],
         Event::Release { .. } => vec![],
         Event::Built { commit, image, reused, why, seconds: s, .. } => {
-            let how = if *reused { "nothing to compile".to_owned() } else { seconds(*s) };
-            let mut lines = vec![format!("  {} is image {}  {how}", commit.short(), image.short())];
+            if *reused {
+                let text = format!("  {} is image {}  nothing changed: it is in the cache", commit.short(), image.short());
+                return vec![text];
+            }
+            let mut lines = vec![format!("  {} is image {}  {}", commit.short(), image.short(), seconds(*s))];
             if !why.is_empty() {
-                lines.push(format!("  because of: {}", shorten(&escape(why.join(", ").as_bytes()), 200)));
+                lines.push(format!("  why: {}", why::line(why)));
             }
             lines
         }
