@@ -18,6 +18,8 @@ pub(crate) struct Log {
     file: File,
     path: PathBuf,
     len: u64,
+    /// Why lines are missing.
+    lost: Option<io::Error>,
 }
 
 impl Log {
@@ -29,21 +31,26 @@ impl Log {
             _ => {}
         }
         let file = File::options().read(true).write(true).create_new(true).open(path)?;
-        Ok(Self { file, path: path.into(), len: 0 })
+        Ok(Self { file, path: path.into(), len: 0, lost: None })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Adds bytes. A full disk loses lines of the log, not the build.
+    /// Adds bytes. A full disk loses lines of the log, not the build; the last lines say so then.
     pub fn add(&mut self, bytes: &[u8]) {
         let before = self.len;
         self.len = before.saturating_add(bytes.len() as u64);
-        if self.len <= LEN {
-            self.file.write_all(bytes).ok();
+        let written = if self.len <= LEN {
+            self.file.write_all(bytes)
         } else if before <= LEN {
-            self.file.write_all(b"\n[the log is longer than 64 MiB; the rest was dropped]\n").ok();
+            self.file.write_all(b"\n[the log is longer than 64 MiB; the rest was dropped]\n")
+        } else {
+            Ok(())
+        };
+        if let Err(error) = written {
+            self.lost.get_or_insert(error);
         }
     }
 
@@ -59,6 +66,9 @@ impl Log {
         }
         let text = escape_lines(&bytes);
         let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(N_LAST)..].iter().map(|line| shorten(line, df_core::limits::TEXT_LEN)).collect()
+        let lost = self.lost.as_ref().map(|error| format!("[lines of the log are lost: {error}]"));
+        let n_kept = N_LAST - usize::from(lost.is_some());
+        let last = lines[lines.len().saturating_sub(n_kept)..].iter().map(|line| shorten(line, df_core::limits::TEXT_LEN));
+        last.chain(lost).collect()
     }
 }

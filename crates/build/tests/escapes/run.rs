@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use df_build::{BuildError, Builder, Repository};
 use df_core::AppName;
@@ -30,6 +30,8 @@ pub struct Sandboxed {
     /// The command of a `command` build, whose output is `out`; without one a cargo build.
     pub command: Option<String>,
     pub sandbox: Sandbox,
+    /// What root does first, in a mount namespace that is thrown away.
+    pub prepare: &'static str,
 }
 
 /// What such a build gave.
@@ -38,12 +40,15 @@ pub struct Outcome {
     pub output: PathBuf,
     /// The error and all events, as they would be shown.
     pub said: String,
-    pub elapsed: Duration,
 }
 
 impl Sandboxed {
     pub fn cargo() -> Self {
-        Self { user: None, command: None, sandbox: Sandbox::Strict }
+        Self { user: None, command: None, sandbox: Sandbox::Strict, prepare: "" }
+    }
+
+    pub fn command(line: &str) -> Self {
+        Self { command: Some(line.into()), ..Self::cargo() }
     }
 
     /// Builds the repository of a stage.
@@ -56,17 +61,17 @@ impl Sandboxed {
         fs::copy(std::env::current_exe().expect("this program"), &tests).expect("copied");
         fs::set_permissions(&tests, fs::Permissions::from_mode(0o755)).expect("ours");
         // The compiler may lie where only root gets to.
-        let script = "mount --bind \"$SYSROOT\" \"$TOOLCHAIN\" && exec \"$@\"";
-        let mut command = match self.user {
-            None => Command::new(&tests),
-            Some(user) => {
-                let mut command = Command::new("unshare");
-                command.args(["--mount", "--propagation", "private", "/bin/sh", "-c", script, "sh", "setpriv", "--reuid"]);
-                command.arg(user.to_string()).arg("--regid").arg(user.to_string()).args(["--clear-groups", "--"]).arg(&tests);
-                command
+        let bind = if self.user.is_some() { "mount --bind \"$SYSROOT\" \"$TOOLCHAIN\"" } else { "" };
+        let script = format!("set -eu\n{bind}\n{}\nexec \"$@\"", self.prepare);
+        let mut command = if rustix::process::geteuid().is_root() { Command::new("unshare") } else { Command::new(&tests) };
+        if rustix::process::geteuid().is_root() {
+            command.args(["--mount", "--propagation", "private", "/bin/sh", "-c", &script, "sh"]);
+            if let Some(user) = self.user.map(|user| user.to_string()) {
+                command.args(["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", "--"]);
             }
-        };
-        command.args(["--exact", "the_build_that_another_test_asks_for", "--nocapture"]);
+            command.arg(&tests);
+        }
+        command.args(["--exact", "run::the_build_that_another_test_asks_for", "--nocapture"]);
         let mut command = stage.careless(command);
         let bin = if self.user.is_some() { toolchain.join("bin") } else { sysroot().join("bin") };
         command
@@ -76,10 +81,9 @@ impl Sandboxed {
             .env("ESCAPES_STAGE", stage.path(""))
             .env("ESCAPES_SANDBOX", if self.sandbox == Sandbox::Strict { "strict" } else { "off" })
             .envs(self.command.as_ref().map(|command| ("ESCAPES_COMMAND", command)));
-        let started = Instant::now();
         run(command, &stage.path("run.log"));
         let said = fs::read_to_string(stage.path("said")).expect("the other process says what came of it");
-        Outcome { output, said, elapsed: started.elapsed() }
+        Outcome { output, said }
     }
 }
 
@@ -117,6 +121,28 @@ pub fn outside(stage: &Stage) -> BTreeMap<String, String> {
         .env("STAGE", stage.path(""));
     run(command, &stage.path("run.log"));
     said_by(stage, &stage.path("package/target/release/attempts"))
+}
+
+/// Builds the package of a stage with what cargo kept, as everybody does.
+#[track_caller]
+pub fn outside_of_all(stage: &Stage) {
+    cargo(stage, Command::new("cargo"));
+}
+
+/// Builds the package of a stage where /tmp is another directory than outside.
+#[track_caller]
+pub fn in_private_tmp(stage: &Stage) {
+    let mut command = Command::new("unshare");
+    let script = "mount -t tmpfs df /tmp && exec cargo \"$@\"";
+    command.args(["--mount", "--propagation", "private", "/bin/sh", "-c", script, "sh"]);
+    cargo(stage, command);
+}
+
+fn cargo(stage: &Stage, mut command: Command) {
+    command.args(["build", "--release", "--offline", "--locked"]).current_dir(stage.path("package"));
+    let mut command = stage.careless(command);
+    command.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", sysroot().join("bin").display()));
+    run(command, &stage.path("run.log"));
 }
 
 fn write_package(stage: &Stage) {

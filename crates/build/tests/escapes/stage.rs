@@ -16,6 +16,9 @@ use df_testkit::{Repo, Tree};
 /// The descriptor by which a secret is handed to whatever is run, as a careless parent does.
 const CARELESS: i32 = 77;
 
+/// Processes that a user may have, from here on. Root has no such bound, a room does.
+const N_PROCESSES: u64 = 1000;
+
 /// The bytes that a canary file must keep.
 pub const WHOLE: &str = "whole";
 
@@ -78,10 +81,6 @@ impl Stage {
         self.dir.path().join(below)
     }
 
-    pub fn keep(&self) -> PathBuf {
-        self.path("cache/build")
-    }
-
     /// Returns the text that tells the build script where all this is.
     pub fn text(&self) -> String {
         let path = |below: &str| self.path(below).display().to_string();
@@ -132,6 +131,12 @@ impl Stage {
         unsafe {
             command.pre_exec(move || {
                 rustix::process::setsid()?;
+                let hard = rustix::process::getrlimit(rustix::process::Resource::Nproc).maximum;
+                let few = Some(hard.map_or(N_PROCESSES, |hard| hard.min(N_PROCESSES)));
+                rustix::process::setrlimit(
+                    rustix::process::Resource::Nproc,
+                    rustix::process::Rlimit { current: few, maximum: few },
+                )?;
                 if libc::ioctl(terminal, libc::TIOCSCTTY, 0) < 0 || libc::dup2(secret.as_raw_fd(), CARELESS) < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
@@ -214,6 +219,24 @@ impl Stage {
                 let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
                 line.split(|&b| b == 0).any(|argument| argument == wanted.as_bytes())
             })
+            .collect()
+    }
+
+    /// Returns the processes in whose arguments the token is.
+    pub fn mentioned(&self) -> Vec<String> {
+        let pids = fs::read_dir("/proc").expect("a /proc").flatten();
+        let lines = pids
+            .filter_map(|entry| Some(String::from_utf8_lossy(&fs::read(entry.path().join("cmdline")).ok()?).replace('\0', " ")));
+        lines.filter(|line| line.contains(&self.token)).collect()
+    }
+
+    /// Returns what is left of rooms and outputs in the cache directory.
+    pub fn rooms(&self) -> Vec<String> {
+        let entries = |name: &str| fs::read_dir(self.path("cache/build").join(name)).into_iter().flatten().flatten();
+        ["room", "rooms", "output"]
+            .iter()
+            .flat_map(|name| entries(name))
+            .map(|entry| entry.path().display().to_string())
             .collect()
     }
 

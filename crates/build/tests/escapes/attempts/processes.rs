@@ -27,6 +27,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ("terminal-tioclinux", tioclinux),
     ("daemon", daemon),
     ("descriptor-kept", descriptor_kept),
+    ("fork-many", fork_many),
 ];
 
 fn victim(stage: &Stage) -> usize {
@@ -158,6 +159,28 @@ fn daemon(stage: &Stage) -> Outcome {
 fn descriptor_kept(stage: &Stage) -> Outcome {
     let file = OpenOptions::new().create(true).append(true).open(stage.own("kept-open"))?;
     leave(stage, file.into(), "writer")
+}
+
+/// More processes than the user may have; all of them end with this one's children's parent, which is this one.
+fn fork_many(_: &Stage) -> Outcome {
+    const N: usize = 1200;
+    const PDEATHSIG: usize = 1;
+    let mut children = vec![];
+    let outcome = loop {
+        match call(57, [0; 6]) {
+            Ok(0) => {
+                call2(157, PDEATHSIG, 9)?;
+                // Waits for a signal.
+                call(34, [0; 6]).ok();
+                call(231, [0; 6])?;
+            }
+            Ok(_) if children.len() == N => break Ok(format!("{N} processes")),
+            Ok(pid) => children.push(pid),
+            Err(error) => break Err(error),
+        }
+    };
+    children.iter().for_each(|&pid| drop(call2(62, pid, 9)));
+    outcome
 }
 
 /// Goes on writing until it is killed, or for a minute.

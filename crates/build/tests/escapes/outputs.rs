@@ -1,0 +1,120 @@
+//! Outputs that are something else than they seem: the build is refused, or what is taken is what the build made and nothing of the host.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::Command;
+
+use df_testkit::Tree;
+
+use crate::run::Sandboxed;
+use crate::stage::Stage;
+
+fn stage() -> Stage {
+    let stage = Stage::new(Path::new(env!("CARGO_TARGET_TMPDIR")), None);
+    stage.repo.commit(&[("a", "a")], "one");
+    stage
+}
+
+/// Runs a command outside, and copies what it left as `cp` does it. The control: true says that the copy is as bad as it was meant.
+#[track_caller]
+fn outside(stage: &Stage, line: &str, is_bad: fn(&Path) -> bool) {
+    let (dir, copy) = (stage.path("copies/work"), stage.path("copies/out"));
+    fs::create_dir_all(&dir).expect("made");
+    let status = Command::new("/bin/sh").args(["-c", line]).current_dir(&dir).status().expect("a shell");
+    assert!(status.success(), "{line}");
+    let status = Command::new("cp").arg("-a").args([dir.join("out"), copy.clone()]).status().expect("cp");
+    assert!(status.success() && is_bad(&copy), "{line} proves nothing");
+}
+
+#[test]
+fn an_output_of_the_wrong_kind_is_refused() {
+    let check = |line: &str, is_bad: fn(&Path) -> bool, only_root: bool, expected: &str| {
+        let stage = stage();
+        if !only_root || rustix::process::geteuid().is_root() {
+            outside(&stage, line, is_bad);
+        }
+        let outcome = Sandboxed::command(line).build(&stage);
+        assert!(!outcome.output.exists(), "{line} was built");
+        assert!(outcome.said.contains(expected), "{line}: {:?} does not say {expected:?}", outcome.said);
+        assert!(!outcome.said.contains(['\u{1b}', '\u{7}']), "{:?}", outcome.said);
+        assert_eq!(stage.rooms(), Vec::<String>::new(), "{line}");
+    };
+    check("ln -s /etc out", Path::is_symlink, false, "is a symbolic link");
+    check("touch out", Path::is_file, false, "is no directory");
+    let pipe = |out: &Path| fs::metadata(out.join("p")).is_ok_and(|p| p.file_type().is_fifo());
+    check("mkdir out; mkfifo out/p", pipe, false, "a named pipe");
+    let device = |out: &Path| fs::metadata(out.join("d")).is_ok_and(|d| d.file_type().is_char_device());
+    check("set -e; mkdir out; mknod out/d c 1 3", device, true, "Operation not permitted");
+    let mode = |out: &Path| fs::metadata(out.join("s")).is_ok_and(|s| s.permissions().mode() & 0o6000 != 0);
+    check("set -e; mkdir out; cp /bin/true out/s; chmod u+s out/s", mode, false, "Operation not permitted");
+    check("set -e; mkdir out; cp /bin/true out/s; chmod g+s out/s", mode, false, "Operation not permitted");
+    let link =
+        |out: &Path| fs::read(out.join("program")).is_ok_and(|bytes| bytes == fs::read("/usr/bin/env").expect("a program"));
+    check("set -e; mkdir out; cd out; ln /usr/bin/env program || cp -l /usr/bin/env program", link, true, "cross-device");
+    let raw_name =
+        |out: &Path| fs::read_dir(out).expect("listed").flatten().any(|e| e.file_name().as_encoded_bytes().contains(&0x1b));
+    check("mkdir out; mkfifo \"out/$(printf 'p\\033]0;title\\007')\"", raw_name, false, "a named pipe");
+}
+
+#[test]
+fn a_link_in_the_output_stays_a_link() {
+    let stage = stage();
+    let outcome =
+        Sandboxed::command(&format!("mkdir out; ln -s {} out/secret; touch out/a", stage.path("home/.netrc").display()))
+            .build(&stage);
+    if outcome.output.exists() {
+        assert!(outcome.output.join("secret").is_symlink(), "{}", outcome.said);
+    }
+}
+
+#[test]
+fn an_output_that_is_swapped_by_a_daemon_is_never_another_directory() {
+    let stage = stage();
+    let line = "mkdir out; touch out/a; setsid sh -c 'while :; do mv out b; ln -s / out; rm out; mv b out; done' > /dev/null 2>&1 & sleep 0.1";
+    for _ in 0..5 {
+        let outcome = Sandboxed::command(line).build(&stage);
+        let names: Vec<_> = if outcome.output.exists() { Tree::read(&outcome.output).0.into_keys().collect() } else { vec![] };
+        assert!(names.is_empty() || names == [Path::new("a")], "{names:?} {}", outcome.said);
+    }
+}
+
+/// A package whose build script makes `target/release` a link to a directory of the room; at the same place of the host lies a secret of the program's name.
+#[test]
+fn a_program_is_not_taken_through_a_link_out_of_the_room() {
+    let stage = stage();
+    let outside = std::env::temp_dir().join(format!("{}-release", stage.token));
+    let script = format!(
+        "fn main() {{
+            let own = std::env::var(\"OUT_DIR\").unwrap();
+            let release = std::path::Path::new(&own).join(\"../../..\").canonicalize().unwrap();
+            let line = format!(\"set -e; mkdir -p /tmp; cp -a {{0}} {to}; mv {{0}} {{0}}.old; ln -s {to} {{0}}\", release.display());
+            assert!(std::process::Command::new(\"sh\").args([\"-c\", &line]).status().unwrap().success());
+        }}\n",
+        to = outside.display()
+    );
+    let files = [
+        ("Cargo.toml", "[package]\nname = \"attempts\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[workspace]\n"),
+        ("Cargo.lock", "version = 4\n\n[[package]]\nname = \"attempts\"\nversion = \"0.1.0\"\n"),
+        ("build.rs", &script),
+        ("src/main.rs", "fn main() { println!(\"mine\"); }\n"),
+    ];
+    stage.repo.commit(&files, "swap");
+    let secret = || {
+        fs::create_dir_all(&outside).expect("made");
+        fs::write(outside.join("attempts"), &stage.token).expect("written");
+    };
+    if rustix::process::geteuid().is_root() {
+        Tree::of_files(&files).write(&stage.path("package"));
+        crate::run::in_private_tmp(&stage);
+        secret();
+        let taken = fs::read_to_string(stage.path("package/target/release/attempts")).expect("it looks like a program");
+        assert_eq!(taken, stage.token, "the control gives the secret away");
+    }
+    secret();
+    let outcome = Sandboxed::cargo().build(&stage);
+    let program = fs::read(outcome.output.join("bin/attempts")).unwrap_or_default();
+    fs::remove_dir_all(&outside).expect("ours");
+    assert_ne!(program, stage.token.as_bytes());
+    assert!(program.starts_with(b"\x7fELF") || outcome.said.contains("error: "), "{}", outcome.said);
+}
