@@ -35,6 +35,14 @@ mod output;
 
 mod relocate;
 
+pub mod compare;
+
+mod parts;
+
+mod provenance;
+
+mod sbom;
+
 mod elf;
 
 mod needs;
@@ -43,6 +51,8 @@ mod static_program;
 
 mod directory;
 mod environment;
+#[allow(dead_code, reason = "the strict build is being put together")]
+mod fetch;
 mod keep;
 mod lock;
 mod log;
@@ -50,12 +60,16 @@ mod log;
 mod sandbox;
 
 pub use cargo::CargoError;
+pub use compare::{Difference, compare};
 pub use needs::needs;
 pub use output::OutputError;
+pub use parts::{Compiled, Made, Run};
 pub use process::ProcessError;
+pub use provenance::provenance;
 pub use recipe::RecipeError;
 pub use run::{BuildError, BuildEvent, Builder, Built};
 pub use sandbox::{Lacking, lacking};
+pub use sbom::sbom;
 pub use source::{Commit, OpenError, Repository, ResolveError, TreeError};
 pub use static_program::StaticError;
 pub use toolchain::ToolchainError;
