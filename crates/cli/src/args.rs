@@ -234,6 +234,9 @@ pub struct Build {
     /// Build this commit instead of HEAD
     #[arg(long, value_name = "H", value_parser = revision, value_hint = VERSIONS)]
     pub commit_hash: Option<String>,
+    /// Build it again, from nothing and under other conditions, and compare: exit 8 and what differs
+    #[arg(long)]
+    pub check: bool,
     /// Make a symlink to the image's tree here
     #[arg(long, value_name = "LINK", value_hint = ValueHint::AnyPath)]
     pub output: Option<PathBuf>,
@@ -554,6 +557,7 @@ Examples:
 const BUILD_EXAMPLES: &str = "\
 Examples:
   df build
+  df build --check          prove that the commit always gives this image
   df build --commit-hash v1.2.0 --output ./image";
 const CP_EXAMPLES: &str = "\
 Examples:

@@ -2,6 +2,7 @@
 
 mod build;
 mod cache;
+mod check;
 mod checksums;
 mod complete;
 mod cp;

@@ -5,6 +5,7 @@
 //! With `--json` each event is one line on stdout: a JSON object whose `type` is the event's name in snake case. `version` comes first and `result`
 //! last, also when the command fails. Fields may be added; none is renamed or dropped. Times are `2026-01-31T12:00:00Z`, durations are seconds.
 
+use df_build::Difference;
 use df_core::{AppName, CommitId, Digest, ImageId, RecipeKey, ReleaseId, Timestamp};
 use df_fleet::message::ProbeOutcome;
 use serde::Serialize;
@@ -31,6 +32,23 @@ pub enum Event {
         reused: bool,
         why: Vec<String>,
         seconds: f64,
+        /// The file that holds its SLSA provenance.
+        provenance: Option<String>,
+        /// The file that holds its bill of materials.
+        sbom: Option<String>,
+    },
+    /// A commit was built again.
+    Checked {
+        app: AppName,
+        commit: CommitId,
+        image: ImageId,
+        /// The image that it is now.
+        again: ImageId,
+        reproducible: bool,
+        /// The paths that differ.
+        differs: Vec<String>,
+        /// What differs in them.
+        differences: Vec<Difference>,
     },
     /// A node holds an image.
     Copied {

@@ -16,6 +16,7 @@ mod commands;
 mod completions;
 pub mod config;
 mod copying;
+mod documents;
 mod event;
 pub mod exit;
 mod failure;

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use df_build::{BuildEvent, Builder, Commit, Repository};
+use df_build::{BuildEvent, Builder, Built, Commit, Made, Repository, Run};
 use df_cache::import::{self, ImportOptions};
 use df_cache::store::Store as _;
 use df_core::release::ProgramNeeds;
@@ -19,6 +19,7 @@ use df_core::{ImageId, Recipe, Release, TreePath};
 
 use crate::building::Building;
 use crate::config::{Config, commit_sections_differ};
+use crate::documents::{self, Places};
 use crate::event::Event;
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
@@ -98,6 +99,10 @@ impl Journey {
                 (self.build(session, shelf)?, Some(why))
             }
         };
+        let documents = match documents::kept(shelf, &release) {
+            Some(documents) => documents,
+            None => self.document(shelf, &release, None)?,
+        };
         output.step(&Event::Built {
             app: release.app.clone(),
             commit: release.commit.clone(),
@@ -107,7 +112,13 @@ impl Journey {
             reused: why.is_none(),
             why: why.unwrap_or_default(),
             seconds: self.begun.elapsed().as_secs_f64(),
+            provenance: Some(documents.provenance.to_string_lossy().into_owned()),
+            sbom: Some(documents.sbom.to_string_lossy().into_owned()),
         });
+        if session.call.globals.verbose > 0 {
+            output.note(format!("  its provenance is {}", documents.provenance.display()));
+            output.note(format!("  its bill of materials is {}", documents.sbom.display()));
+        }
         Ok(release)
     }
 
@@ -129,6 +140,7 @@ impl Journey {
         let building = Building::begin(session.output(), &label, session.call.globals.verbose > 0);
         let mut tell = |event: BuildEvent| building.tell(&event);
         let section = &self.config.build;
+        let started = now();
         let built = self.builder.build(&self.repository, &self.commit, section, &mut tell, session.call.interrupt.flag())?;
         let options = ImportOptions { outside_links: &section.outside_links };
         let located = import::located(&built.output, options).map_err(|error| Failure::here("import", &error))?;
@@ -136,7 +148,33 @@ impl Journey {
         let release = self.release(session, located.manifest.image(), located.manifest.total_len(), needs);
         let put = shelf.store().put(&release, &located.manifest, &located.files, now());
         put.map_err(|error| Failure::here("cache", &error).next("df cache status"))?;
+        self.document(shelf, &release, Some(Run { started, finished: now() }))?;
         Ok(release)
+    }
+
+    /// Says beside a release how it was built, and what of.
+    fn document(&self, shelf: &Shelf, release: &Release, run: Option<Run>) -> Result<Places, Failure> {
+        let manifest = shelf.store().manifest(release.image);
+        let manifest = manifest.map_err(|error| Failure::here("cache", &error).next("df cache repair"))?;
+        let lock = committed(&self.repository, &self.commit, Path::new("Cargo.lock"))?;
+        let (recipe, version) = (&self.recipe, env!("CARGO_PKG_VERSION"));
+        documents::keep(
+            shelf,
+            &Made { release, manifest: &manifest, recipe, lock: lock.as_deref(), compiled: None, run, version },
+        )
+    }
+
+    /// Builds the commit once more, from nothing and under other conditions; puts nothing anywhere.
+    ///
+    /// # Errors
+    /// The build fails.
+    pub fn build_from_nothing(&self, session: &Session) -> Result<Built, Failure> {
+        let label = format!("building {} again", self.commit.id.short());
+        let building = Building::begin(session.output(), &label, session.call.globals.verbose > 0);
+        let mut tell = |event: BuildEvent| building.tell(&event);
+        let (section, cancel) = (&self.config.build, session.call.interrupt.flag());
+        // PLACEHOLDER
+        Ok(self.builder.build(&self.repository, &self.commit, section, &mut tell, cancel)?)
     }
 
     fn release(&self, session: &Session, image: ImageId, image_len: u64, needs: Vec<ProgramNeeds>) -> Release {

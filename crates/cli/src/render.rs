@@ -4,7 +4,9 @@ pub mod table;
 pub mod units;
 mod why;
 
+use df_build::Difference;
 use df_core::text::{escape, shorten};
+use df_core::{CommitId, ImageId};
 use df_fleet::message::ProbeOutcome;
 
 use crate::event::{Activation, Event, Placed};
@@ -12,6 +14,8 @@ use units::{bytes, seconds};
 
 /// Width of the column that holds a node's name.
 pub(crate) const NODE_WIDTH: usize = 16;
+/// Differences of two builds that are shown.
+const N_DIFFERENCES: usize = 20;
 
 /// Returns the lines for an event; none for one that only scripts want.
 pub fn lines(event: &Event) -> Vec<String> {
@@ -28,6 +32,9 @@ pub fn lines(event: &Event) -> Vec<String> {
                 lines.push(format!("  why: {}", why::line(why)));
             }
             lines
+        }
+        Event::Checked { image, again, reproducible, commit, differs, differences, .. } => {
+            checked(commit, (*image, *again), *reproducible, differs, differences)
         }
         Event::Copied { node, codec: "none", .. } => vec![at(node, "holds it already")],
         Event::Copied { node, codec, base, bytes_sent, image_bytes, seconds: s, .. } => {
@@ -101,6 +108,31 @@ fn error(
     lines.push(format!("df: {place}{}: {}", esc(phase), esc(message)));
     lines.extend(serving.map(|serving| format!("  serves now: {}", esc(serving))));
     lines.extend(next.map(|next| format!("  next: {}", esc(next))));
+    lines
+}
+
+fn checked(
+    commit: &CommitId,
+    (image, again): (ImageId, ImageId),
+    reproducible: bool,
+    differs: &[String],
+    differences: &[Difference],
+) -> Vec<String> {
+    if reproducible {
+        return vec![format!("reproducible: image {} was built twice", image.short())];
+    }
+    let n = match differs.len() {
+        1 => "1 path differs".to_owned(),
+        n => format!("{n} paths differ"),
+    };
+    let (first, second) = (image.short(), again.short());
+    let mut lines = vec![format!("not reproducible: {} was image {first}, and built again is {second}; {n}", commit.short())];
+    // Their text is escaped where they are made.
+    lines.extend(differences.iter().take(N_DIFFERENCES).flat_map(Difference::lines).map(|line| format!("  {line}")));
+    match differences.len().saturating_sub(N_DIFFERENCES) {
+        0 => {}
+        n => lines.push(format!("  and {n} more (df build --check --json lists all)")),
+    }
     lines
 }
 

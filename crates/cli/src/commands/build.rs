@@ -6,6 +6,7 @@ use df_cache::{export, store::Store as _};
 use df_core::ImageId;
 
 use crate::args;
+use crate::commands::check;
 use crate::event::Event;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -13,24 +14,29 @@ use crate::pipeline;
 use crate::session::Session;
 use crate::store::Shelf;
 
-/// Builds a commit and prints its image's id.
+/// Builds a commit and prints its image's id; with `--check` builds it again and compares.
 pub fn run(args: &args::Build, session: &Session) -> Result<Exit, Failure> {
     let shelf = Shelf::open(session)?;
     let journey = pipeline::begin(session, args.commit_hash.as_deref())?;
     if session.is_dry_run() {
-        return plan(session, &shelf, &journey);
+        return plan(session, &shelf, &journey, args.check);
     }
     let release = journey.release_it(session, &shelf)?;
     if let Some(link) = &args.output {
         link_to(session, &shelf, release.image, &session.call.here.join(link))?;
     }
     session.output().table(&[], &[release.image.to_string()]);
-    Ok(Exit::Done)
+    if args.check { check::run(session, &shelf, &journey, &release) } else { Ok(Exit::Done) }
 }
 
-fn plan(session: &Session, shelf: &Shelf, journey: &pipeline::Journey) -> Result<Exit, Failure> {
+fn plan(session: &Session, shelf: &Shelf, journey: &pipeline::Journey, check: bool) -> Result<Exit, Failure> {
     let known = journey.known(session, shelf)?;
     session.output().result(&planned(journey, known.is_some()));
+    if check {
+        let action = format!("build {} again, from nothing, and compare", journey.commit.id.short());
+        let event = Event::Planned { node: None, action, bytes: None, requests: Some(0), reason: String::new(), changes: false };
+        session.output().result(&event);
+    }
     Ok(session.planned(known.is_none()))
 }
 

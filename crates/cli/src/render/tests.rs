@@ -121,3 +121,42 @@ fn scripts_get_the_fields_of_the_contract() {
     assert_eq!(json(&Event::Result { ok: true, exit: 0 }), serde_json::json!({"type": "result", "ok": true, "exit": 0}));
     assert_eq!(json(&Event::Activated(activation(5, "x")))["image"], image("x").to_string());
 }
+
+#[test]
+fn a_build_that_gives_the_same_again_is_said_in_a_line_and_one_that_does_not_with_the_cause() {
+    let checked = |again: &str, differences: Vec<df_build::Difference>| Event::Checked {
+        app: "greeter".parse().expect("a name"),
+        commit: commit(),
+        image: image("x"),
+        again: image(again),
+        reproducible: again == "x",
+        differs: differences.iter().map(|difference| difference.path.clone()).collect(),
+        differences,
+    };
+    check(&checked("x", vec![]), &[&format!("reproducible: image {} was built twice", image("x").short())]);
+    let difference = df_build::Difference {
+        path: "bin/greeter".into(),
+        kind: df_build::compare::DifferenceKind::Bytes { here: 400, there: 400 },
+        sections: vec![df_build::compare::Section { name: ".rodata".into(), here: Some(9), there: Some(9) }],
+        places: vec![df_build::compare::Place {
+            section: Some(".rodata".into()),
+            offset: 16,
+            here: "built at 1763701234".into(),
+            there: "built at 1763701299".into(),
+        }],
+        guess: Some(df_build::compare::Guess::Time),
+    };
+    let (first, second) = (image("x").short(), image("y").short());
+    let words = format!("not reproducible: 3f2a9c1d3f2a was image {first}, and built again is {second}; 1 path differs");
+    let expected = [
+        words.as_str(),
+        "  bin/greeter: differs, 400 bytes (looks like a time)",
+        "    in .rodata",
+        "    .rodata at 0x10",
+        "      here   built at 1763701234",
+        "      there  built at 1763701299",
+    ];
+    check(&checked("y", vec![difference.clone()]), &expected);
+    let many = lines(&checked("y", vec![difference; 25]));
+    assert_eq!(many.last().map(String::as_str), Some("  and 5 more (df build --check --json lists all)"));
+}
