@@ -72,6 +72,23 @@ fn what_a_build_leaves_running_is_dead() {
 }
 
 #[test]
+fn what_a_build_says_is_fit_for_a_terminal() {
+    refused(": TOKEN; printf 'a\\033]0;title\\007b\\n' >&2; exit 3", "title");
+}
+
+#[test]
+fn a_df_that_is_killed_takes_its_room_along_and_the_next_one_clears_up() {
+    let mut stage = stage();
+    stage.settle();
+    let line = format!("setsid sh -c 'sleep 600; : {}' & : {}; touch left; wait", stage.token, stage.token);
+    Sandboxed::command(&line).kill_when(&stage, || stage.mentioned().len() == 2);
+    let gone = df_testkit::wait_until(Duration::from_secs(10), || stage.mentioned().is_empty().then_some(()));
+    assert!(gone.is_some(), "processes are left: {:?}", stage.mentioned());
+    let outcome = build(&mut stage, &Sandboxed::command("mkdir out; touch out/a"));
+    assert!(outcome.output.join("a").is_file(), "{}", outcome.said);
+}
+
+#[test]
 fn a_full_disk_is_said_and_nothing_is_left() {
     if !rustix::process::geteuid().is_root() {
         return; // Only root has a small disk to spare.

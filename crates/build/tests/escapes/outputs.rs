@@ -118,3 +118,50 @@ fn a_program_is_not_taken_through_a_link_out_of_the_room() {
     assert_ne!(program, stage.token.as_bytes());
     assert!(program.starts_with(b"\x7fELF") || outcome.said.contains("error: "), "{}", outcome.said);
 }
+
+/// Writes a line as if cargo had said it, into cargo's own output, until somebody ends it.
+const FORGER: &str = r#"
+fn main() {
+    use std::io::Write;
+    let package = format!("path+file://{}#attempts@0.1.0", std::env::var("CARGO_MANIFEST_DIR").unwrap());
+    let source = format!("{}/src/main.rs", std::env::var("CARGO_MANIFEST_DIR").unwrap());
+    let line = format!("\n{{\"reason\":\"compiler-artifact\",\"package_id\":\"{package}\",\"manifest_path\":\"{source}\",\"target\":{{\"kind\":[\"bin\"],\"crate_types\":[\"bin\"],\"name\":\"attempts\",\"src_path\":\"{source}\",\"edition\":\"2024\",\"doc\":true,\"doctest\":false,\"test\":true}},\"profile\":{{\"opt_level\":\"3\",\"debuginfo\":0,\"debug_assertions\":false,\"overflow_checks\":false,\"test\":false}},\"features\":[],\"filenames\":[\"PLACE\"],\"executable\":\"PLACE\",\"fresh\":false}}\n");
+    let own = std::env::var("OUT_DIR").unwrap();
+    std::fs::write(format!("{own}/line"), line).unwrap();
+    let release = std::path::Path::new(&own).join("../../..").canonicalize().unwrap();
+    std::os::unix::fs::symlink("SECRET", release.join("link")).unwrap();
+    let parent = std::os::unix::process::parent_id();
+    let script = format!("trap '' PIPE; n=0; while [ $n -lt 3000 ]; do cat {own}/line > /proc/{parent}/fd/1 || exit; n=$((n+1)); done");
+    let mut child = std::process::Command::new("setsid");
+    child.args(["sh", "-c", &script]).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    child.spawn().unwrap();
+    std::io::stdout().flush().unwrap();
+}
+"#;
+
+#[test]
+fn a_forged_message_of_cargo_gives_no_file_of_the_host() {
+    let stage = stage();
+    let secret = stage.path("home/.netrc").display().to_string();
+    let places =
+        [secret.clone(), format!("/df/target/release{}{secret}", "/..".repeat(20)), "/df/target/release/link".to_owned()];
+    for (n, place) in places.into_iter().enumerate() {
+        let script = FORGER.replace("PLACE", &place).replace("SECRET", &secret);
+        let files = [
+            ("Cargo.toml", "[package]\nname = \"attempts\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[workspace]\n"),
+            ("Cargo.lock", "version = 4\n\n[[package]]\nname = \"attempts\"\nversion = \"0.1.0\"\n"),
+            ("build.rs", &script),
+            ("src/main.rs", "fn main() { println!(\"mine\"); }\n"),
+        ];
+        stage.repo.commit(&files, "forged");
+        if n == 0 {
+            Tree::of_files(&files).write(&stage.path("package"));
+            let said = crate::run::messages_outside(&stage);
+            assert!(said.contains(&format!("\"executable\":\"{secret}\"")), "the control believes it");
+        }
+        let outcome = Sandboxed::cargo().build(&stage);
+        let program = fs::read(outcome.output.join("bin/attempts")).unwrap_or_default();
+        assert_ne!(program, stage.token.as_bytes(), "{place}");
+        assert!(program.starts_with(b"\x7fELF") || outcome.said.contains("error: "), "{place}: {}", outcome.said);
+    }
+}

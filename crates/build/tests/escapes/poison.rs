@@ -37,7 +37,7 @@ fn main() {
 "#;
 
 /// A package with a vendored one of a registry, whose artifacts are kept between builds.
-fn files(script: &str, main: &str) -> Tree {
+fn files(script: &str, main: &str, word: &str) -> Tree {
     let sum = "0123456789abcdef".repeat(4);
     // The registry by the name that cargo gave it in our own lock file.
     let ours = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.lock")).expect("our own lock file");
@@ -55,10 +55,11 @@ fn files(script: &str, main: &str) -> Tree {
         ("src/main.rs", main),
         ("vendor/word/Cargo.toml", "[package]\nname = \"word\"\nversion = \"0.1.0\"\nedition = \"2024\"\n"),
         ("vendor/word/.cargo-checksum.json", &format!("{{\"files\":{{}},\"package\":\"{sum}\"}}")),
-        ("vendor/word/src/lib.rs", &format!("#[inline(never)]\npub fn word() -> String {{ String::from(\"{GOOD}\") }}\n")),
+        ("vendor/word/src/lib.rs", &format!("#[inline(never)]\npub fn word() -> String {{ String::from(\"{word}\") }}\n")),
     ])
 }
 
+const HARMLESS: &str = "fn main() { println!(\"cargo::rerun-if-changed=build.rs\"); }\n";
 const FIRST: &str = "fn main() { println!(\"{} {}\", env!(\"POISONED\"), word::word()); }\n";
 const SECOND: &str = "fn main() { println!(\"{}\", word::word()); }\n";
 
@@ -70,7 +71,7 @@ fn said(program: &Path) -> String {
 #[test]
 fn a_poisoned_dependency_is_not_there_in_the_next_build() {
     let stage = Stage::new(Path::new(env!("CARGO_TARGET_TMPDIR")), None);
-    let (evil, harmless) = (files(SCRIPT, FIRST), files("fn main() {}", SECOND));
+    let (evil, harmless) = (files(SCRIPT, FIRST, GOOD), files(HARMLESS, SECOND, GOOD));
     let program = stage.path("package/target/release/attempts");
     evil.write(&stage.path("package"));
     crate::run::outside_of_all(&stage);
@@ -87,5 +88,26 @@ fn a_poisoned_dependency_is_not_there_in_the_next_build() {
         if message != "two" {
             assert_eq!(said(&built), GOOD, "{message}");
         }
+    }
+}
+
+/// A commit may bring a package by the name and checksum of one that others use, with other content.
+#[test]
+fn a_vendored_package_with_a_false_checksum_is_not_taken_for_the_true_one() {
+    let stage = Stage::new(Path::new(env!("CARGO_TARGET_TMPDIR")), None);
+    let (evil, good) = (files(HARMLESS, SECOND, "EVIL"), files(HARMLESS, SECOND, GOOD));
+    let program = stage.path("package/target/release/attempts");
+    evil.write(&stage.path("package"));
+    crate::run::outside_of_all(&stage);
+    good.write(&stage.path("package"));
+    crate::run::outside_of_all(&stage);
+    assert_eq!(said(&program), "EVIL", "the control is fooled");
+
+    let built = stage.path("output/bin/attempts");
+    for (tree, expected) in [(&evil, "EVIL"), (&good, GOOD), (&evil, "EVIL")] {
+        stage.repo.commit_over(tree, expected);
+        let outcome = Sandboxed::cargo().build(&stage);
+        assert!(built.is_file(), "{expected}: {}", outcome.said);
+        assert_eq!(said(&built), expected);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -56,6 +56,24 @@ impl Sandboxed {
     pub fn build(&self, stage: &Stage) -> Outcome {
         let output = stage.path("output");
         fs::remove_dir_all(&output).ok();
+        fs::remove_file(stage.path("said")).ok();
+        run(self.df(stage), &stage.path("run.log"));
+        let said = fs::read_to_string(stage.path("said")).expect("the other process says what came of it");
+        Outcome { output, said }
+    }
+
+    /// Begins to build, and kills df, and nothing but df, as soon as something is so.
+    #[track_caller]
+    pub fn kill_when(&self, stage: &Stage, is_so: impl Fn() -> bool) {
+        let mut child = self.df(stage).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+        let so = df_testkit::wait_until(DEADLINE, || is_so().then_some(()));
+        child.kill().expect("it runs");
+        child.wait().expect("a child");
+        assert!(so.is_some(), "it never began");
+    }
+
+    /// Returns what builds in a process of its own: this program again, by another test.
+    fn df(&self, stage: &Stage) -> Command {
         let toolchain = stage.path("toolchain");
         let tests = stage.path("tests");
         fs::copy(std::env::current_exe().expect("this program"), &tests).expect("copied");
@@ -81,9 +99,7 @@ impl Sandboxed {
             .env("ESCAPES_STAGE", stage.path(""))
             .env("ESCAPES_SANDBOX", if self.sandbox == Sandbox::Strict { "strict" } else { "off" })
             .envs(self.command.as_ref().map(|command| ("ESCAPES_COMMAND", command)));
-        run(command, &stage.path("run.log"));
-        let said = fs::read_to_string(stage.path("said")).expect("the other process says what came of it");
-        Outcome { output, said }
+        command
     }
 }
 
@@ -126,7 +142,14 @@ pub fn outside(stage: &Stage) -> BTreeMap<String, String> {
 /// Builds the package of a stage with what cargo kept, as everybody does.
 #[track_caller]
 pub fn outside_of_all(stage: &Stage) {
-    cargo(stage, Command::new("cargo"));
+    cargo(stage, Command::new("cargo"), &[]);
+}
+
+/// Builds the package of a stage outside and returns all that came out of cargo.
+#[track_caller]
+pub fn messages_outside(stage: &Stage) -> String {
+    cargo(stage, Command::new("cargo"), &["--message-format=json"]);
+    fs::read_to_string(stage.path("run.log")).expect("what it said")
 }
 
 /// Builds the package of a stage where /tmp is another directory than outside.
@@ -135,11 +158,11 @@ pub fn in_private_tmp(stage: &Stage) {
     let mut command = Command::new("unshare");
     let script = "mount -t tmpfs df /tmp && exec cargo \"$@\"";
     command.args(["--mount", "--propagation", "private", "/bin/sh", "-c", script, "sh"]);
-    cargo(stage, command);
+    cargo(stage, command, &[]);
 }
 
-fn cargo(stage: &Stage, mut command: Command) {
-    command.args(["build", "--release", "--offline", "--locked"]).current_dir(stage.path("package"));
+fn cargo(stage: &Stage, mut command: Command, more: &[&str]) {
+    command.args(["build", "--release", "--offline", "--locked"]).args(more).current_dir(stage.path("package"));
     let mut command = stage.careless(command);
     command.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", sysroot().join("bin").display()));
     run(command, &stage.path("run.log"));

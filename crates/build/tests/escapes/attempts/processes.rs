@@ -163,7 +163,7 @@ fn descriptor_kept(stage: &Stage) -> Outcome {
 
 /// More processes than the user may have; all of them end with this one's children's parent, which is this one.
 fn fork_many(_: &Stage) -> Outcome {
-    const N: usize = 1200;
+    const N: usize = 4500;
     const PDEATHSIG: usize = 1;
     let mut children = vec![];
     let outcome = loop {
