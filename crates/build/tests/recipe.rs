@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
-use df_build::{Builder, Built, Repository};
+use df_build::{BuildEvent, Builder, Built, Repository};
 use df_core::name::PathText;
 use df_core::spec::{BuildSection, BuildTool, Relocatable, Sandbox};
 use df_core::{AppName, Recipe, TreePath};
 use df_testkit::Repo;
+use df_testkit::repo::RawEntry;
 
 struct Place {
     dir: tempfile::TempDir,
@@ -43,6 +46,17 @@ impl Place {
         let commit = repository.resolve("HEAD").expect("a commit");
         let built = self.builder().build(&repository, &commit, section, &mut |_| {}, &AtomicBool::new(false));
         built.unwrap_or_else(|error| panic!("the build failed: {error}"))
+    }
+
+    fn refusal(&self, section: &BuildSection) -> String {
+        let repository = Repository::open(self.repo.dir()).expect("a repository");
+        let commit = repository.resolve("HEAD").expect("a commit");
+        let mut events = vec![];
+        let refused =
+            self.builder().build(&repository, &commit, section, &mut |event| events.push(event), &AtomicBool::new(false));
+        let ran = events.iter().any(|event| matches!(event, BuildEvent::Phase(_)));
+        assert!(!ran, "{events:?}");
+        refused.expect_err("the build is refused").to_string()
     }
 
     fn why(&self, section: &BuildSection) -> Option<Vec<String>> {
@@ -127,6 +141,101 @@ fn commits_of_equal_trees_have_one_recipe() {
     assert_ne!(place.recipe(&command(LIST)).key(), first.key());
     place.repo.commit(&[("a", "1")], "a revert, by another commit with another message");
     assert_eq!(place.recipe(&command(LIST)).key(), first.key());
+}
+
+/// Makes another commit of HEAD's tree: no parent, another person, another time, another encoding.
+fn commit_again(repo: &Repo) -> String {
+    let output = Command::new("git")
+        .args(["-c", "i18n.commitEncoding=latin1", "commit-tree", "-m", "another", "HEAD^{tree}"])
+        .current_dir(repo.dir())
+        .envs(["AUTHOR", "COMMITTER"].iter().flat_map(|who| {
+            ["NAME", "EMAIL", "DATE"]
+                .iter()
+                .zip(["Other", "o@example.org", "2001-02-03T04:05:06 +0700"])
+                .map(move |(what, value)| (format!("GIT_{who}_{what}"), value))
+        }))
+        .output()
+        .expect("git runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("an id").trim().to_owned()
+}
+
+#[test]
+fn who_committed_when_and_why_does_not_count() {
+    let place = place(&[("a", "1"), ("b/c", "2")]);
+    let repository = Repository::open(place.repo.dir()).expect("a repository");
+    let recipe = |revision: &str| {
+        let commit = repository.resolve(revision).expect("a commit");
+        place.builder().recipe_of(&repository, &commit, &command(LIST)).expect("a recipe")
+    };
+    let other = commit_again(&place.repo);
+    assert_ne!(repository.resolve(&other).expect("a commit").id, repository.resolve("HEAD").expect("a commit").id);
+    assert_eq!(recipe(&other).key(), recipe("HEAD").key());
+}
+
+#[test]
+fn what_a_repository_is_told_to_run_or_to_replace_changes_no_build() {
+    let place = place(&[
+        ("a", "true"),
+        ("b", "two"),
+        (".gitattributes", "* filter=evil ident text eol=crlf working-tree-encoding=UTF-16\n"),
+    ]);
+    let expected = place.recipe(&command("mkdir out; cp a b out"));
+    let (git, canary) = (place.repo.dir().join(".git"), place.dir.path().join("canary"));
+    let run = format!("touch {}", canary.display());
+    let included = git.join("more");
+    fs::write(&included, format!("[filter \"evil\"]\n\tprocess = {run}\n\tsmudge = {run}\n\trequired = true\n"))
+        .expect("written");
+    let config = format!(
+        "\n[include]\n\tpath = {}\n[core]\n\tfsmonitor = {run}\n\tautocrlf = true\n\tgitProxy = {run}\n\taskPass = {run}\n\
+         [gpg]\n\tprogram = {run}\n[credential]\n\thelper = !{run}\n[uploadpack]\n\tpackObjectsHook = {run}\n\
+         [url \"ext::{run}\"]\n\tinsteadOf = https://\n[remote \"origin\"]\n\turl = ext::{run}\n\tpromisor = true\n",
+        included.display()
+    );
+    let before = fs::read_to_string(git.join("config")).expect("a config");
+    fs::write(git.join("config"), before + &config).expect("written");
+    fs::create_dir_all(git.join("hooks")).expect("a directory");
+    for hook in ["post-checkout", "post-commit", "pre-auto-gc", "post-index-change", "reference-transaction"] {
+        fs::write(git.join("hooks").join(hook), format!("#!/bin/sh\n{run}\n")).expect("written");
+        fs::set_permissions(git.join("hooks").join(hook), fs::Permissions::from_mode(0o755)).expect("a mode");
+    }
+    // Each object of the commit is replaced by another one.
+    let (good, lie) = (place.repo.blob(b"true"), place.repo.blob(b"a lie"));
+    fs::create_dir_all(git.join("refs/replace")).expect("a directory");
+    fs::write(git.join("refs/replace").join(good), format!("{lie}\n")).expect("written");
+    fs::create_dir_all(git.join("info")).expect("a directory");
+    fs::write(git.join("info/attributes"), "* filter=evil export-ignore\n").expect("written");
+
+    assert_eq!(place.recipe(&command("mkdir out; cp a b out")).key(), expected.key());
+    let built = place.build(&command("mkdir out; cp a b out"));
+    let text = |name: &str| fs::read_to_string(built.output.join(name)).expect("built");
+    assert_eq!((text("a"), text("b")), ("true".to_owned(), "two".to_owned()));
+    assert!(!canary.exists(), "something ran");
+}
+
+#[test]
+fn a_commit_that_does_not_hold_all_of_itself_is_refused_before_anything_runs() {
+    let place = place(&[("a", "1")]);
+    let head = place.repo.head_commit().expect("a commit");
+    let modules = place.repo.blob(b"[submodule \"x\"]\n\tpath = x\n\turl = ext::touch /nowhere\n");
+    let blob = place.repo.blob(b"1");
+    place
+        .repo
+        .commit_raw(&place.repo.raw_tree(&[entry("100644", b".gitmodules", &modules), entry("160000", b"x", &head)]), "module");
+    assert_eq!(place.refusal(&command(LIST)), "x is a submodule; df builds only what the commit itself holds");
+    place.repo.commit_raw(&place.repo.raw_tree(&[entry("100644", b".Git", &blob)]), "git");
+    let expected = "the commit holds .Git, which git or another file system would take for .git";
+    assert_eq!(place.refusal(&command(LIST)), expected);
+    for target in ["/etc/passwd", "../../../etc/passwd", "a/../../x"] {
+        let target = place.repo.blob(target.as_bytes());
+        place.repo.commit_raw(&place.repo.raw_tree(&[entry("120000", b"out", &target)]), "link");
+        let refusal = place.refusal(&command(LIST));
+        assert!(refusal.starts_with("the link out leaves the source"), "{refusal}");
+    }
+}
+
+fn entry<'a>(mode: &'a str, name: &'a [u8], oid: &'a str) -> RawEntry<'a> {
+    RawEntry { mode, name, oid }
 }
 
 fn lock(own: &str, serde: &str) -> String {

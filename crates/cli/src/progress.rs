@@ -273,7 +273,7 @@ impl Drop for Row {
     }
 }
 
-const PHASE: &str = "{prefix}  {spinner} {wide_msg}";
+const PHASE: &str = "{prefix}  {msg} {spinner} {elapsed}";
 const TICK: Duration = Duration::from_millis(120);
 
 fn bar_style(color: bool) -> ProgressStyle {
@@ -284,7 +284,7 @@ fn bar_style(color: bool) -> ProgressStyle {
 
 fn crates_style(color: bool) -> ProgressStyle {
     let bar = if color { "{bar:24.green/dim}" } else { "{bar:24}" };
-    style(&format!("{{prefix}}  [{bar}] {{pos}}/{{len}} crates  {{wide_msg}}")).progress_chars("## ")
+    style(&format!("{{prefix}}  [{bar}] {{pos}}/{{len}} crates  {{msg}}  {{elapsed}}")).progress_chars("## ")
 }
 
 fn style(template: &str) -> ProgressStyle {
