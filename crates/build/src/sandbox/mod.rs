@@ -10,7 +10,10 @@
 //! - df's own end, however it comes, is the end of the room.
 //! - The room holds no descriptor of df but the pipes of its output.
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 mod filter;
 mod machine;
@@ -26,7 +29,6 @@ mod tests;
 
 pub(crate) use remove::remove;
 pub(crate) use start::{Failed, Inside, start};
-#[allow(unused_imports, reason = "the strict build is being put together")]
 pub(crate) use who::give;
 pub use words::Lacking;
 
@@ -61,10 +63,10 @@ pub fn lacking(dir: &Path) -> Option<Lacking> {
     start::tried(dir).err()
 }
 
-/// Whether directories can be layered below `dir`; tried once per process, by doing so.
+/// Whether directories can be layered below `dir`; tried once per process and file system, by doing so.
 pub(crate) fn has_overlay(dir: &Path) -> bool {
-    static TRIED: std::sync::Mutex<std::collections::BTreeMap<PathBuf, bool>> =
-        std::sync::Mutex::new(std::collections::BTreeMap::new());
-    let mut tried = TRIED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    *tried.entry(dir.into()).or_insert_with(|| start::layered(dir).unwrap_or(false))
+    static TRIED: Mutex<BTreeMap<u64, bool>> = Mutex::new(BTreeMap::new());
+    let Ok(metadata) = dir.metadata() else { return false };
+    let mut tried = TRIED.lock().unwrap_or_else(PoisonError::into_inner);
+    *tried.entry(metadata.dev()).or_insert_with(|| start::layered(dir).unwrap_or(false))
 }

@@ -284,7 +284,7 @@ const STACK: u32 = libc::RLIMIT_STACK as u32;
 const LIMITS: [(u32, u64); 7] = [
     (libc::RLIMIT_CORE as u32, 0),
     (libc::RLIMIT_NOFILE as u32, 65_536),
-    (libc::RLIMIT_NPROC as u32, 8192),
+    (libc::RLIMIT_NPROC as u32, 4096),
     (libc::RLIMIT_FSIZE as u32, 64 << 30),
     (STACK, libc::RLIM_INFINITY),
     (libc::RLIMIT_MEMLOCK as u32, 8 << 20),
