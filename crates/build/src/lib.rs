@@ -37,6 +37,8 @@ mod relocate;
 
 pub mod compare;
 
+mod licences;
+
 mod parts;
 
 mod provenance;
@@ -61,6 +63,7 @@ mod sandbox;
 
 pub use cargo::CargoError;
 pub use compare::{Difference, compare};
+pub use licences::{Licences, licences};
 pub use needs::needs;
 pub use output::OutputError;
 pub use parts::{Compiled, Made, Run};

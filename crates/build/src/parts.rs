@@ -1,12 +1,13 @@
 //! What a release was built of: the packages of its lock file that the package that was built needs, each with a name that others understand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use df_core::spec::{BuildTool, CargoBuild};
 use df_core::{Manifest, Recipe, Release, Timestamp};
 
 use crate::fetch::{Lock, LockedPackage, LockedSource};
+use crate::licences::Licences;
 
 /// A release, and all that is known of how it came about. [`crate::provenance`] and [`crate::sbom`] say it to others.
 #[derive(Debug, Clone, Copy)]
@@ -21,14 +22,16 @@ pub struct Made<'a> {
     pub lock: Option<&'a [u8]>,
     /// The packages that were compiled, when that is known.
     pub compiled: Option<&'a Compiled>,
+    /// What is known of their licences.
+    pub licences: &'a Licences,
     /// When it was built; nothing for a release whose image was there already.
     pub run: Option<Run>,
     /// The version of df.
     pub version: &'a str,
 }
 
-/// Packages that were compiled, by name and version, each with its licence when it says one.
-pub type Compiled = BTreeMap<(String, String), Option<String>>;
+/// Packages that were compiled, by name and version.
+pub type Compiled = BTreeSet<(String, String)>;
 
 /// One run of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,14 +92,13 @@ impl Parts {
         let BuildTool::Cargo(wanted) = &made.recipe.build.tool else { return Self::default() };
         let Some(bytes) = made.lock else { return Self::default() };
         match Lock::parse(bytes) {
-            Ok(lock) => Self::of_lock(&lock, wanted, made.compiled),
+            Ok(lock) => Self::of_lock(&lock, wanted, made),
             Err(_) => Self { scope: Scope::Unknown, ..Self::default() },
         }
     }
 
-    fn of_lock(lock: &Lock, wanted: &CargoBuild, compiled: Option<&Compiled>) -> Self {
-        let licence = |package: &LockedPackage| compiled?.get(&key(package)).cloned();
-        let counts = |i: &usize| compiled.is_none() || licence(&lock.packages[*i]).is_some();
+    fn of_lock(lock: &Lock, wanted: &CargoBuild, made: &Made<'_>) -> Self {
+        let counts = |i: &usize| made.compiled.is_none_or(|compiled| compiled.contains(&key(&lock.packages[*i])));
         let roots = roots(&lock.packages, wanted);
         let reached: Vec<usize> = reached(&lock.packages, &roots).into_iter().filter(counts).collect();
         let set: BTreeSet<usize> = reached.iter().copied().collect();
@@ -116,7 +118,7 @@ impl Parts {
                     _ => None,
                 },
                 is_local: package.source.is_none(),
-                licence: licence(package).flatten(),
+                licence: made.licences.get(&key(package)).cloned(),
                 needs,
             }
         };
@@ -124,7 +126,7 @@ impl Parts {
         packages.sort_by(|a, b| a.purl.cmp(&b.purl));
         // Two sources that differ only in what is no business of others.
         packages.dedup_by(|b, a| a.purl == b.purl);
-        let scope = if compiled.is_some() { Scope::Compiled } else { Scope::Locked };
+        let scope = if made.compiled.is_some() { Scope::Compiled } else { Scope::Locked };
         let roots = roots.iter().filter(|i| set.contains(i)).map(|&i| purl(&lock.packages[i])).collect();
         Self { packages, roots, scope }
     }
@@ -201,6 +203,8 @@ pub(crate) fn encoded(text: &str) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use std::collections::BTreeMap;
+
     use df_core::spec::{BuildSection, Relocatable, Sandbox};
     use df_core::{Digest, Entry, ImageId, Kind};
 
@@ -253,6 +257,7 @@ checksum = "38d3b2b1366ec20994f1fd18c3c594f05c5dd4bc44d8bb0c1c632c8d6829481f"
         pub manifest: Manifest,
         pub recipe: Recipe,
         pub compiled: Compiled,
+        pub licences: Licences,
     }
 
     impl Example {
@@ -312,7 +317,8 @@ checksum = "38d3b2b1366ec20994f1fd18c3c594f05c5dd4bc44d8bb0c1c632c8d6829481f"
                 ("patched", "2.0.0+build.5", Some("see the file")),
             ]
             .map(|(name, version, licence)| ((name.to_owned(), version.to_owned()), licence.map(str::to_owned)));
-            Self { release, manifest, recipe, compiled: compiled.into() }
+            let licences = compiled.iter().filter_map(|(key, licence)| Some((key.clone(), licence.clone()?))).collect();
+            Self { release, manifest, recipe, compiled: compiled.into_iter().map(|(key, _)| key).collect(), licences }
         }
 
         pub fn made(&self) -> Made<'_> {
@@ -322,6 +328,7 @@ checksum = "38d3b2b1366ec20994f1fd18c3c594f05c5dd4bc44d8bb0c1c632c8d6829481f"
                 recipe: &self.recipe,
                 lock: Some(LOCK.as_bytes()),
                 compiled: Some(&self.compiled),
+                licences: &self.licences,
                 run: Some(Run { started: Timestamp(1_763_701_300), finished: Timestamp(1_763_701_360) }),
                 version: "0.1.0",
             }

@@ -101,7 +101,7 @@ impl Journey {
         };
         let documents = match documents::kept(shelf, &release) {
             Some(documents) => documents,
-            None => self.document(shelf, &release, None)?,
+            None => self.document(session, shelf, &release, None)?,
         };
         output.step(&Event::Built {
             app: release.app.clone(),
@@ -148,19 +148,29 @@ impl Journey {
         let release = self.release(session, located.manifest.image(), located.manifest.total_len(), needs);
         let put = shelf.store().put(&release, &located.manifest, &located.files, now());
         put.map_err(|error| Failure::here("cache", &error).next("df cache status"))?;
-        self.document(shelf, &release, Some(Run { started, finished: now() }))?;
+        self.document(session, shelf, &release, Some(Run { started, finished: now() }))?;
         Ok(release)
     }
 
     /// Says beside a release how it was built, and what of.
-    fn document(&self, shelf: &Shelf, release: &Release, run: Option<Run>) -> Result<Places, Failure> {
+    fn document(&self, session: &Session, shelf: &Shelf, release: &Release, run: Option<Run>) -> Result<Places, Failure> {
         let manifest = shelf.store().manifest(release.image);
         let manifest = manifest.map_err(|error| Failure::here("cache", &error).next("df cache repair"))?;
         let lock = committed(&self.repository, &self.commit, Path::new("Cargo.lock"))?;
+        let licences = lock.as_deref().map(|lock| df_build::licences(&session.cache_dir(), lock)).unwrap_or_default();
         let (recipe, version) = (&self.recipe, env!("CARGO_PKG_VERSION"));
         documents::keep(
             shelf,
-            &Made { release, manifest: &manifest, recipe, lock: lock.as_deref(), compiled: None, run, version },
+            &Made {
+                release,
+                manifest: &manifest,
+                recipe,
+                lock: lock.as_deref(),
+                compiled: None,
+                licences: &licences,
+                run,
+                version,
+            },
         )
     }
 
