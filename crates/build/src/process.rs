@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::log::Log;
-use crate::sandbox::{self, Failed, Inside, Lacking, Room};
+use crate::sandbox::{self, Failed, Inside, Lacking, Room, Space};
 
 /// How often the wish to cancel is looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -39,6 +39,9 @@ pub enum ProcessError {
     Cancelled,
     #[error("{program} said more than {LOUD_LEN} bytes")]
     TooLoud { program: String },
+    /// A build may fill no disk: others write there too.
+    #[error("stopped, for the disk below {} is nearly full", path.display())]
+    Full { path: PathBuf },
     /// A strict build is not possible here; nothing ran.
     #[error("this machine lacks {}", lacking.part)]
     Room { lacking: Lacking },
@@ -73,21 +76,22 @@ pub(crate) fn run(
             (Running::Group(group), listen(stdout, stderr))
         }
     };
-    let ended = take_down(&running, &receiver, log, cancel, out);
-    if matches!(ended, Heard::TooMuch) || cancel.load(Ordering::Relaxed) {
+    let mut watch = Watch { cancel, space: order.room.map(Space::of), looked: Instant::now() };
+    let mut stop = take_down(&running, &receiver, &mut watch, log, out);
+    // Only a program that closed both its pipes and goes on is waited for here.
+    while stop.is_none() && !running.has_ended(TICK) {
+        stop = watch.stop();
+    }
+    if stop.is_some() {
         running.kill();
     }
-    // Only a program that closed both its pipes and goes on is waited for here.
-    while !running.has_ended(TICK) {
-        if cancel.load(Ordering::Relaxed) {
-            running.kill();
-        }
-    }
     let status = running.wait(order)?;
-    match ended {
-        Heard::TooMuch => Err(ProcessError::TooLoud { program: shown(order) }),
-        Heard::All if cancel.load(Ordering::Relaxed) => Err(ProcessError::Cancelled),
-        Heard::All => Ok(status),
+    match stop {
+        None if cancel.load(Ordering::Relaxed) => Err(ProcessError::Cancelled),
+        None => Ok(status),
+        Some(Stop::Cancelled) => Err(ProcessError::Cancelled),
+        Some(Stop::TooLoud) => Err(ProcessError::TooLoud { program: shown(order) }),
+        Some(Stop::Full(path)) => Err(ProcessError::Full { path }),
     }
 }
 
@@ -111,9 +115,32 @@ struct Group {
     process: OwnedFd,
 }
 
-enum Heard {
-    All,
-    TooMuch,
+/// Why a program is not left to go on.
+enum Stop {
+    Cancelled,
+    TooLoud,
+    Full(PathBuf),
+}
+
+/// Looks for reasons to stop a program.
+struct Watch<'a> {
+    cancel: &'a AtomicBool,
+    space: Option<Space>,
+    looked: Instant,
+}
+
+impl Watch<'_> {
+    fn stop(&mut self) -> Option<Stop> {
+        if self.cancel.load(Ordering::Relaxed) {
+            return Some(Stop::Cancelled);
+        }
+        // A program that says much brings us here far more often than disks fill.
+        if self.looked.elapsed() < TICK {
+            return None;
+        }
+        self.looked = Instant::now();
+        self.space.as_ref().and_then(Space::full).map(|path| Stop::Full(path.into()))
+    }
 }
 
 impl Running {
@@ -198,31 +225,33 @@ fn read_all(mut pipe: impl Read + Send + 'static, is_stderr: bool, sender: mpsc:
     });
 }
 
-/// Takes down what a program says until it says no more, has ended and been killed, or is to be cancelled.
+/// Takes down what a program says, until it says no more, has ended and been killed, or is to be stopped.
 fn take_down(
     running: &Running,
     receiver: &mpsc::Receiver<Chunk>,
+    watch: &mut Watch<'_>,
     log: &mut Log,
-    cancel: &AtomicBool,
     out: &mut dyn FnMut(&[u8], &mut Log),
-) -> Heard {
+) -> Option<Stop> {
     let mut ended: Option<Instant> = None;
     let mut len = 0_u64;
-    while !cancel.load(Ordering::Relaxed) {
-        let (is_stderr, bytes) = match receiver.recv_timeout(TICK) {
-            Ok(chunk) => chunk,
-            Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) => (true, vec![]),
-        };
-        len += bytes.len() as u64;
-        if is_stderr {
-            log.add(&bytes)
-        } else {
-            out(&bytes, log)
+    loop {
+        match receiver.recv_timeout(TICK) {
+            Ok((is_stderr, bytes)) => {
+                len += bytes.len() as u64;
+                if is_stderr { log.add(&bytes) } else { out(&bytes, log) }
+            }
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if len > LOUD_LEN {
+            return Some(Stop::TooLoud);
+        }
+        if let Some(stop) = watch.stop() {
+            return Some(stop);
         }
         match ended {
-            _ if len > LOUD_LEN => return Heard::TooMuch,
-            Some(ended) if ended.elapsed() > DRAIN => break,
+            Some(ended) if ended.elapsed() > DRAIN => return None,
             None if running.has_ended(Duration::ZERO) => {
                 running.kill();
                 ended = Some(Instant::now());
@@ -230,7 +259,6 @@ fn take_down(
             _ => {}
         }
     }
-    Heard::All
 }
 
 fn shown(order: &Order<'_>) -> String {
@@ -293,6 +321,32 @@ mod tests {
             let ran = run_sh("echo begun; exec >&- 2>&-; while :; do sleep 1; done", room, true);
             assert!(matches!(ran.answer, Err(ProcessError::Cancelled)), "{:?}", ran.answer);
         }
+    }
+
+    /// Not a promise of its own: what the next test starts, on a disk of its own.
+    #[test]
+    fn a_disk_that_is_filled() {
+        let Some(disk) = std::env::var_os("DF_TEST_DISK") else { return };
+        let host = PathBuf::from(disk).join("w");
+        std::fs::create_dir(&host).unwrap();
+        sandbox::give(&host).unwrap();
+        let room = Room { mounts: vec![sandbox::Mount::Writable { host, inside: "/df/w".into() }], ..room() };
+        let ran = run_sh("cat /dev/zero > /df/w/file; while :; do sleep 1; done", Some(&room), false);
+        println!("so it ended: {:?}", ran.answer);
+    }
+
+    #[test]
+    fn a_program_that_fills_the_disk_is_stopped() {
+        let disk = tempfile::tempdir().unwrap();
+        let output = Command::new("unshare")
+            .args(["-Urm", "sh", "-c", "mount -t tmpfs -o size=16m none \"$DF_TEST_DISK\" && exec \"$@\"", "sh"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["process::tests::a_disk_that_is_filled", "--exact", "--nocapture"])
+            .env("DF_TEST_DISK", disk.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("so it ended: Err(Full {"), "{output:?}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod filter;
 mod machine;
 mod plan;
 mod remove;
+mod space;
 mod start;
 mod walk;
 mod who;
@@ -28,6 +29,7 @@ mod words;
 mod tests;
 
 pub(crate) use remove::remove;
+pub(crate) use space::Space;
 pub(crate) use start::{Failed, Inside, start};
 pub(crate) use who::give;
 pub use words::Lacking;
