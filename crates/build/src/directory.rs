@@ -63,7 +63,7 @@ pub(crate) fn write_file(dir: BorrowedFd<'_>, name: &[u8], executable: bool, byt
 
 /// Makes a new symbolic link.
 pub(crate) fn link(dir: BorrowedFd<'_>, name: &[u8], target: &[u8]) -> io::Result<()> {
-    Ok(rustix::fs::symlinkat(&*c_name(target)?, dir, &*c_name(name)?)?)
+    Ok(rustix::fs::symlinkat(&*c_text(target)?, dir, &*c_name(name)?)?)
 }
 
 /// Returns the bytes of a link's target.
@@ -180,6 +180,14 @@ fn epoch() -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 
+/// Returns a name as the kernel wants it. What leads to anywhere but the directory itself is no name in it, whoever said it: `..` has no link to be caught by.
 fn c_name(name: &[u8]) -> io::Result<CString> {
-    CString::new(name).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a name holds a NUL byte"))
+    if matches!(name, b"" | b"." | b"..") || name.contains(&b'/') {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no name in a directory"));
+    }
+    c_text(name)
+}
+
+fn c_text(bytes: &[u8]) -> io::Result<CString> {
+    CString::new(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a name holds a NUL byte"))
 }
