@@ -140,3 +140,6 @@ fn question(host: &Host, found: &Found, chosen: &Chosen<'_>, wanted: Wanted, fil
     let text = format!("{BUILD_VERSION} {wanted:?} {:?} {:?} {:?} {above:?}", host.environment(), found.0, chosen.digests);
     Digest::of(text.as_bytes())
 }
+
+#[cfg(test)]
+mod tests;
