@@ -27,7 +27,17 @@ mod locked;
 
 mod run;
 
+mod tool;
+
 mod cargo;
+
+mod units;
+
+mod stub;
+
+mod layer;
+
+mod rooms;
 
 mod process;
 
@@ -63,6 +73,7 @@ mod sandbox;
 
 pub use cargo::CargoError;
 pub use compare::{Difference, compare};
+pub use fetch::FetchError;
 pub use licences::{Licences, licences};
 pub use needs::needs;
 pub use output::OutputError;

@@ -1,9 +1,8 @@
 //! The output directory: programs, what a command left, what is included; copied into new files, nothing of the wrong kind let through.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use df_core::limits;
@@ -50,17 +49,28 @@ pub enum OutputError {
     Write(#[from] WriteError),
 }
 
-/// Copies programs to `bin/`.
-pub(crate) fn programs(programs: &[(String, PathBuf)], out: &Path) -> Result<(), OutputError> {
+/// Copies programs, each of a name and a path below a directory that a build wrote, to `bin/`.
+///
+/// A build may have put a link in place of any directory on the way: none is followed.
+pub(crate) fn programs(programs: &[(String, PathBuf)], dir: &Path, out: &Path) -> Result<(), OutputError> {
     for (name, file) in programs {
-        let failed = |source| OutputError::Copy { path: format!("bin/{}", escape(name.as_bytes())), source };
+        let shown = escape(name.as_bytes());
+        let failed = |source| OutputError::Copy { path: format!("bin/{shown}"), source };
         let out = directory::open(out).map_err(failed)?;
         let bin = directory::make_in(out.as_fd(), b"bin").map_err(failed)?;
-        let mut from =
-            fs::OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(file).map_err(failed)?;
-        if !from.metadata().map_err(failed)?.is_file() {
-            return Err(OutputError::Kind { path: escape(name.as_bytes()), what: "no regular file" });
+        let mut from = directory::open(dir).map_err(failed)?;
+        let mut names: Vec<&[u8]> = file.as_os_str().as_encoded_bytes().split(|&b| b == b'/').collect();
+        let last = names.pop().unwrap_or_default();
+        for name in names {
+            from = directory::open_in(&from, name).map_err(failed)?;
         }
+        let stat = directory::look(&from, last).map_err(failed)?;
+        match stat.as_ref().map(|stat| (directory::type_of(stat), stat.st_mode & 0o6000)) {
+            Some((FileType::RegularFile, 0)) => {}
+            Some((FileType::RegularFile, _)) => return Err(OutputError::SetUid { path: shown }),
+            _ => return Err(OutputError::Kind { path: shown, what: "no regular file" }),
+        }
+        let mut from = directory::open_file(&from, last).map_err(failed)?;
         let mut to = directory::create_file(bin.as_fd(), name.as_bytes(), true).map_err(failed)?;
         io::copy(&mut from, &mut to).map_err(failed)?;
     }

@@ -1,5 +1,6 @@
 //! The build: a commit and its section in, an output directory out.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -9,18 +10,22 @@ use df_core::recipe::Change;
 use df_core::spec::{BuildSection, BuildTool, Relocatable, Sandbox};
 use df_core::{AppName, Digest, Recipe, TreePath};
 
-use crate::cargo::{Cargo, CargoError};
+use crate::cargo::{self, CargoError};
 use crate::directory;
 use crate::environment::Host;
+use crate::fetch::FetchError;
 use crate::keep::{Keep, drop_oldest, make_dir};
 use crate::lock::Lock;
 use crate::log::Log;
 use crate::output::{self, OutputError};
-use crate::process::{self, Order, ProcessError};
+use crate::process::ProcessError;
 use crate::recipe::{self, Prepared, RecipeError};
 use crate::relocate;
+use crate::rooms::{Rooms, SOURCE, TARGET_DIR};
+use crate::sandbox::{self, Lacking};
 use crate::source::{Commit, Repository, WriteError, write_source};
 use crate::static_program::{self, StaticError};
+use crate::tool::Tool;
 
 /// Logs kept.
 const N_LOGS: usize = 50;
@@ -45,6 +50,8 @@ pub struct Built {
     pub log: PathBuf,
     /// Whether a program ran; false when the image is made of the commit's own files.
     pub compiled: bool,
+    /// The dependency layer that was used, by its key; `None` when everything was compiled.
+    pub layer: Option<Digest>,
     _output: tempfile::TempDir,
     // After the directory: no other build may clear it away before.
     _lock: Lock,
@@ -57,13 +64,13 @@ pub enum BuildEvent {
     Waiting,
     /// `sandbox: off`: what the commit names runs with the rights of who runs df. Said before anything runs.
     Unsandboxed,
-    /// A part of the build begins: `source`, `fetch`, `compile`, `command`, `output`.
+    /// A part of the build begins: `source`, `fetch`, `dependencies`, `compile`, `command`, `output`.
     Phase(&'static str),
-    /// A package was compiled, or was there already.
+    /// Something was compiled.
     Compiled {
-        /// Packages so far.
+        /// Calls of the compiler so far in this phase; without a sandbox packages, those counted that were there already.
         done: usize,
-        /// Packages at most; the features chosen may need fewer.
+        /// All that there will be; without a sandbox at most, because the features chosen may need fewer.
         total: usize,
         /// What was compiled last, fit for a terminal.
         name: String,
@@ -82,7 +89,7 @@ impl std::fmt::Display for BuildEvent {
             Self::Waiting => f.write_str("waiting for another build on this machine"),
             Self::Unsandboxed => f.write_str("sandbox: off — the build runs with your rights"),
             Self::Phase(phase) => f.write_str(phase),
-            Self::Compiled { done, total, name } => write!(f, "compiled {name} ({done} of at most {total})"),
+            Self::Compiled { done, total, name } => write!(f, "compiled {name} ({done} of {total})"),
             Self::NotRelocatable { paths } => write!(f, "the image holds paths of this machine: {}", paths.join(", ")),
         }
     }
@@ -92,8 +99,8 @@ impl std::fmt::Display for BuildEvent {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum BuildError {
-    #[error("sandbox: strict is not built yet; write `sandbox: off` to build with your own rights")]
-    Strict,
+    #[error("sandbox: strict needs {}, which this machine lacks; mend it by: {}; or write `sandbox: off` to build with your own rights", lacking.part, lacking.mend)]
+    Strict { lacking: Lacking },
     #[error("the build was cancelled")]
     Cancelled,
     /// A program said no: the last 50 lines, fit for a terminal, and where the rest is.
@@ -111,6 +118,8 @@ pub enum BuildError {
     Recipe(#[from] RecipeError),
     #[error(transparent)]
     Source(#[from] WriteError),
+    #[error(transparent)]
+    Fetch(FetchError),
     #[error(transparent)]
     Cargo(CargoError),
     #[error(transparent)]
@@ -182,15 +191,40 @@ impl Builder {
         events: &mut dyn FnMut(BuildEvent),
         cancel: &AtomicBool,
     ) -> Result<Built, BuildError> {
+        self.perform(repository, commit, section, false, events, cancel)
+    }
+
+    /// Builds a commit as if nothing was ever compiled here, in other directories, on a machine of another name and with one job at a time: equal bits show
+    /// that none of this matters.
+    ///
+    /// # Errors
+    /// As [`Builder::build`].
+    pub fn build_from_nothing(
+        &self,
+        repository: &Repository,
+        commit: &Commit,
+        section: &BuildSection,
+        events: &mut dyn FnMut(BuildEvent),
+        cancel: &AtomicBool,
+    ) -> Result<Built, BuildError> {
+        self.perform(repository, commit, section, true, events, cancel)
+    }
+
+    fn perform(
+        &self,
+        repository: &Repository,
+        commit: &Commit,
+        section: &BuildSection,
+        from_nothing: bool,
+        events: &mut dyn FnMut(BuildEvent),
+        cancel: &AtomicBool,
+    ) -> Result<Built, BuildError> {
         let compiled = section.tool != BuildTool::Files;
         if section.is_static && !matches!(section.tool, BuildTool::Cargo(_)) {
             return Err(BuildError::StaticElsewhere);
         }
-        match section.sandbox {
-            Sandbox::Strict if compiled => return Err(BuildError::Strict),
-            Sandbox::Off if compiled => events(BuildEvent::Unsandboxed),
-            // Nothing runs, so nothing has to be shut in.
-            Sandbox::Strict | Sandbox::Off => {}
+        if compiled && section.sandbox == Sandbox::Off {
+            events(BuildEvent::Unsandboxed);
         }
         let prepared = self.prepare(repository, commit, section)?;
         let lock_path = self.keep.dir.join("lock");
@@ -199,14 +233,32 @@ impl Builder {
 
         let mut log = self.begin_log(commit)?;
         let output = self.make_output()?;
+        let site = self.site(from_nothing)?;
         events(BuildEvent::Phase("source"));
-        let source = self.source_dir()?;
+        let mut layer = None;
         if compiled {
+            let source = site.join("src");
+            make_dir(&source).map_err(place(&source))?;
             let left_out = prepared.left_out.as_ref();
-            write_source(repository, commit, &self.keep, prepared.recipe.source, left_out, &source)?;
+            let manifest = write_source(repository, commit, &self.keep, prepared.recipe.source, left_out, &source)?;
+            let tool = &mut Tool {
+                section,
+                toolchain: prepared.toolchain.as_ref(),
+                environment: &self.environment(section, &prepared, &site),
+                host: &self.host,
+                keep: &self.keep,
+                site: &site,
+                source: &source,
+                manifest: &manifest,
+                target_dir: &self.target_dir(&site, prepared.target_key)?,
+                from_nothing,
+                out: output.path(),
+                log: &mut log,
+                events: &mut *events,
+                cancel,
+            };
+            layer = tool.run().map_err(|error| explained(section, error))?;
         }
-        let ran = self.run_tool(section, &prepared, &source, output.path(), &mut log, events, cancel);
-        ran.map_err(|error| explained(section, error))?;
         if section.is_static {
             let why = static_program::check(output.path()).map_err(place(output.path()))?;
             why.map_err(|why| BuildError::Static { why, log: log.path().into() })?;
@@ -217,19 +269,36 @@ impl Builder {
         if compiled {
             self.check_relocatable(section, output.path(), events)?;
         }
-        recipe::remember(repository, commit, &self.keep, &self.app, &prepared.recipe);
+        if !from_nothing {
+            recipe::remember(repository, commit, &self.keep, &self.app, &prepared.recipe);
+        }
         let path = output.path().to_owned();
-        Ok(Built { output: path, recipe: prepared.recipe, log: log.path().into(), compiled, _output: output, _lock: lock })
+        Ok(Built { output: path, recipe: prepared.recipe, log: log.path().into(), compiled, layer, _output: output, _lock: lock })
     }
 
     fn prepare(&self, repository: &Repository, commit: &Commit, section: &BuildSection) -> Result<Prepared, RecipeError> {
         recipe::prepare(repository, commit, section, &self.configuration, &self.host, &self.keep)
     }
 
-    fn source_dir(&self) -> Result<PathBuf, BuildError> {
-        let source = self.keep.dir.join("src");
-        make_dir(&source).map_err(place(&source))?;
-        Ok(source)
+    /// Returns where the build works, free of what killed builds left there.
+    fn site(&self, from_nothing: bool) -> Result<PathBuf, BuildError> {
+        let elsewhere = self.keep.dir.join("check");
+        Rooms::sweep(&self.keep.dir).map_err(place(&self.keep.dir))?;
+        sandbox::remove(&elsewhere).map_err(place(&elsewhere))?;
+        if !from_nothing {
+            return Ok(self.keep.dir.clone());
+        }
+        make_dir(&elsewhere).map_err(place(&elsewhere))?;
+        Ok(elsewhere)
+    }
+
+    /// Returns the environment of the build: that of its recipe, unless paths in it are to be others.
+    fn environment(&self, section: &BuildSection, prepared: &Prepared, site: &Path) -> BTreeMap<String, String> {
+        let mut environment = prepared.recipe.environment.clone();
+        if section.sandbox == Sandbox::Off && matches!(section.tool, BuildTool::Cargo(_)) {
+            environment.extend(cargo::environment(&self.host, site));
+        }
+        environment
     }
 
     fn begin_log(&self, commit: &Commit) -> Result<Log, BuildError> {
@@ -249,9 +318,12 @@ impl Builder {
     }
 
     /// Returns the application's own target directory, emptied when it was filled by other tools or in another environment.
-    fn target_dir(&self, key: Digest) -> Result<PathBuf, BuildError> {
-        let (all, name) = (self.keep.dir.join("target"), self.app.as_str());
+    fn target_dir(&self, site: &Path, key: Digest) -> Result<PathBuf, BuildError> {
+        let (all, name) = (site.join("target"), self.app.as_str());
         let key_file = format!("{name}.key");
+        if site != self.keep.dir {
+            return Ok(all.join(name));
+        }
         if self.keep.read_bytes("target", &key_file).as_deref() != Some(key.as_bytes()) {
             make_dir(&all).and_then(|()| remove_in(&all, name)).map_err(place(&all))?;
             // Only after the old one is gone: a build killed in between empties it again.
@@ -260,58 +332,18 @@ impl Builder {
         Ok(all.join(name))
     }
 
-    #[allow(clippy::too_many_arguments, reason = "all of them are what a running build is")]
-    fn run_tool(
-        &self,
-        section: &BuildSection,
-        prepared: &Prepared,
-        source: &Path,
-        out: &Path,
-        log: &mut Log,
-        events: &mut dyn FnMut(BuildEvent),
-        cancel: &AtomicBool,
-    ) -> Result<(), BuildError> {
-        match (&section.tool, &prepared.toolchain) {
-            (BuildTool::Cargo(wanted), Some(toolchain)) => {
-                let target_dir = &self.target_dir(prepared.target_key)?;
-                let environment = &prepared.recipe.environment;
-                let built = Cargo {
-                    source,
-                    target_dir,
-                    host: &self.host,
-                    environment,
-                    toolchain,
-                    is_static: section.is_static,
-                    log,
-                    cancel,
-                    events,
-                }
-                .build(wanted);
-                output::programs(&built.map_err(|error| cargo_failed(error, log))?, out)?;
-            }
-            (BuildTool::Command { command, output }, _) => {
-                events(BuildEvent::Phase("command"));
-                let args = ["-c".to_owned(), command.clone()];
-                let environment = &prepared.recipe.environment;
-                let order = Order { program: Path::new("/bin/sh"), args: &args, dir: source, environment, room: None };
-                let status = process::run(&order, log, cancel, &mut |bytes, log| log.add(bytes)).map_err(process_failed)?;
-                if !status.success() {
-                    return Err(failed("the build command", process::ending(status), log));
-                }
-                output::directory_left(source, output, out)?;
-            }
-            (BuildTool::Cargo(_), None) | (BuildTool::Files, _) => {}
-        }
-        Ok(())
-    }
-
     fn check_relocatable(
         &self,
         section: &BuildSection,
         out: &Path,
         events: &mut dyn FnMut(BuildEvent),
     ) -> Result<(), BuildError> {
-        let paths = relocate::held_paths(out, &[&self.keep.dir, &self.host.cargo_home]).map_err(place(out))?;
+        let needles = match section.sandbox {
+            Sandbox::Off => [self.keep.dir.as_path(), &self.host.cargo_home],
+            // Equal everywhere, but not there when the program runs.
+            Sandbox::Strict => [Path::new(SOURCE), Path::new(TARGET_DIR)],
+        };
+        let paths = relocate::held_paths(out, &needles).map_err(place(out))?;
         match section.relocatable {
             _ if paths.is_empty() => Ok(()),
             Relocatable::Required => Err(BuildError::NotRelocatable { paths }),
@@ -339,10 +371,6 @@ fn remove_in(dir: &Path, name: &str) -> io::Result<()> {
     directory::remove(directory::open(dir)?.as_fd(), name.as_bytes())
 }
 
-fn failed(what: &'static str, how: String, log: &mut Log) -> BuildError {
-    BuildError::Failed { what, how, lines: log.last_lines(), log: log.path().into() }
-}
-
 /// Says of a build that was to give a static program whether it failed because of that.
 fn explained(section: &BuildSection, error: BuildError) -> BuildError {
     match error {
@@ -353,20 +381,5 @@ fn explained(section: &BuildSection, error: BuildError) -> BuildError {
             }
         }
         error => error,
-    }
-}
-
-fn process_failed(error: ProcessError) -> BuildError {
-    match error {
-        ProcessError::Cancelled => BuildError::Cancelled,
-        error => BuildError::Process(error),
-    }
-}
-
-fn cargo_failed(error: CargoError, log: &mut Log) -> BuildError {
-    match error {
-        CargoError::Ended { what, how } => failed(what, how, log),
-        CargoError::Process(error) => process_failed(error),
-        error => BuildError::Cargo(error),
     }
 }

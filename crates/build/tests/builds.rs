@@ -83,7 +83,15 @@ fn path(text: &str) -> PathText {
 }
 
 fn section(tool: BuildTool) -> BuildSection {
-    BuildSection { tool, include: BTreeMap::new(), outside_links: vec![], relocatable: Relocatable::Warn, sandbox: Sandbox::Off, fetch: vec![], is_static: false }
+    BuildSection {
+        tool,
+        include: BTreeMap::new(),
+        outside_links: vec![],
+        relocatable: Relocatable::Warn,
+        sandbox: Sandbox::Off,
+        fetch: vec![],
+        is_static: false,
+    }
 }
 
 fn command(line: &str) -> BuildSection {
@@ -296,15 +304,6 @@ fn a_package_outside_of_the_commit_is_refused() {
     assert!(refusal.contains("the package outside lies outside of the commit"), "{refusal}");
     place.repo.commit(&[("Cargo.toml", &manifest.replace(&outside.display().to_string(), "../../outside"))], "three");
     assert!(place.build(&cargo()).refusal().contains("outside/Cargo.toml"));
-}
-
-#[test]
-fn strict_is_refused_until_it_exists() {
-    let place = hello();
-    let mut strict = cargo();
-    strict.sandbox = Sandbox::Strict;
-    let refusal = place.build(&strict).refusal();
-    assert_eq!(refusal, "sandbox: strict is not built yet; write `sandbox: off` to build with your own rights");
 }
 
 #[test]

@@ -65,7 +65,7 @@ impl From<BuildError> for Failure {
     fn from(error: BuildError) -> Self {
         let exit = match &error {
             BuildError::Cancelled => Exit::Interrupted,
-            BuildError::Strict | BuildError::StaticElsewhere => Exit::Usage,
+            BuildError::Strict { .. } | BuildError::StaticElsewhere => Exit::Usage,
             _ => Exit::Failed,
         };
         let mut failure = Self::new(exit, "build", format!("{}; nothing was changed", chain(&error)));

@@ -4,14 +4,20 @@ mod arguments;
 mod choose;
 mod messages;
 mod off;
+mod strict;
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use cargo_metadata::{Metadata, MetadataCommand};
 
+use df_core::text::escape;
+
 use crate::process::{self, ProcessError};
 
 pub(crate) use off::{Cargo, environment};
+pub(crate) use strict::{Compiled, Strict};
 
 /// A cargo project cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +47,8 @@ pub enum CargoError {
     Unreadable { what: &'static str, source: cargo_metadata::Error },
     #[error("{what} ended with {how}")]
     Ended { what: &'static str, how: String },
+    #[error("cannot prepare the directories of the build")]
+    Place { source: io::Error },
     #[error(transparent)]
     Process(#[from] ProcessError),
 }
@@ -52,4 +60,13 @@ fn ended(what: &'static str, status: ExitStatus) -> CargoError {
 fn parse(said: &[u8]) -> Result<Metadata, CargoError> {
     MetadataCommand::parse(String::from_utf8_lossy(said))
         .map_err(|source| CargoError::Unreadable { what: "cargo metadata", source })
+}
+
+/// Returns programs with their files' paths below a directory, where cargo was told to put them.
+fn below(dir: &Path, programs: Vec<(String, PathBuf)>) -> Result<Vec<(String, PathBuf)>, CargoError> {
+    let below = |(name, file): (String, PathBuf)| match file.strip_prefix(dir) {
+        Ok(below) => Ok((name, below.to_owned())),
+        Err(_) => Err(CargoError::NotBuilt { name: escape(name.as_bytes()) }),
+    };
+    programs.into_iter().map(below).collect()
 }

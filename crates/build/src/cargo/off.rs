@@ -15,7 +15,7 @@ use df_core::spec::CargoBuild;
 use super::arguments::{Build, of_standard_library, prefixes};
 use super::choose::{Programs, check_inside, choose_package, choose_programs, in_source, n_reachable, name_of};
 use super::messages::{Listener, MESSAGE_LEN, SAY_JSON};
-use super::{CargoError, ended, parse};
+use super::{CargoError, below, ended, parse};
 use crate::environment::Host;
 use crate::log::Log;
 use crate::process::{self, Order, ProcessError};
@@ -54,7 +54,7 @@ pub(crate) fn environment(host: &Host, room: &Path) -> BTreeMap<String, String> 
 }
 
 impl Cargo<'_> {
-    /// Builds the programs that are wanted; returns each one's name and file.
+    /// Builds the programs that are wanted; returns each one's name and file below the target directory.
     pub fn build(&mut self, wanted: &CargoBuild) -> Result<Vec<(String, PathBuf)>, CargoError> {
         for (file, error) in [("Cargo.toml", CargoError::NoManifest), ("Cargo.lock", CargoError::NoLock)] {
             if !self.source.join(file).is_file() {
@@ -67,7 +67,8 @@ impl Cargo<'_> {
         let programs = choose_programs(package, wanted)?;
         self.clean(&metadata, wanted)?;
         (self.events)(BuildEvent::Phase("compile"));
-        self.compile(&metadata, package, wanted, &programs)
+        let programs = self.compile(&metadata, package, wanted, &programs)?;
+        below(self.target_dir, programs)
     }
 
     /// Asks what the workspace holds, without network if all dependencies are here, else after fetching exactly what the lock names.

@@ -122,6 +122,12 @@ pub(crate) fn room_config(lock: &Lock, host: &Host) -> String {
     config::for_room(lock, host)
 }
 
+/// Returns the directories of a source, below it, that its configuration takes packages from.
+pub(crate) fn vendored(source: &Path) -> Result<Vec<PathBuf>, FetchError> {
+    let below = |dir: PathBuf| dir.strip_prefix(source).ok().map(Path::to_owned);
+    Ok(config::of_source(source)?.vendored.into_iter().filter_map(below).collect())
+}
+
 struct Fetching<'a> {
     source: &'a Path,
     home: &'a Path,
@@ -287,3 +293,6 @@ fn place(path: &Path) -> impl FnOnce(io::Error) -> FetchError {
     let path = path.to_owned();
     move |source| FetchError::Place { path, source }
 }
+
+#[cfg(test)]
+mod tests;

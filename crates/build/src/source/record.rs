@@ -97,12 +97,13 @@ pub(crate) fn write_source(
     digest: Digest,
     left_out: Option<&TreePath>,
     dest: &Path,
-) -> Result<(), WriteError> {
+) -> Result<Manifest, WriteError> {
     let manifest = match manifest_kept(keep, digest) {
         Some(manifest) => manifest,
         None => without_file(repository.manifest(commit)?, left_out)?,
     };
-    repository.write_listed(commit, &manifest, dest)
+    repository.write_listed(commit, &manifest, dest)?;
+    Ok(manifest)
 }
 
 fn without_file(manifest: Manifest, left_out: Option<&TreePath>) -> Result<Manifest, TreeError> {
