@@ -282,7 +282,8 @@ const STACK: u32 = libc::RLIMIT_STACK as u32;
 /// What every program is limited to, the same on every machine whose own limits are not lower.
 #[allow(clippy::unnecessary_cast, reason = "with another C library they have another type")]
 const LIMITS: [(u32, u64); 7] = [
-    (libc::RLIMIT_CORE as u32, 0),
+    // 1, not 0: that is the value with which the kernel starts no program of the host for what is left of a crash either.
+    (libc::RLIMIT_CORE as u32, 1),
     (libc::RLIMIT_NOFILE as u32, 65_536),
     (libc::RLIMIT_NPROC as u32, 4096),
     (libc::RLIMIT_FSIZE as u32, 64 << 30),
