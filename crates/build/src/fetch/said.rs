@@ -67,14 +67,15 @@ pub(crate) fn meaning(lines: &[String]) -> Said {
     }
 }
 
-/// Returns what stands between the first pair of backticks.
+/// Returns what stands between the first pair of backticks, without the registry that cargo adds in brackets.
 fn between_ticks(line: &str) -> String {
-    shorten(line.split('`').nth(1).unwrap_or_default(), 200)
+    let inner = line.split('`').nth(1).unwrap_or_default();
+    shorten(inner.split(" (").next().unwrap_or(inner), 200)
 }
 
 /// Returns the name of a machine that a line of the transfer library speaks of.
 fn host_in(line: &str) -> Option<String> {
-    let after = ["resolve host: ", "resolve address for ", "connect to "]
+    let after = ["resolve host: ", "resolve address for ", "ailed to connect to "]
         .iter()
         .find_map(|before| line.split_once(before).map(|(_, after)| after))?;
     let host: String =
@@ -107,7 +108,7 @@ mod tests {
             &Said::StaleLock,
         );
         check(
-            "error: failed to download replaced source\nCaused by:\n  failed to verify the checksum of `a v1.0.0`",
+            "error: failed to download replaced source\nCaused by:\n  failed to verify the checksum of `a v1.0.0 (registry `own`)`",
             &Said::Checksum { package: "a v1.0.0".into() },
         );
         check(
