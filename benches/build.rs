@@ -44,6 +44,8 @@ const SERVER: &str = "static-web-server";
 const FEATURES: &str = "compression,directory-listing,directory-listing-download,basic-auth,fallback-page,metrics,http2-ring";
 /// Packages of the generated workspace, each needing the one before.
 const N_MEMBERS: usize = 8;
+/// Functions of each: enough for a second of compiling.
+const N_FUNCTIONS: usize = 15;
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
@@ -270,11 +272,11 @@ fn program(needs: &[&String]) -> String {
     format!("fn main() {{\n    let mut sum = std::env::args().count();\n{calls}    println!(\"{{sum}}\");\n}}\n")
 }
 
-/// Code that takes a compiler a second: many functions that each sort and print something.
+/// Code that takes a compiler some time: functions that each sort and print something.
 fn library() -> String {
     let mut code = String::new();
-    for n in 0..150 {
-        let next = if n == 149 { "x".to_owned() } else { format!("f{}(x + {n})", n + 1) };
+    for n in 0..N_FUNCTIONS {
+        let next = if n + 1 == N_FUNCTIONS { "x".to_owned() } else { format!("f{}(x + {n})", n + 1) };
         let _ = writeln!(
             code,
             "pub fn f{n}(x: usize) -> usize {{\n    let mut words: Vec<String> = (0..x % 7).map(|i| format!(\"{{i}} of {n}\")).collect();\n    \
