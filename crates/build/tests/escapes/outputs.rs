@@ -119,23 +119,30 @@ fn a_program_is_not_taken_through_a_link_out_of_the_room() {
     assert!(program.starts_with(b"\x7fELF") || outcome.said.contains("error: "), "{}", outcome.said);
 }
 
-/// Writes a line as if cargo had said it, into cargo's own output, until somebody ends it.
+/// Writes lines as if cargo had said them, into cargo's own output, from when the program is there on.
 const FORGER: &str = r#"
+use std::io::Write;
 fn main() {
-    use std::io::Write;
+    let mut args = std::env::args().skip(1);
+    if let (Some(output), Some(program), Some(line)) = (args.next(), args.next(), args.next()) {
+        let mut output = std::fs::OpenOptions::new().append(true).open(output).unwrap();
+        while !std::path::Path::new(&program).exists() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        (0..20_000).try_for_each(|_| output.write_all(line.as_bytes())).ok();
+        return;
+    }
     let package = format!("path+file://{}#attempts@0.1.0", std::env::var("CARGO_MANIFEST_DIR").unwrap());
     let source = format!("{}/src/main.rs", std::env::var("CARGO_MANIFEST_DIR").unwrap());
     let line = format!("\n{{\"reason\":\"compiler-artifact\",\"package_id\":\"{package}\",\"manifest_path\":\"{source}\",\"target\":{{\"kind\":[\"bin\"],\"crate_types\":[\"bin\"],\"name\":\"attempts\",\"src_path\":\"{source}\",\"edition\":\"2024\",\"doc\":true,\"doctest\":false,\"test\":true}},\"profile\":{{\"opt_level\":\"3\",\"debuginfo\":0,\"debug_assertions\":false,\"overflow_checks\":false,\"test\":false}},\"features\":[],\"filenames\":[\"PLACE\"],\"executable\":\"PLACE\",\"fresh\":false}}\n");
     let own = std::env::var("OUT_DIR").unwrap();
-    std::fs::write(format!("{own}/line"), line).unwrap();
     let release = std::path::Path::new(&own).join("../../..").canonicalize().unwrap();
     std::os::unix::fs::symlink("SECRET", release.join("link")).unwrap();
-    let parent = std::os::unix::process::parent_id();
-    let script = format!("trap '' PIPE; n=0; while [ $n -lt 3000 ]; do cat {own}/line > /proc/{parent}/fd/1 || exit; n=$((n+1)); done");
-    let mut child = std::process::Command::new("setsid");
-    child.args(["sh", "-c", &script]).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let output = format!("/proc/{}/fd/1", std::os::unix::process::parent_id());
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.arg(output).arg(release.join("attempts")).arg(line);
+    child.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     child.spawn().unwrap();
-    std::io::stdout().flush().unwrap();
 }
 "#;
 
@@ -156,8 +163,9 @@ fn a_forged_message_of_cargo_gives_no_file_of_the_host() {
         stage.repo.commit(&files, "forged");
         if n == 0 {
             Tree::of_files(&files).write(&stage.path("package"));
-            let said = crate::run::messages_outside(&stage);
-            assert!(said.contains(&format!("\"executable\":\"{secret}\"")), "the control believes it");
+            let is_forged = || crate::run::messages_outside(&stage).contains(&format!("\"executable\":\"{secret}\""));
+            let believed = df_testkit::wait_until(std::time::Duration::from_secs(60), || is_forged().then_some(()));
+            assert!(believed.is_some(), "the control is not fooled");
         }
         let outcome = Sandboxed::cargo().build(&stage);
         let program = fs::read(outcome.output.join("bin/attempts")).unwrap_or_default();

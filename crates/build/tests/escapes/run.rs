@@ -148,6 +148,7 @@ pub fn outside_of_all(stage: &Stage) {
 /// Builds the package of a stage outside and returns all that came out of cargo.
 #[track_caller]
 pub fn messages_outside(stage: &Stage) -> String {
+    fs::remove_dir_all(stage.path("package/target")).ok();
     cargo(stage, Command::new("cargo"), &["--message-format=json"]);
     fs::read_to_string(stage.path("run.log")).expect("what it said")
 }
@@ -193,7 +194,9 @@ fn said_by(stage: &Stage, program: &Path) -> BTreeMap<String, String> {
 /// Runs a program to its end; what it says goes to a file, which no daemon keeps open for us to wait for.
 #[track_caller]
 fn run(mut command: Command, log: &Path) {
-    let file = File::create(log).expect("a log");
+    fs::remove_file(log).ok();
+    // Others may write to it too, by opening it again.
+    let file = File::options().append(true).create_new(true).open(log).expect("a log");
     command.stdout(file.try_clone().expect("a descriptor")).stderr(file);
     let mut child = command.spawn().expect("it starts");
     let ended = df_testkit::wait_until(DEADLINE, || child.try_wait().expect("a child"));
