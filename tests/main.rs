@@ -6,6 +6,7 @@ mod architecture;
 mod bad_input;
 mod bad_versions;
 mod cache;
+mod checked_builds;
 mod docs;
 mod hostile_node;
 mod hostile_operator;

@@ -183,8 +183,7 @@ impl Journey {
         let building = Building::begin(session.output(), &label, session.call.globals.verbose > 0);
         let mut tell = |event: BuildEvent| building.tell(&event);
         let (section, cancel) = (&self.config.build, session.call.interrupt.flag());
-        // PLACEHOLDER
-        Ok(self.builder.build(&self.repository, &self.commit, section, &mut tell, cancel)?)
+        Ok(self.builder.build_from_nothing(&self.repository, &self.commit, section, &mut tell, cancel)?)
     }
 
     fn release(&self, session: &Session, image: ImageId, image_len: u64, needs: Vec<ProgramNeeds>) -> Release {

@@ -51,7 +51,7 @@ fn explain_places(both: &[(&str, &[u8], &[u8])], varied: &[Varied], explained: &
     for &(name, a, b) in both {
         let spots = text::spots(a, b);
         if explained.guess.is_none() {
-            explained.guess = guess::of(&spots, varied).or_else(|| if rank(name) == 0 { guess::order(a, b) } else { None });
+            explained.guess = if rank(name) == 0 { guess::order(a, b) } else { None }.or_else(|| guess::of(&spots, varied));
         }
         let (with_text, without): (Vec<_>, Vec<_>) = spots.into_iter().partition(|spot| spot.here.is_text || spot.there.is_text);
         explained.places.extend(text::places(&with_text, Some(name)));

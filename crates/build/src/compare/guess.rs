@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::text::Spot;
+use crate::tool::HOST_NAMES;
 
 /// What differs from build to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -31,6 +32,18 @@ pub struct Varied {
     pub here: String,
     /// What it was in the second.
     pub there: String,
+}
+
+impl Varied {
+    /// Returns what differs between a strict build of this machine and [`crate::Builder::build_from_nothing`].
+    pub fn of_strict_builds() -> Vec<Self> {
+        let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let (here, there) = HOST_NAMES;
+        vec![
+            Self { what: Guess::HostName, here: here.to_owned(), there: there.to_owned() },
+            Self { what: Guess::Cores, here: n_cores.to_string(), there: "1".to_owned() },
+        ]
+    }
 }
 
 impl fmt::Display for Guess {

@@ -140,6 +140,17 @@ fn a_longer_text_that_moves_all_behind_it_is_still_found() {
     assert_eq!(difference.places[0].there, "/tmp/.tmpAbcdef/out");
 }
 
+#[test]
+fn texts_that_a_linker_sorted_otherwise_are_shown_beside_the_ones_they_belong_to() {
+    let program = |texts: &[&str]| elf_of(&[(".rodata", texts.join("\0").as_bytes())]);
+    let here = program(&["first", "built by 2 jobs", "entity not found", "last"]);
+    let there = program(&["first", "entity not found", "built by 1 jobs", "last"]);
+    let pair = Pair::new().file("f", here, there);
+    let [difference] = &pair.compare(&[])[..] else { panic!("one difference") };
+    let texts: Vec<_> = difference.places.iter().map(|place| (place.here.as_str(), place.there.as_str())).collect();
+    assert_eq!(texts, [("built by 2 jobs", "built by 1 jobs")]);
+}
+
 #[track_caller]
 fn guesses(here: &str, there: &str, expected: Option<Guess>) {
     let varied = [

@@ -25,6 +25,8 @@ const SEARCHED: usize = 4 << 20;
 /// Bytes of one such text, and their number.
 const TEXT_LEN: usize = 4096;
 const N_TEXTS: usize = 100_000;
+/// Texts of the other side that one is held against.
+const N_CANDIDATES: usize = 1000;
 
 /// One place where two strings of bytes differ.
 pub(super) struct Spot<'a> {
@@ -47,7 +49,7 @@ pub(super) struct Around<'a> {
 /// Says what stands where two files differ that are no ELF files.
 pub(super) fn explain(here: &[u8], there: &[u8], varied: &[Varied]) -> Explained {
     let spots = spots(here, there);
-    let guess = guess::of(&spots, varied).or_else(|| guess::order_of_lines(here, there));
+    let guess = guess::order_of_lines(here, there).or_else(|| guess::of(&spots, varied));
     Explained { sections: vec![], places: places(&spots, None), guess }
 }
 
@@ -62,26 +64,29 @@ pub(super) fn places(spots: &[Spot<'_>], section: Option<&str>) -> Vec<Place> {
     spots.iter().map(place).collect()
 }
 
-/// Returns the first few places where two strings of bytes differ, those that hold text if any do.
+/// Returns the first few places where two strings of bytes differ, those that tell most.
+///
+/// Linkers sort and merge texts, so what stands at one place in both need not belong together. A text that only one side has says more than one that lies
+/// elsewhere on the other side; any text says more than bytes.
 pub(super) fn spots<'a>(here: &'a [u8], there: &'a [u8]) -> Vec<Spot<'a>> {
     let starts = if here.len() == there.len() { stretches(here, there) } else { first(here, there).into_iter().collect() };
     let spot = |&at: &usize| Spot { offset: at, here: Around::of(here, at), there: Around::of(there, at) };
-    let all: Vec<Spot<'a>> = starts.iter().map(spot).collect();
-    let mut shown: Vec<Spot<'a>> = vec![];
-    let mut hidden = vec![];
-    for spot in all {
-        match spot.here.is_text || spot.there.is_text {
-            true if shown.len() < N_PLACES => shown.push(spot),
-            true => break,
-            false => hidden.push(spot),
-        }
+    let (texts, mut bytes): (Vec<_>, Vec<_>) = starts.iter().map(spot).partition(|spot| spot.here.is_text || spot.there.is_text);
+    let Some(unique) = Unique::of(here, there) else { return vec![] };
+    let is_unique =
+        |spot: &Spot<'_>| unique.here.contains(whole(here, spot.offset)) && unique.there.contains(whole(there, spot.offset));
+    let (mut shown, mut moved): (Vec<_>, Vec<_>) = texts.into_iter().partition(is_unique);
+    shown.truncate(N_PLACES);
+    if shown.is_empty() {
+        shown.extend(unique.pair());
     }
     if shown.is_empty() {
-        shown.extend(only_on_one_side(here, there));
+        moved.truncate(N_PLACES);
+        shown = moved;
     }
     if shown.is_empty() {
-        hidden.truncate(1);
-        shown = hidden;
+        bytes.truncate(1);
+        shown = bytes;
     }
     shown
 }
@@ -107,21 +112,59 @@ fn stretches(here: &[u8], there: &[u8]) -> Vec<usize> {
     starts
 }
 
-/// Returns the first text that only one side has, and the first that only the other has: what counts when something was moved by a few bytes.
-fn only_on_one_side<'a>(here: &'a [u8], there: &'a [u8]) -> Option<Spot<'a>> {
-    let from = first(here, there)?.saturating_sub(TEXT_LEN);
-    let tail = |bytes: &'a [u8]| &bytes[from.min(bytes.len())..bytes.len().min(from + SEARCHED)];
-    let (here, there) = (tail(here), tail(there));
-    let (ours, theirs) = (runs(here), runs(there));
-    let only = |mine: &[&'a [u8]], other: &[&'a [u8]]| {
-        let other: HashSet<&[u8]> = other.iter().copied().collect();
-        mine.iter().copied().find(|run| !other.contains(run))
-    };
-    let (mine, its) = (only(&ours, &theirs)?, only(&theirs, &ours)?);
-    let at = mine.iter().zip(its).position(|(a, b)| a != b).unwrap_or(mine.len().min(its.len()));
-    // Both are parts of the bytes that they were found in.
-    let offset = from + (mine.as_ptr() as usize - here.as_ptr() as usize) + at;
-    Some(Spot { offset, here: Around::of(mine, at), there: Around::of(its, at) })
+/// The texts that only one of two strings of bytes has.
+struct Unique<'a> {
+    from: usize,
+    base: &'a [u8],
+    here: HashSet<&'a [u8]>,
+    there: HashSet<&'a [u8]>,
+    in_order: (Vec<&'a [u8]>, Vec<&'a [u8]>),
+}
+
+impl<'a> Unique<'a> {
+    /// Looks at what begins a little before the first difference; `None` when there is none.
+    fn of(here: &'a [u8], there: &'a [u8]) -> Option<Self> {
+        let at = first(here, there)?;
+        // Both are equal before it, so a text that is begun is begun in both.
+        let from = here[..at].iter().rev().take(TEXT_LEN).take_while(|&&b| is_printable(b)).count();
+        let from = at - from;
+        let tail = |bytes: &'a [u8]| &bytes[from..bytes.len().min(from + SEARCHED)];
+        let (base, other) = (tail(here), tail(there));
+        let (ours, theirs) = (runs(base), runs(other));
+        let only = |mine: &[&'a [u8]], other: &[&'a [u8]]| -> Vec<&'a [u8]> {
+            let other: HashSet<&[u8]> = other.iter().copied().collect();
+            mine.iter().copied().filter(|run| !other.contains(run)).collect()
+        };
+        let in_order = (only(&ours, &theirs), only(&theirs, &ours));
+        let (here, there) = (in_order.0.iter().copied().collect(), in_order.1.iter().copied().collect());
+        Some(Self { from, base, here, there, in_order })
+    }
+
+    /// Returns the first text that only the first side has, beside the one of the other side that is most like it.
+    fn pair(&self) -> Option<Spot<'a>> {
+        let mine = *self.in_order.0.first()?;
+        let like = |other: &&&[u8]| {
+            let equal = |(a, b): &(&u8, &u8)| a == b;
+            mine.iter().zip(other.iter()).take_while(equal).count()
+                + mine.iter().rev().zip(other.iter().rev()).take_while(equal).count()
+        };
+        let candidates = &self.in_order.1[..self.in_order.1.len().min(N_CANDIDATES)];
+        // The first of several that are equally alike.
+        let its = *candidates.iter().rev().max_by_key(like)?;
+        let at = first(mine, its)?;
+        // Both are parts of the bytes that they were found in.
+        let offset = self.from + (mine.as_ptr() as usize - self.base.as_ptr() as usize) + at;
+        Some(Spot { offset, here: Around::of(mine, at), there: Around::of(its, at) })
+    }
+}
+
+/// Returns the text that a byte is in, or that ends before it.
+fn whole(bytes: &[u8], at: usize) -> &[u8] {
+    let at = at.min(bytes.len());
+    let before = bytes[..at].iter().rev().take(TEXT_LEN).take_while(|&&b| is_printable(b)).count();
+    let after = bytes[at..].iter().take_while(|&&b| is_printable(b)).take(TEXT_LEN).count();
+    let run = &bytes[at - before..at + after];
+    &run[..run.len().min(TEXT_LEN)]
 }
 
 /// Lists the printable texts.

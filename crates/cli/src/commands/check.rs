@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use df_build::Difference;
+use df_build::compare::Varied;
 use df_cache::export;
 use df_cache::import::{self, ImportOptions};
 use df_cache::store::Store as _;
-use df_core::{ImageId, Release};
+use df_core::Release;
+use df_core::spec::Sandbox;
 
 use crate::event::Event;
 use crate::exit::Exit;
@@ -21,7 +23,7 @@ pub fn run(session: &Session, shelf: &Shelf, journey: &Journey, release: &Releas
     let failed = |error: &dyn std::error::Error| Failure::here("check", error);
     let options = ImportOptions { outside_links: &journey.config.build.outside_links };
     let again = import::located(&built.output, options).map_err(|error| failed(&error))?.manifest.image();
-    let differences = if again == release.image { vec![] } else { differences(shelf, release.image, &built.output)? };
+    let differences = if again == release.image { vec![] } else { differences(shelf, release, &built.output)? };
     session.output().result(&Event::Checked {
         app: release.app.clone(),
         commit: release.commit.clone(),
@@ -35,13 +37,14 @@ pub fn run(session: &Session, shelf: &Shelf, journey: &Journey, release: &Releas
 }
 
 /// Compares an image of the cache with a tree.
-fn differences(shelf: &Shelf, image: ImageId, tree: &Path) -> Result<Vec<Difference>, Failure> {
+fn differences(shelf: &Shelf, release: &Release, tree: &Path) -> Result<Vec<Difference>, Failure> {
     let failed = |error: &dyn std::error::Error| Failure::here("check", error).next("df cache verify");
     let workspace = shelf.store().workspace().map_err(|error| failed(&error))?;
     let exported = workspace.path().join("image");
-    let manifest = shelf.store().manifest(image).map_err(|error| failed(&error))?;
+    let manifest = shelf.store().manifest(release.image).map_err(|error| failed(&error))?;
     export::tree(&manifest, shelf.store(), &exported).map_err(|error| failed(&error))?;
-    df_build::compare(&exported, tree, &[]).map_err(|error| failed(&error))
+    let varied = if release.sandbox == Sandbox::Strict { Varied::of_strict_builds() } else { vec![] };
+    df_build::compare(&exported, tree, &varied).map_err(|error| failed(&error))
 }
 
 /// Lists each path once.
