@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 
 use df_core::recipe::Change;
+use df_core::spec::{BuildSection, Sandbox};
 use df_core::{Digest, Recipe};
 
 use crate::locked::Packages;
+
+/// What a change of a variable is called before its name.
+const ENVIRONMENT: &str = "environment ";
 
 /// What is known of the source besides its digests.
 #[derive(Debug, Clone, Default)]
@@ -21,7 +25,16 @@ pub(crate) fn reasons(old: &Recipe, new: &Recipe, known: &Known) -> Vec<String> 
     let mut reasons = vec![];
     let mut n_files = known.n_files.unwrap_or(0);
     let tools: Vec<&String> = old.toolchain.keys().chain(new.toolchain.keys()).collect();
+    // Another way to be shut in brings another environment along.
+    let sandbox = (old.build.sandbox != new.build.sandbox).then(|| {
+        let word = |recipe: &Recipe| if recipe.build.sandbox == Sandbox::Strict { "strict" } else { "off" };
+        format!("sandbox {} -> {}", word(old), word(new))
+    });
+    let only_sandbox = BuildSection { sandbox: new.build.sandbox, ..old.build.clone() } == new.build;
     for change in new.changes_since(old) {
+        if sandbox.is_some() && (change.part.starts_with(ENVIRONMENT) || (change.part == "build section" && only_sandbox)) {
+            continue;
+        }
         match (change.part.as_str(), &known.packages) {
             ("Cargo.lock", Some((before, after))) => match after.changes_since(before) {
                 // The commit's own version, or only how the file is written.
@@ -32,10 +45,12 @@ pub(crate) fn reasons(old: &Recipe, new: &Recipe, known: &Known) -> Vec<String> 
             ("build section", _) => reasons.push("the build section of df.yaml changed".into()),
             (part, _) if tools.iter().any(|tool| *tool == part) => reasons.push(of_tool(&change)),
             (part, _) if is_part(part, &old.parts, &new.parts) => reasons.push(of_part(&change)),
+            (part, _) if part.starts_with(ENVIRONMENT) => reasons.push(of_part(&change)),
             ("source", _) => reasons.push("source files changed".into()),
             _ => reasons.push(change.to_string()),
         }
     }
+    reasons.extend(sandbox);
     match n_files {
         0 => {}
         1 => reasons.push("1 source file".into()),
@@ -48,7 +63,7 @@ fn is_part(part: &str, old: &BTreeMap<String, Digest>, new: &BTreeMap<String, Di
     old.contains_key(part) || new.contains_key(part)
 }
 
-/// A digest tells a person nothing.
+/// A digest tells a person nothing, and a whole search path little.
 fn of_part(change: &Change) -> String {
     if change.old.is_empty() || change.new.is_empty() { change.to_string() } else { format!("{} changed", change.part) }
 }
@@ -79,7 +94,7 @@ fn number(text: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use df_core::spec::{BuildSection, BuildTool, Relocatable, Sandbox};
+    use df_core::spec::{BuildTool, Relocatable};
 
     use super::*;
 
@@ -116,6 +131,10 @@ mod tests {
         Packages::parse(text.as_bytes()).expect("a lock file")
     }
 
+    fn set_home(recipe: &mut Recipe, home: &str) {
+        recipe.environment.insert("HOME".into(), home.into());
+    }
+
     fn set_part(recipe: &mut Recipe, part: &str) {
         recipe.parts.insert(part.into(), Digest::of(b"x"));
     }
@@ -145,6 +164,24 @@ mod tests {
         check(|recipe| set_part(recipe, "Cargo.toml"), &Known::default(), &["Cargo.toml changed"]);
         check(|recipe| set_part(recipe, "build.rs"), &Known::default(), &["build.rs is new"]);
         check(|_| (), &Known::default(), &[]);
+    }
+
+    #[test]
+    fn another_sandbox_is_one_change_with_all_that_it_brings() {
+        let none = Known::default();
+        let strict = |recipe: &mut Recipe| {
+            recipe.build.sandbox = Sandbox::Strict;
+            recipe.environment.insert("HOME".into(), "/df/home".into());
+        };
+        check(strict, &none, &["sandbox off -> strict"]);
+        let and_more = |recipe: &mut Recipe| {
+            strict(recipe);
+            recipe.build.is_static = true;
+        };
+        check(and_more, &none, &["the build section of df.yaml changed", "sandbox off -> strict"]);
+        check(|recipe| drop(recipe.environment.insert("TZ".into(), "UTC".into())), &none, &["environment TZ is new"]);
+        let (old, new) = (recipe(|r| set_home(r, "/a")), recipe(|r| set_home(r, "/b")));
+        assert_eq!(reasons(&old, &new, &none), ["environment HOME changed"]);
     }
 
     #[test]

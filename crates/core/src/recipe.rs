@@ -21,7 +21,7 @@ pub struct Recipe {
     pub parts: BTreeMap<String, Digest>,
     /// The build section as the commit has it.
     pub build: BuildSection,
-    /// Each tool and its version, as it states it (`rustc`, `cargo`, `cc`).
+    /// Each tool (`rustc`, `cargo`, `cc`, `ld`, `libc`), by the version that it states and the digest of its files: `1.95.0 (59807616e 2026-04-14) #3fa2b1c09d11`.
     pub toolchain: BTreeMap<String, String>,
     /// The platform that the image is for (`x86_64-unknown-linux-gnu`).
     pub target: String,
