@@ -46,7 +46,7 @@ fn a_version_that_dies_in_its_soak_is_taken_back() {
     world.deploy(&versions.v1);
     let config = world.path("soaking.yaml");
     // Everything but build, run and verify comes from the file on disk.
-    let text = "app: greeter\nbuild: { cargo: { package: distributive-flow, examples: [greeter] }, sandbox: off }\nrollout: { soak: 10s }\n";
+    let text = "app: greeter\nbuild: { cargo: { package: distributive-flow, examples: [greeter] } }\nrollout: { soak: 10s }\n";
     std::fs::write(&config, text).expect("written");
     let config = config.display().to_string();
     let failed = world.df(["--config", &config, "deploy", "--commit-hash", &versions.dies]).output().expect_code(7);

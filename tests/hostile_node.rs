@@ -36,7 +36,7 @@ impl Pair {
     fn new() -> Self {
         let source = tempfile::Builder::new().prefix("df-hostile").tempdir().expect("a directory");
         let repo = Repo::new(&source.path().join("repo"));
-        let config = "app: files\nbuild: { command: \"mkdir out && cp a b out\", output: out, sandbox: off }\n";
+        let config = "app: files\nbuild: { command: \"mkdir out && cp a b out\", output: out }\n";
         let commit = repo.commit(&[("df.yaml", config), ("a", "one\n"), ("b", "two\n")], "files");
         let pair = Self { world: World::of(repo.dir(), 0), _source: source, commit };
         for name in ["evil", "good"] {

@@ -10,7 +10,7 @@ use df_testkit::repo::Repo;
 use crate::hostile_node::harmless;
 use crate::support::World;
 
-const CONFIG: &str = "app: files\nbuild: { command: \"sh build.sh\", output: out, sandbox: off }\n";
+const CONFIG: &str = "app: files\nbuild: { command: \"sh build.sh\", output: out }\n";
 /// Makes files whose names and contents steer terminals, and says so on both streams.
 const BUILD: &str = "mkdir -p \"out/$(printf 'd\\033[31m')\"
 printf one > \"out/$(printf 'd\\033[31m')/$(printf 'a\\033]0;owned\\007\\nb\\302\\2332J\\342\\200\\256txt\\377')\"

@@ -41,7 +41,7 @@ pub fn static_web_server() -> &'static Package {
     static PACKAGE: OnceLock<Package> = OnceLock::new();
     PACKAGE.get_or_init(|| {
         let run = format!(
-            "build:\n  cargo: {{ bins: [static-web-server] }}\n  include: {{ www: www }}\n  sandbox: off\n\
+            "build:\n  cargo: {{ bins: [static-web-server] }}\n  include: {{ www: www }}\n\
              run:\n  exec: bin/static-web-server\n  args: [\"--fd\", \"0\", \"--root\", \"www\", \"--health\", \"--log-level\", \"error\"]\n  \
              ports: {{ http: {PORT} }}\n  handoff: listener\n  ready: 30s\n  drain: 5s\n\
              verify:\n  - http: {{ port: http, path: /health, status: 200 }}\n"
@@ -55,7 +55,7 @@ pub fn simple_http_server() -> &'static Package {
     static PACKAGE: OnceLock<Package> = OnceLock::new();
     PACKAGE.get_or_init(|| {
         let run = format!(
-            "build:\n  cargo: {{ bins: [simple-http-server] }}\n  include: {{ www: www }}\n  sandbox: off\n\
+            "build:\n  cargo: {{ bins: [simple-http-server] }}\n  include: {{ www: www }}\n\
              run:\n  exec: bin/simple-http-server\n  \
              args: [\"--ip\", \"{{host:http}}\", \"--port\", \"{{port:http}}\", \"--index\", \"--nocache\", \"www\"]\n  \
              ports: {{ http: {PORT} }}\n  handoff: restart\n  ready: 30s\n  drain: 5s\n\
@@ -69,7 +69,7 @@ pub fn simple_http_server() -> &'static Package {
 pub fn choose() -> &'static Package {
     static PACKAGE: OnceLock<Package> = OnceLock::new();
     PACKAGE.get_or_init(|| {
-        make("choose", ["1.3.6", "1.3.7"], "build:\n  cargo: { bins: [choose] }\n  sandbox: off\n", |_| Tree::default())
+        make("choose", ["1.3.6", "1.3.7"], "build:\n  cargo: { bins: [choose] }\n", |_| Tree::default())
     })
 }
 
@@ -77,7 +77,7 @@ pub fn choose() -> &'static Package {
 pub fn networkx() -> &'static Package {
     static PACKAGE: OnceLock<Package> = OnceLock::new();
     PACKAGE.get_or_init(|| {
-        let build = "build:\n  command: \"mkdir dist && cp -r networkx* dist/\"\n  output: dist\n  sandbox: off\n";
+        let build = "build:\n  command: \"mkdir dist && cp -r networkx* dist/\"\n  output: dist\n";
         make("networkx", ["3.4.1", "3.4.2"], build, |_| Tree::default())
     })
 }

@@ -188,7 +188,7 @@ fn make_versions() -> Versions {
 fn df_yaml(settings: &str, handoff: &str) -> String {
     format!(
         "app: greeter\n\
-         build:\n  cargo: {{ package: distributive-flow, examples: [greeter] }}\n  sandbox: off\n\
+         build:\n  cargo: {{ package: distributive-flow, examples: [greeter] }}\n\
          run:\n  exec: bin/greeter\n  ports: {{ http: {PORT} }}\n  handoff: {handoff}\n  ready: 5s\n  drain: 5s\n  {settings}\n\
          verify:\n  - http: {{ port: http, path: /health, status: 200 }}\n\
          rollout: {{ soak: 0s }}\n"

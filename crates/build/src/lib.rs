@@ -5,7 +5,7 @@
 //! what was asked for and nothing else.
 //!
 //! It refuses to: read the working tree; run anything that a repository's configuration names (hooks, filters, attributes, fsmonitor, transports);
-//! honour replace refs; fetch git objects; guess a missing lock file; call `sandbox: strict` what is none. It does not name, keep or send images:
+//! honour replace refs; fetch git objects; guess a missing lock file; fall back from `sandbox: strict` to anything less. It does not name, keep or send images:
 //! its output is a directory, and who imports it is not its business.
 //!
 //! Invariants:
@@ -77,7 +77,7 @@ pub use fetch::FetchError;
 pub use licences::{Licences, licences};
 pub use needs::needs;
 pub use output::OutputError;
-pub use parts::{Compiled, Made, Run};
+pub use parts::{Made, Packages, Run};
 pub use process::ProcessError;
 pub use provenance::provenance;
 pub use recipe::RecipeError;

@@ -67,7 +67,6 @@ pub fn text(facts: &Facts) -> String {
     let app = app_name(facts);
     line(&mut text, format_args!("app: {}\n\nbuild:", quoted(app.as_str())));
     text.push_str(&build(&facts.project));
-    text.push_str(SANDBOX);
     text.push_str(&run(&facts.project));
     text.push_str(NODES);
     text
@@ -104,9 +103,6 @@ pub fn write(facts: &Facts) -> Result<Written, InitError> {
     let excluded = exclude(&facts.exclude)?;
     Ok(Written { file, excluded })
 }
-
-const SANDBOX: &str = "  # This version of df has no sandbox for builds yet, and \"strict\", the default, does not pretend to be one: it is refused. \"off\" says\n  \
-     # aloud that the build runs with your own rights. Each build repeats it.\n  sandbox: off\n";
 
 const NODES: &str =
     "\n# Nodes: `df add ADDRESS` keeps a list beside this file; addresses here are for CI and small teams.\nnodes: []\n";

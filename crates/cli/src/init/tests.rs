@@ -23,7 +23,7 @@ fn facts(name: &str, project: Project) -> Facts {
 fn parsed(facts: &Facts) -> Config {
     let text = text(facts);
     let config = Config::parse(text.as_bytes(), "df.yaml").unwrap_or_else(|error| panic!("{error}\n{text}"));
-    assert_eq!(config.build.sandbox, Sandbox::Off);
+    assert_eq!(config.build.sandbox, Sandbox::Strict);
     config
 }
 
