@@ -107,7 +107,12 @@ fn a_program_that_knows_how_many_jobs_built_it_is_told_with_the_cause() {
 fn a_program_is_the_same_whatever_is_other_in_the_second_build() {
     let main = r#"fn main() { println!("{} {}", env!("CARGO_MANIFEST_DIR"), file!()); panic!("somewhere"); }"#;
     let place = Place::of(&[("df.yaml", CARGO), ("Cargo.toml", MANIFEST), ("Cargo.lock", LOCK), ("src/main.rs", main)]);
+    let built = place.df(&["build", "--json"]).ok().events("built").pop().expect("built");
     place.check(0);
+    let sbom = std::fs::read(built["sbom"].as_str().expect("a path")).expect("a file");
+    let sbom: Value = serde_json::from_slice(&sbom).expect("JSON");
+    assert_eq!(sbom["metadata"]["properties"][0]["value"], "compiled", "what was compiled is known");
+    assert_eq!(sbom["components"][0]["purl"], "pkg:cargo/greeter@0.1.0");
 }
 
 #[test]

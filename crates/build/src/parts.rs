@@ -21,7 +21,7 @@ pub struct Made<'a> {
     /// The bytes of the commit's Cargo.lock.
     pub lock: Option<&'a [u8]>,
     /// The packages that were compiled, when that is known.
-    pub compiled: Option<&'a Compiled>,
+    pub compiled: Option<&'a Packages>,
     /// What is known of their licences.
     pub licences: &'a Licences,
     /// When it was built; nothing for a release whose image was there already.
@@ -31,7 +31,7 @@ pub struct Made<'a> {
 }
 
 /// Packages that were compiled, by name and version.
-pub type Compiled = BTreeSet<(String, String)>;
+pub type Packages = BTreeSet<(String, String)>;
 
 /// One run of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -256,7 +256,7 @@ checksum = "38d3b2b1366ec20994f1fd18c3c594f05c5dd4bc44d8bb0c1c632c8d6829481f"
         pub release: Release,
         pub manifest: Manifest,
         pub recipe: Recipe,
-        pub compiled: Compiled,
+        pub compiled: Packages,
         pub licences: Licences,
     }
 

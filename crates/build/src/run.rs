@@ -18,6 +18,7 @@ use crate::keep::{Keep, drop_oldest, make_dir};
 use crate::lock::Lock;
 use crate::log::Log;
 use crate::output::{self, OutputError};
+use crate::parts::Packages;
 use crate::process::ProcessError;
 use crate::recipe::{self, Prepared, RecipeError};
 use crate::relocate;
@@ -25,7 +26,7 @@ use crate::rooms::{Rooms, SOURCE, TARGET_DIR};
 use crate::sandbox::{self, Lacking};
 use crate::source::{Commit, Repository, WriteError, write_source};
 use crate::static_program::{self, StaticError};
-use crate::tool::Tool;
+use crate::tool::{Tool, Used};
 
 /// Logs kept.
 const N_LOGS: usize = 50;
@@ -52,6 +53,8 @@ pub struct Built {
     pub compiled: bool,
     /// The dependency layer that was used, by its key; `None` when everything was compiled.
     pub layer: Option<Digest>,
+    /// The packages that were compiled or taken from that layer; `None` when that is not known.
+    pub packages: Option<Packages>,
     _output: tempfile::TempDir,
     // After the directory: no other build may clear it away before.
     _lock: Lock,
@@ -235,7 +238,7 @@ impl Builder {
         let output = self.make_output()?;
         let site = self.site(from_nothing)?;
         events(BuildEvent::Phase("source"));
-        let mut layer = None;
+        let mut used = Used::default();
         if compiled {
             let source = site.join("src");
             make_dir(&source).map_err(place(&source))?;
@@ -257,7 +260,7 @@ impl Builder {
                 events: &mut *events,
                 cancel,
             };
-            layer = tool.run().map_err(|error| explained(section, error))?;
+            used = tool.run().map_err(|error| explained(section, error))?;
         }
         if section.is_static {
             let why = static_program::check(output.path()).map_err(place(output.path()))?;
@@ -273,7 +276,16 @@ impl Builder {
             recipe::remember(repository, commit, &self.keep, &self.app, &prepared.recipe);
         }
         let path = output.path().to_owned();
-        Ok(Built { output: path, recipe: prepared.recipe, log: log.path().into(), compiled, layer, _output: output, _lock: lock })
+        Ok(Built {
+            output: path,
+            recipe: prepared.recipe,
+            log: log.path().into(),
+            compiled,
+            layer: used.layer,
+            packages: used.packages,
+            _output: output,
+            _lock: lock,
+        })
     }
 
     fn prepare(&self, repository: &Repository, commit: &Commit, section: &BuildSection) -> Result<Prepared, RecipeError> {

@@ -14,6 +14,7 @@ use crate::fetch;
 use crate::keep::Keep;
 use crate::log::Log;
 use crate::output;
+use crate::parts::Packages;
 use crate::process::{self, Order, ProcessError};
 use crate::rooms::{self, Rooms, SOURCE};
 use crate::run::{BuildError, BuildEvent};
@@ -22,6 +23,15 @@ use crate::toolchain::Toolchain;
 
 /// What a strict build's machine is called, and what another one is called that has to give the same.
 pub(crate) const HOST_NAMES: (&str, &str) = ("df", "elsewhere");
+
+/// What a tool used.
+#[derive(Debug, Default)]
+pub(crate) struct Used {
+    /// The dependency layer.
+    pub layer: Option<Digest>,
+    /// The packages that were compiled or taken from the layer; `None` when that is not known.
+    pub packages: Option<Packages>,
+}
 
 /// A build at work.
 pub(crate) struct Tool<'a> {
@@ -46,20 +56,20 @@ pub(crate) struct Tool<'a> {
 }
 
 impl Tool<'_> {
-    /// Runs the tool; returns the dependency layer that it used.
-    pub fn run(&mut self) -> Result<Option<Digest>, BuildError> {
+    /// Runs the tool; returns what it used.
+    pub fn run(&mut self) -> Result<Used, BuildError> {
         let (section, toolchain) = (self.section, self.toolchain);
         match (&section.tool, section.sandbox, toolchain) {
             (BuildTool::Cargo(wanted), Sandbox::Strict, Some(toolchain)) => self.cargo_in_rooms(wanted, toolchain),
-            (BuildTool::Cargo(wanted), Sandbox::Off, Some(toolchain)) => self.cargo(wanted, toolchain).map(|()| None),
+            (BuildTool::Cargo(wanted), Sandbox::Off, Some(toolchain)) => self.cargo(wanted, toolchain).map(|()| Used::default()),
             (BuildTool::Command { command, output }, Sandbox::Strict, toolchain) => {
-                self.command_in_room(command, output, toolchain).map(|()| None)
+                self.command_in_room(command, output, toolchain).map(|()| Used::default())
             }
             (BuildTool::Command { command, output }, Sandbox::Off, _) => {
                 let source = self.source;
-                self.command(command, output, source, None, source).map(|()| None)
+                self.command(command, output, source, None, source).map(|()| Used::default())
             }
-            (BuildTool::Cargo(_), _, None) | (BuildTool::Files, ..) => Ok(None),
+            (BuildTool::Cargo(_), _, None) | (BuildTool::Files, ..) => Ok(Used::default()),
         }
     }
 
@@ -80,7 +90,7 @@ impl Tool<'_> {
         Ok(output::programs(&programs, target_dir, self.out)?)
     }
 
-    fn cargo_in_rooms(&mut self, wanted: &CargoBuild, toolchain: &Toolchain) -> Result<Option<Digest>, BuildError> {
+    fn cargo_in_rooms(&mut self, wanted: &CargoBuild, toolchain: &Toolchain) -> Result<Used, BuildError> {
         let lock = fetch::fetch(self.source, toolchain, self.host, self.keep, self.log, self.cancel, self.events);
         let lock = lock.map_err(fetch_failed)?;
         let vendored: Vec<String> =
@@ -102,9 +112,9 @@ impl Tool<'_> {
             cancel: self.cancel,
             events: self.events,
         };
-        let Compiled { programs, dir, layer } = strict.build(wanted).map_err(|error| cargo_failed(error, self.log))?;
+        let Compiled { programs, dir, layer, packages } = strict.build(wanted).map_err(|error| cargo_failed(error, self.log))?;
         output::programs(&programs, &dir, self.out)?;
-        Ok(layer)
+        Ok(Used { layer, packages: Some(packages) })
     }
 
     fn command_in_room(&mut self, command: &str, output: &PathText, toolchain: Option<&Toolchain>) -> Result<(), BuildError> {

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use df_build::{BuildEvent, Builder, Built, Commit, Made, Repository, Run};
+use df_build::{BuildEvent, Builder, Built, Commit, Made, Packages, Repository, Run};
 use df_cache::import::{self, ImportOptions};
 use df_cache::store::Store as _;
 use df_core::release::ProgramNeeds;
@@ -101,7 +101,7 @@ impl Journey {
         };
         let documents = match documents::kept(shelf, &release) {
             Some(documents) => documents,
-            None => self.document(session, shelf, &release, None)?,
+            None => self.document(session, shelf, &release, None, None)?,
         };
         output.step(&Event::Built {
             app: release.app.clone(),
@@ -148,12 +148,19 @@ impl Journey {
         let release = self.release(session, located.manifest.image(), located.manifest.total_len(), needs);
         let put = shelf.store().put(&release, &located.manifest, &located.files, now());
         put.map_err(|error| Failure::here("cache", &error).next("df cache status"))?;
-        self.document(session, shelf, &release, Some(Run { started, finished: now() }))?;
+        self.document(session, shelf, &release, built.packages.as_ref(), Some(Run { started, finished: now() }))?;
         Ok(release)
     }
 
     /// Says beside a release how it was built, and what of.
-    fn document(&self, session: &Session, shelf: &Shelf, release: &Release, run: Option<Run>) -> Result<Places, Failure> {
+    fn document(
+        &self,
+        session: &Session,
+        shelf: &Shelf,
+        release: &Release,
+        compiled: Option<&Packages>,
+        run: Option<Run>,
+    ) -> Result<Places, Failure> {
         let manifest = shelf.store().manifest(release.image);
         let manifest = manifest.map_err(|error| Failure::here("cache", &error).next("df cache repair"))?;
         let lock = committed(&self.repository, &self.commit, Path::new("Cargo.lock"))?;
@@ -161,16 +168,7 @@ impl Journey {
         let (recipe, version) = (&self.recipe, env!("CARGO_PKG_VERSION"));
         documents::keep(
             shelf,
-            &Made {
-                release,
-                manifest: &manifest,
-                recipe,
-                lock: lock.as_deref(),
-                compiled: None,
-                licences: &licences,
-                run,
-                version,
-            },
+            &Made { release, manifest: &manifest, recipe, lock: lock.as_deref(), compiled, licences: &licences, run, version },
         )
     }
 

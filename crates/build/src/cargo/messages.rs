@@ -8,6 +8,7 @@ use cargo_metadata::{Artifact, Message, PackageId, Target};
 use super::CargoError;
 use super::choose::Programs;
 use crate::log::Log;
+use crate::parts::Packages;
 
 /// Makes cargo say what it did in a form for programs, and all else for people on stderr.
 pub(super) const SAY_JSON: &str = "--message-format=json-render-diagnostics";
@@ -20,6 +21,7 @@ pub(super) const MESSAGE_LEN: usize = 256 << 20;
 pub(super) struct Listener {
     lines: Lines,
     executables: Vec<(PackageId, Target, PathBuf)>,
+    packages: Packages,
 }
 
 impl Listener {
@@ -34,10 +36,16 @@ impl Listener {
                 continue;
             };
             made(&artifact);
+            self.packages.extend(package_of(&artifact.package_id.repr));
             if let Some(executable) = artifact.executable {
                 self.executables.push((artifact.package_id, artifact.target, executable.into_std_path_buf()));
             }
         }
+    }
+
+    /// Returns the packages of which something was made, or was there already.
+    pub fn packages(&self) -> &Packages {
+        &self.packages
     }
 
     /// Returns the programs that were wanted of a package, and their files.
@@ -52,6 +60,16 @@ impl Listener {
             |name: &String| made.remove(name).map(|file| (name.clone(), file)).ok_or(CargoError::NotBuilt { name: name.clone() });
         wanted.bins.iter().chain(&wanted.examples).map(take).collect()
     }
+}
+
+/// Reads name and version in the id of a package: behind `#`, the name only where the address does not end with it.
+fn package_of(id: &str) -> Option<(String, String)> {
+    let (address, fragment) = id.rsplit_once('#')?;
+    let (name, version) = match fragment.split_once('@') {
+        Some(both) => both,
+        None => (address.rsplit('/').next()?.split('?').next()?, fragment),
+    };
+    Some((name.to_owned(), version.to_owned()))
 }
 
 /// Cuts a stream into lines; a line beyond the bound is dropped.
@@ -78,6 +96,20 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packages_are_read_from_their_ids() {
+        let cases = [
+            ("registry+https://example.org/index#itoa@1.0.15", Some(("itoa", "1.0.15"))),
+            ("path+file:///df/src/greeter#0.1.0", Some(("greeter", "0.1.0"))),
+            ("path+file:///df/src#greeter@0.1.0", Some(("greeter", "0.1.0"))),
+            ("git+https://example.org/a/words?rev=1f#0.2.0+x", Some(("words", "0.2.0+x"))),
+            ("nonsense", None),
+        ];
+        for (id, expected) in cases {
+            assert_eq!(package_of(id), expected.map(|(name, version)| (name.to_owned(), version.to_owned())), "{id}");
+        }
+    }
 
     #[test]
     fn lines_come_whole_however_they_arrive() {

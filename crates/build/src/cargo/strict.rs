@@ -19,6 +19,7 @@ use crate::fetch::Lock;
 use crate::keep::Keep;
 use crate::layer;
 use crate::log::Log;
+use crate::parts::Packages;
 use crate::process::{self, Order};
 use crate::rooms::{self, Place, Rooms, SOURCE, TARGET_DIR};
 use crate::run::BuildEvent;
@@ -63,6 +64,8 @@ pub(crate) struct Compiled {
     pub dir: PathBuf,
     /// The dependency layer that was used.
     pub layer: Option<Digest>,
+    /// All packages that are in it.
+    pub packages: Packages,
 }
 
 impl Strict<'_> {
@@ -108,9 +111,10 @@ impl Strict<'_> {
         if !status.success() {
             return Err(ended("cargo build", status));
         }
+        let packages = listener.packages().clone();
         let programs = listener.programs(&package.id, &programs)?;
         let programs = below(Path::new(TARGET_DIR), programs)?;
-        Ok(Compiled { programs, dir: target.written, layer: layer.map(|(key, _)| key) })
+        Ok(Compiled { programs, dir: target.written, layer: layer.map(|(key, _)| key), packages })
     }
 
     /// Asks for the unit graph; `None` when cargo has none to tell: building without says why, if it is an error.
