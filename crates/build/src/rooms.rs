@@ -142,8 +142,9 @@ pub(crate) fn cargo_home(rooms: &Rooms, fetched: &Path, config: &str) -> io::Res
     Ok(mounts)
 }
 
-fn is_of_system(path: &str) -> bool {
-    path == "/usr" || path.starts_with("/usr/")
+/// A distribution's own compiler is where it is on each such machine; one that somebody put below /usr/local may be anywhere on the next.
+fn is_of_system(sysroot: &str) -> bool {
+    sysroot == "/usr"
 }
 
 /// Copies a tree into an empty directory, times and modes too: cargo judges by times. Shares blocks where the file system can. Follows no link.
