@@ -53,6 +53,18 @@ pub(crate) fn files_that_count(manifest: &Manifest, vendored: &[String]) -> Vec<
     manifest.entries().iter().filter(|entry| counts(entry.path.as_bytes())).map(line).collect()
 }
 
+/// Returns whether what lies in vendored directories is all that counts of them: what a link leads to, the stub lacks and the key does not know.
+pub(crate) fn are_whole(manifest: &Manifest, vendored: &[String]) -> bool {
+    let below = |entry: &df_core::Entry| vendored.iter().any(|dir| is_below(entry.path.as_bytes(), dir));
+    let has_link = manifest.entries().iter().any(|entry| below(entry) && matches!(entry.kind, Kind::Symlink { .. }));
+    // Nothing is below a directory that is reached through a link.
+    let has_files = |dir: &String| {
+        let is_file = |entry: &df_core::Entry| matches!(entry.kind, Kind::File { .. });
+        manifest.entries().iter().any(|entry| is_file(entry) && is_below(entry.path.as_bytes(), dir))
+    };
+    !has_link && vendored.iter().all(has_files)
+}
+
 /// Writes a stub of the tree in `source` to an empty directory.
 pub(crate) fn write(plan: &[(&[u8], Piece)], vendored: &[String], source: &Path, dest: &Path) -> io::Result<()> {
     let (from, to) = (directory::open(source)?, directory::open(dest)?);

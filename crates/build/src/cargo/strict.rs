@@ -149,6 +149,9 @@ impl Strict<'_> {
         }
         let has_vendored = self.vendored.iter().any(|dir| units.has_layered_below(&format!("{SOURCE}/{dir}")));
         let vendored = if has_vendored { self.vendored } else { &[] };
+        if !stub::are_whole(self.manifest, vendored) {
+            return Ok(None);
+        }
         let mut files = stub::files_that_count(self.manifest, vendored);
         files.push(self.config.to_owned());
         // Which package and which of its programs is of no matter to a dependency; the units tell what is.

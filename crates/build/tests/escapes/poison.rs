@@ -91,6 +91,38 @@ fn a_poisoned_dependency_is_not_there_in_the_next_build() {
     }
 }
 
+/// The same, where the packages are reached through a link.
+#[test]
+fn what_lies_behind_a_link_counts_as_what_is_vendored() {
+    let stage = Stage::new(Path::new(env!("CARGO_TARGET_TMPDIR")), None);
+    let behind = |word: &str, is_file: bool| {
+        let rows = files(HARMLESS, SECOND, word).0.into_iter();
+        let mut tree = Tree(rows.map(|(path, entry)| (moved(&path, is_file), entry)).collect());
+        let link = if is_file { ("vendor/word/src/lib.rs", "../../../packages/lib.rs") } else { ("vendor", "packages") };
+        tree.0.extend(Tree::from_table(&[(link.0, link.1, df_testkit::Kind::Symlink)]).0);
+        tree
+    };
+    let built = stage.path("output/bin/attempts");
+    for is_file in [false, true] {
+        for word in ["EVIL", GOOD, "EVIL"] {
+            fs::remove_dir_all(stage.path("package")).ok();
+            behind(word, is_file).write(&stage.path("package"));
+            stage.repo.commit_tree(&stage.path("package"), word);
+            let outcome = Sandboxed::cargo().build(&stage);
+            assert!(built.is_file(), "{word}: {}", outcome.said);
+            assert_eq!(said(&built), word);
+        }
+    }
+}
+
+fn moved(path: &Path, is_file: bool) -> std::path::PathBuf {
+    match path.strip_prefix("vendor") {
+        Ok(below) if !is_file => Path::new("packages").join(below),
+        Ok(below) if below.ends_with("lib.rs") => "packages/lib.rs".into(),
+        _ => path.to_owned(),
+    }
+}
+
 /// A commit may bring a package by the name and checksum of one that others use, with other content.
 #[test]
 fn a_vendored_package_with_a_false_checksum_is_not_taken_for_the_true_one() {
