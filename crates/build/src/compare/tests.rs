@@ -191,6 +191,24 @@ fn a_time_as_a_number_is_seen() {
 }
 
 #[test]
+fn thousands_of_sections_over_each_other_cost_no_more_than_a_few_readings() {
+    let names: Vec<String> = (0..900).map(|n| format!(".s{n}")).collect();
+    let mut sections: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b""[..])).collect();
+    let filling = vec![7; 1 << 20];
+    sections.push((".rodata", &filling));
+    let mut here = elf_of(&sections);
+    let (len, at) = (here.len() as u64, u64::from_le_bytes(*here[40..].first_chunk().expect("eight bytes")) as usize);
+    for header in here[at..].chunks_exact_mut(64).skip(1).take(900) {
+        header[24..32].fill(0);
+        header[32..40].copy_from_slice(&len.to_le_bytes());
+    }
+    let mut there = here.clone();
+    there[here.len() / 2] ^= 1;
+    assert!(elf::explain(&here, &there, &[]).is_none(), "it is not read as one");
+    assert_eq!(text::explain(&here, &there, &[]).places.len(), 1);
+}
+
+#[test]
 fn bytes_that_steer_a_terminal_are_escaped_and_long_texts_cut() {
     let text = |end: &str| format!("{}\x1b[2J{}{end}", "x".repeat(500), "y".repeat(500));
     let pair = Pair::new().file("f", text("1"), text("2"));
