@@ -7,7 +7,7 @@
 //! that were compiled, `locked` all that the lock file has for the package that was built (also for tests and other platforms), `none` and `unknown` that no lock
 //! file says.
 //!
-//! Equal releases give equal bytes: the serial number is made of the release's digest (a UUID of version 8), the time is the commit's.
+//! Equal releases of which as much is known give equal bytes: the serial number is made of the release's digest (a UUID of version 8), the time is the commit's.
 //!
 //! Written by hand, because the library for it stops at version 1.5 and these are thirty lines.
 
