@@ -253,7 +253,8 @@ mod tests {
         };
         let mut expected = [kept("release"), kept("x86_64-unknown-linux-gnu/release")].concat();
         let mut left: Vec<String> = left.into_iter().filter(|path| target.join(path).is_file()).collect();
-        (expected.sort(), left.sort());
+        expected.sort();
+        left.sort();
         assert_eq!(left, expected);
     }
 

@@ -182,7 +182,7 @@ impl Builder {
     /// Builds a commit.
     ///
     /// Waits for other builds of this machine's user first. `cancel` may be set from another thread (or a signal handler): then whatever runs is killed.
-    /// However it ends, no process of the build's group is left; a process that made a session of its own is (`sandbox: off` shuts nothing in).
+    /// However it ends, no process of the build is left; without a sandbox, one that made a session of its own is (`sandbox: off` shuts nothing in).
     ///
     /// # Errors
     /// Nothing of a failed build is handed out; its log is kept.
@@ -244,6 +244,10 @@ impl Builder {
             make_dir(&source).map_err(place(&source))?;
             let left_out = prepared.left_out.as_ref();
             let manifest = write_source(repository, commit, &self.keep, prepared.recipe.source, left_out, &source)?;
+            let target_dir = match section.sandbox {
+                Sandbox::Off => self.target_dir(&site, prepared.target_key)?,
+                Sandbox::Strict => PathBuf::new(),
+            };
             let tool = &mut Tool {
                 section,
                 toolchain: prepared.toolchain.as_ref(),
@@ -253,7 +257,7 @@ impl Builder {
                 site: &site,
                 source: &source,
                 manifest: &manifest,
-                target_dir: &self.target_dir(&site, prepared.target_key)?,
+                target_dir: &target_dir,
                 from_nothing,
                 out: output.path(),
                 log: &mut log,

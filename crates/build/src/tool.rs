@@ -45,7 +45,7 @@ pub(crate) struct Tool<'a> {
     /// The source on the host, and what it holds.
     pub source: &'a Path,
     pub manifest: &'a Manifest,
-    /// Where cargo works without a sandbox.
+    /// Where cargo works without a sandbox; no path with one.
     pub target_dir: &'a Path,
     /// Build as if nothing was ever compiled here, under other conditions.
     pub from_nothing: bool,

@@ -382,3 +382,70 @@ fn an_output_that_a_build_script_replaced_is_refused() {
     assert!(refusal.contains("hello"), "{refusal}");
     assert!(!place.keep().join("output").read_dir().is_ok_and(|mut entries| entries.next().is_some()), "nothing is left");
 }
+
+const HELLO: [(&str, &str); 3] = [
+    ("Cargo.toml", "[package]\nname = \"hello\"\nversion = \"0.1.0\"\nedition = \"2024\"\n"),
+    ("Cargo.lock", "version = 4\n\n[[package]]\nname = \"hello\"\nversion = \"0.1.0\"\n"),
+    ("src/main.rs", "fn main() { println!(\"hello\"); }"),
+];
+
+#[test]
+fn a_failing_build_shows_the_end_of_its_log_and_leaves_nothing() {
+    let place = place(&HELLO);
+    place.repo.commit(&[("src/main.rs", "fn main() { let x: u8 = \"\"; }")], "two");
+    let BuildError::Failed { what, how, lines, log } = place.build(&cargo()).result.expect_err("it does not compile") else {
+        panic!("another error")
+    };
+    assert_eq!((what, how.as_str()), ("cargo build", "status 101"));
+    assert!(lines.iter().any(|line| line.contains("mismatched types")) && log.is_file(), "{lines:?}");
+    // What a killed build left is gone after the next one, whoever it belongs to.
+    let torn = place.keep().join("rooms/build-torn/target");
+    fs::create_dir_all(&torn).expect("made");
+    place.build(&command("mkdir out && touch out/x")).built();
+    assert!(!torn.exists());
+    let refusal = place.build(&command("echo no >&2; exit 3")).refusal();
+    assert_eq!(refusal.lines().skip(1).collect::<Vec<_>>(), ["no"], "{refusal}");
+    assert!(refusal.starts_with("the build command ended with status 3"), "{refusal}");
+    assert_eq!(fs::read_dir(place.keep().join("rooms")).map_or(0, |entries| entries.count()), 0);
+}
+
+#[test]
+fn a_path_of_the_build_in_a_program_is_refused_when_that_is_asked_for() {
+    let place = place(&HELLO);
+    place.repo.commit(&[("src/main.rs", "fn main() { println!(\"{}\", env!(\"CARGO_MANIFEST_DIR\")); }")], "two");
+    let refusal = place.build(&cargo()).refusal();
+    assert!(refusal.contains("bin/hello"), "{refusal}");
+    // Where a panic is, and debug information, name no such path.
+    let manifest = format!("{}[profile.release]\ndebug = true\n", HELLO[0].1);
+    let main = "fn main() { assert!(std::env::args().len() < 2, \"too many\"); println!(\"hello\"); }";
+    place.repo.commit(&[("Cargo.toml", &manifest), ("src/main.rs", main)], "three");
+    assert_eq!(said(&place.build(&cargo()).built(), "hello"), "hello");
+}
+
+#[test]
+fn a_build_from_nothing_without_a_sandbox_gives_the_same() {
+    let place = place(&HELLO);
+    let manifest = format!("{}[profile.release]\ndebug = true\n", HELLO[0].1);
+    place.repo.commit(&[("Cargo.toml", &manifest)], "debug");
+    let mut off = cargo();
+    off.sandbox = Sandbox::Off;
+    let program = bytes(&place.build(&off).built(), "hello");
+    assert_eq!(bytes(&place.run(&off, true).built(), "hello"), program);
+    // Nothing of the check is left when the next build begins.
+    place.build(&off).built();
+    assert!(!place.keep().join("check").exists());
+}
+
+#[test]
+fn a_static_program_is_built_over_a_layer_too() {
+    let place = Project::new().place();
+    let mut section = cargo();
+    section.is_static = true;
+    let outcome = place.build(&section);
+    if let Err(BuildError::Static { why, .. }) = &outcome.result {
+        assert!(why.to_string().contains("static C library"), "{why}");
+        return; // It is not here.
+    }
+    assert_eq!(said(&outcome.built(), "hello"), "a-word3 HI release");
+    assert_eq!(place.build(&section).compiled("dependencies"), [""; 0]);
+}
