@@ -47,7 +47,8 @@ fn a_df_yaml_with_a_mistake() {
 #[test]
 fn a_machine_that_cannot_shut_a_build_in_is_named_with_the_line_that_mends_it() {
     let dir = tempfile::tempdir().expect("a directory");
-    let repo = repository(dir.path(), &[("df.yaml", "app: files\nbuild: { command: \"mkdir out; touch out/x\", output: out }\n")]);
+    let repo =
+        repository(dir.path(), &[("df.yaml", "app: files\nbuild: { command: \"mkdir out; touch out/x\", output: out }\n")]);
     let state = dir.path().join("state");
     let no_more = "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" \"$@\"";
     let build = [env!("CARGO_BIN_EXE_df").as_ref(), "-C".as_ref(), repo.dir(), "--state".as_ref(), &state, "build".as_ref()];

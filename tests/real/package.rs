@@ -68,9 +68,7 @@ pub fn simple_http_server() -> &'static Package {
 /// Returns a program for the command line.
 pub fn choose() -> &'static Package {
     static PACKAGE: OnceLock<Package> = OnceLock::new();
-    PACKAGE.get_or_init(|| {
-        make("choose", ["1.3.6", "1.3.7"], "build:\n  cargo: { bins: [choose] }\n", |_| Tree::default())
-    })
+    PACKAGE.get_or_init(|| make("choose", ["1.3.6", "1.3.7"], "build:\n  cargo: { bins: [choose] }\n", |_| Tree::default()))
 }
 
 /// Returns a tree of Python files.

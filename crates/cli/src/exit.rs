@@ -83,7 +83,9 @@ impl Exit {
             Self::SomeFailed => "Some nodes failed, and every node serves a whole version.",
             Self::Mixed => "Nodes are left on different versions.",
             Self::PutBack => "A node's current moved and df put it back.",
-            Self::Differs => "Something differs: a failed probe, compare-checksums, cache diff, cache verify, a build that is not reproducible.",
+            Self::Differs => {
+                "Something differs: a failed probe, compare-checksums, cache diff, cache verify, a build that is not reproducible."
+            }
             Self::Unreachable => "A node or a cache cannot be reached.",
             Self::Refused => "Refused: not trusted.",
             Self::NoNextDf => "The words are not ours, and PATH has no other df.",
