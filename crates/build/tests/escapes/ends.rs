@@ -88,6 +88,24 @@ fn a_df_that_is_killed_takes_its_room_along_and_the_next_one_clears_up() {
     assert!(outcome.output.join("a").is_file(), "{}", outcome.said);
 }
 
+/// Makes a chain of directories that is longer than df may hold descriptors, and than any path can say.
+const CHAIN: &str = "P=$(printf 'd/%.0s' $(seq 1500)); mkdir -p $P; mkdir -p x/$P; mv d x/$P; mv x d";
+
+#[test]
+fn a_chain_of_directories_without_end_is_cleared_away() {
+    let user = rustix::process::geteuid().is_root().then_some(65534);
+    let mut stage = Stage::new(&std::env::temp_dir(), user);
+    stage.repo.commit(&[("a", "a")], "one");
+    for line in [
+        format!("set -e; mkdir out; touch out/a; mkdir shut; {CHAIN}; mv d shut; chmod 0 shut"),
+        "mkdir -p out/$(printf 'd/%.0s' $(seq 300)); touch out/d/a".to_owned(),
+    ] {
+        let prepare = if user.is_some() { "prlimit --nofile=1024 --pid $$" } else { "" };
+        let outcome = build(&mut stage, &Sandboxed { user, prepare, ..Sandboxed::command(&line) });
+        assert!(outcome.output.join("a").is_file() || outcome.said.contains("deeper than"), "{}", outcome.said);
+    }
+}
+
 #[test]
 fn a_full_disk_is_said_and_nothing_is_left() {
     if !rustix::process::geteuid().is_root() {
