@@ -1,7 +1,7 @@
 //! Dependency layers: what was compiled of registries and git repositories, kept read-only under all later builds that need the same.
 //!
 //! `<keep>/layers/<key>/target` is a target directory with nothing else in it, `<key>/used` holds its length and has the time of its last use. A layer comes into being by one
-//! rename and is never written to again; a build sees it as the lower directory of its own.
+//! rename and its target directory is never written to again; a build sees it as the lower directory of its own. `boot` and `synced` tell whether it is on the disk.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -33,6 +33,14 @@ const N_DIGITS: usize = 16;
 pub(crate) fn find(keep: &Keep, key: Digest) -> Option<PathBuf> {
     let dir = dir_of(keep, key);
     let used = fs::File::options().write(true).open(dir.join("used")).ok()?;
+    if !dir.join("synced").exists() {
+        let boot = boot();
+        if boot.is_empty() || fs::read(dir.join("boot")).ok()? != boot {
+            sandbox::remove(&dir).ok();
+            return None;
+        }
+        sync_later(dir.clone());
+    }
     used.set_modified(SystemTime::now()).ok();
     Some(dir.join("target")).filter(|target| target.is_dir())
 }
@@ -45,12 +53,12 @@ pub(crate) fn put(keep: &Keep, key: Digest, target: &Path, names: &BTreeSet<&str
     let new = tempfile::Builder::new().prefix(".new-").tempdir_in(&all)?;
     fs::rename(target, new.path().join("target"))?;
     fs::write(new.path().join("used"), len_below(&new.path().join("target"))?.to_string())?;
-    // A name may exist only when all its bytes do: after a power cut cargo would take a torn file for a fresh one.
-    rustix::fs::syncfs(fs::File::open(new.path())?)?;
+    fs::write(new.path().join("boot"), boot())?;
     let dir = dir_of(keep, key);
     sandbox::remove(&dir)?;
     fs::rename(new.path(), &dir)?;
     drop(new.keep());
+    sync_later(dir.clone());
     collect(&all, &dir);
     Ok(dir.join("target"))
 }
@@ -67,6 +75,21 @@ pub(crate) fn note_impossible(keep: &Keep, key: Digest) {
 
 fn dir_of(keep: &Keep, key: Digest) -> PathBuf {
     keep.dir.join("layers").join(key.to_string())
+}
+
+/// Writes a layer to the disk while the build goes on, and notes when that is done.
+///
+/// After a power cut cargo would take a torn file for a fresh one. So a layer counts in the boot that it was made in, and in later ones only with this note.
+fn sync_later(dir: PathBuf) {
+    std::thread::spawn(move || {
+        let synced = fs::File::open(&dir).and_then(|open| Ok(rustix::fs::syncfs(open)?));
+        synced.and_then(|()| fs::write(dir.join("synced"), "")).ok();
+    });
+}
+
+/// Returns what names this boot of the machine; nothing where nothing does.
+fn boot() -> Vec<u8> {
+    fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
 /// Removes layers, the ones used longest ago first, until the rest is within its bounds; and what killed builds left half made.
@@ -90,7 +113,10 @@ fn collect(all: &Path, in_use: &Path) {
         n > N_LAYERS || len > LEN
     });
     for path in beyond.map(|(_, _, path)| path).collect::<Vec<_>>().into_iter().chain(torn) {
-        sandbox::remove(&path).ok();
+        // A layer made just now may get its note meanwhile.
+        if sandbox::remove(&path).is_err() {
+            sandbox::remove(&path).ok();
+        }
     }
 }
 
@@ -207,7 +233,9 @@ fn is_digits(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use df_testkit::Tree;
+    use std::time::Duration;
+
+    use df_testkit::{Tree, wait_until};
 
     const SERDE: &str = "0123456789abcdef";
     const APP: &str = "fedcba9876543210";
@@ -273,6 +301,13 @@ mod tests {
         let left: Vec<usize> = (0..N_LAYERS + 2).filter(|i| dir_of(&keep, key(*i)).exists()).collect();
         assert_eq!(left, (0..1).chain(3..N_LAYERS + 2).collect::<Vec<_>>());
         assert_eq!(fs::read_dir(keep.dir.join("layers")).expect("layers").count(), N_LAYERS);
+        // One that a power cut may have torn does not count.
+        let torn = dir_of(&keep, key(5));
+        wait_until(Duration::from_secs(60), || torn.join("synced").exists().then_some(())).expect("it is noted");
+        fs::write(torn.join("boot"), "an earlier one").expect("written");
+        assert!(find(&keep, key(5)).is_some(), "it is on the disk");
+        fs::remove_file(torn.join("synced")).expect("removed");
+        assert!(find(&keep, key(5)).is_none() && !torn.exists());
         assert!(!is_impossible(&keep, key(0)));
         note_impossible(&keep, key(0));
         assert!(is_impossible(&keep, key(0)));
