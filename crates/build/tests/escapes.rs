@@ -107,7 +107,7 @@ fn no_attempt_gets_out_of_a_strict_build_of_an_ordinary_user() {
 
 #[track_caller]
 fn holds(mut stage: Stage, user: Option<u32>) {
-    let said = run::shut_in(&mut stage, &Sandboxed { user, ..Sandboxed::cargo() });
+    let said = run::shut_in(&mut stage, &Sandboxed { user, n_processes: Some(stage::N_PROCESSES), ..Sandboxed::cargo() });
     let got_out = judge(&mut stage, &said);
     assert!(
         got_out.is_empty(),

@@ -13,7 +13,7 @@ use df_core::AppName;
 use df_core::name::PathText;
 use df_core::spec::{BuildSection, BuildTool, CargoBuild, Relocatable, Sandbox};
 
-use crate::stage::{Stage, sysroot};
+use crate::stage::{N_PROCESSES, Stage, sysroot};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -32,6 +32,8 @@ pub struct Sandboxed {
     pub sandbox: Sandbox,
     /// What root does first, in a mount namespace that is thrown away.
     pub prepare: &'static str,
+    /// How many processes the user may have.
+    pub n_processes: Option<u64>,
 }
 
 /// What such a build gave.
@@ -44,7 +46,7 @@ pub struct Outcome {
 
 impl Sandboxed {
     pub fn cargo() -> Self {
-        Self { user: None, command: None, sandbox: Sandbox::Strict, prepare: "" }
+        Self { user: None, command: None, sandbox: Sandbox::Strict, prepare: "", n_processes: None }
     }
 
     pub fn command(line: &str) -> Self {
@@ -90,7 +92,7 @@ impl Sandboxed {
             command.arg(&tests);
         }
         command.args(["--exact", "run::the_build_that_another_test_asks_for", "--nocapture"]);
-        let mut command = stage.careless(command);
+        let mut command = stage.careless(command, self.n_processes);
         let bin = if self.user.is_some() { toolchain.join("bin") } else { sysroot().join("bin") };
         command
             .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", bin.display()))
@@ -130,7 +132,7 @@ pub fn outside(stage: &Stage) -> BTreeMap<String, String> {
         exec cargo build --release --offline --locked";
     let mut command = Command::new("unshare");
     command.args(["--mount", "--uts", "--propagation", "private", "/bin/sh", "-c", script]);
-    let mut command = stage.careless(command);
+    let mut command = stage.careless(command, Some(N_PROCESSES));
     command
         .env("PATH", format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", sysroot().join("bin").display()))
         .env("SYSROOT", sysroot())
@@ -164,7 +166,7 @@ pub fn in_private_tmp(stage: &Stage) {
 
 fn cargo(stage: &Stage, mut command: Command, more: &[&str]) {
     command.args(["build", "--release", "--offline", "--locked"]).args(more).current_dir(stage.path("package"));
-    let mut command = stage.careless(command);
+    let mut command = stage.careless(command, None);
     command.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", sysroot().join("bin").display()));
     run(command, &stage.path("run.log"));
 }

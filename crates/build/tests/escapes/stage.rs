@@ -10,14 +10,15 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use df_testkit::{Repo, Tree};
 
 /// The descriptor by which a secret is handed to whatever is run, as a careless parent does.
 const CARELESS: i32 = 77;
 
-/// Processes that a user may have, from here on. Root has no such bound, a room does.
-const N_PROCESSES: u64 = 1000;
+/// Processes that a user may have where attempts are made. Root has no such bound, a room does.
+pub const N_PROCESSES: u64 = 1000;
 
 /// The bytes that a canary file must keep.
 pub const WHOLE: &str = "whole";
@@ -116,7 +117,7 @@ impl Stage {
     }
 
     /// Makes a program run as from the terminal of a person with secrets in the environment and a descriptor left open.
-    pub fn careless(&self, mut command: Command) -> Command {
+    pub fn careless(&self, mut command: Command, n_processes: Option<u64>) -> Command {
         let terminal = self.terminal.1.as_raw_fd();
         let secret = fs::File::open(self.path("home/.netrc")).expect("ours");
         command
@@ -131,12 +132,10 @@ impl Stage {
         unsafe {
             command.pre_exec(move || {
                 rustix::process::setsid()?;
-                let hard = rustix::process::getrlimit(rustix::process::Resource::Nproc).maximum;
-                let few = Some(hard.map_or(N_PROCESSES, |hard| hard.min(N_PROCESSES)));
-                rustix::process::setrlimit(
-                    rustix::process::Resource::Nproc,
-                    rustix::process::Rlimit { current: few, maximum: few },
-                )?;
+                if n_processes.is_some() {
+                    let few = rustix::process::Rlimit { current: n_processes, maximum: n_processes };
+                    rustix::process::setrlimit(rustix::process::Resource::Nproc, few)?;
+                }
                 if libc::ioctl(terminal, libc::TIOCSCTTY, 0) < 0 || libc::dup2(secret.as_raw_fd(), CARELESS) < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
@@ -359,10 +358,11 @@ fn pseudo_terminal() -> (OwnedFd, OwnedFd) {
 
 /// Makes a System V segment that everybody may read, with the secret in it.
 fn shared_segment(token: &str) -> (i32, i32) {
-    let key = (std::process::id().cast_signed() << 8) | i32::from(token.as_bytes()[token.len() - 1]) | 0x4000_0000;
+    static NEXT: AtomicI32 = AtomicI32::new(0);
+    let key = (std::process::id().cast_signed() & 0x3f_ffff) << 8 | (NEXT.fetch_add(1, Ordering::Relaxed) & 0xff);
     // SAFETY: the segment is ours, a page long, and detached only by the end of the process.
     unsafe {
-        let id = libc::shmget(key, 4096, libc::IPC_CREAT | 0o666);
+        let id = libc::shmget(key, 4096, libc::IPC_CREAT | libc::IPC_EXCL | 0o666);
         assert!(id >= 0, "a segment");
         let address = libc::shmat(id, std::ptr::null(), 0);
         std::ptr::copy_nonoverlapping(token.as_ptr(), address.cast(), token.len());
