@@ -200,7 +200,7 @@ fn is_foreign(pkg_id: &str) -> bool {
 }
 
 /// Returns the name in `registry+https://host/index#name@1.0.0`, `git+https://host/repo#name@1.0.0` or `path+file:///df/src/name#1.0.0`.
-fn name_of(pkg_id: &str) -> &str {
+pub(crate) fn name_of(pkg_id: &str) -> &str {
     let (url, fragment) = pkg_id.rsplit_once('#').unwrap_or((pkg_id, ""));
     match fragment.split_once('@') {
         Some((name, _)) => name,

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::AtomicBool;
 
-use cargo_metadata::PackageId;
 use df_core::spec::CargoBuild;
 use df_core::text::escape;
 use df_core::{Digest, Manifest};
@@ -26,7 +25,7 @@ use crate::run::BuildEvent;
 use crate::sandbox::Mount;
 use crate::stub;
 use crate::toolchain::Toolchain;
-use crate::units::{Ingredients, Units};
+use crate::units::{Ingredients, Units, name_of};
 
 /// What stands for all paths of a room in a program.
 const REMAPPED: (&str, &str) = ("/df", "/built");
@@ -240,7 +239,7 @@ impl Strict<'_> {
                 let what = (artifact.package_id.clone(), artifact.target.clone(), artifact.filenames.clone());
                 if counts(&artifact.package_id.repr) && seen.insert(what) {
                     done += 1;
-                    let name = name_of(&artifact.package_id, &artifact.target.name);
+                    let name = escape(name_of(&artifact.package_id.repr).as_bytes());
                     events(BuildEvent::Compiled { done: done.min(total), total, name });
                 }
             });
@@ -320,16 +319,6 @@ fn take(said: &mut Vec<u8>, bytes: &[u8]) {
     if said.len() + bytes.len() <= MESSAGE_LEN {
         said.extend_from_slice(bytes);
     }
-}
-
-fn name_of(package: &PackageId, target: &str) -> String {
-    let (url, fragment) = package.repr.rsplit_once('#').unwrap_or((&package.repr, ""));
-    let name = match fragment.split_once('@') {
-        Some((name, _)) => name,
-        None if fragment.starts_with(|c: char| c.is_ascii_digit()) => url.rsplit('/').next().unwrap_or(target),
-        None => target,
-    };
-    escape(name.as_bytes())
 }
 
 fn place(source: io::Error) -> CargoError {
