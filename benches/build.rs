@@ -110,8 +110,8 @@ impl Project {
         self.repo.commit(&[(self.changed, &new)], &format!("change {n}"));
     }
 
-    /// Builds by plain cargo, from nothing or with what it has; returns the milliseconds.
-    fn plain(&self, from_nothing: bool) -> f64 {
+    /// Builds by plain cargo, from nothing or with what it has.
+    fn plain(&self, from_nothing: bool) -> Took {
         let target = self.dir.join("target");
         if from_nothing {
             remove(&target);
@@ -119,21 +119,21 @@ impl Project {
         let mut cargo = Command::new("cargo");
         cargo.args(["build", "--release", "--locked", "--offline", "--features", self.features, "--target-dir"]).arg(target);
         cargo.current_dir(self.dir.join("checkout"));
-        run_ms(cargo, |_, _| {})
+        run(cargo, |_, _| {})
     }
 
-    /// Builds HEAD by df; returns the milliseconds, of all and until each phase was said.
-    fn df(&self) -> (f64, BTreeMap<String, f64>) {
+    /// Builds HEAD by df; returns also the milliseconds until each phase was said.
+    fn df(&self) -> (Took, BTreeMap<String, f64>) {
         let mut phases = BTreeMap::new();
         let mut df = self.df_command();
         df.arg("-v");
-        let ms = run_ms(df, |line, at| {
+        let took = run(df, |line, at| {
             let phase = line.trim();
             if ["source", "fetch", "dependencies", "compile", "output"].contains(&phase) {
                 phases.entry(phase.to_owned()).or_insert(at);
             }
         });
-        (ms, phases)
+        (took, phases)
     }
 
     fn df_command(&self) -> Command {
@@ -168,7 +168,7 @@ fn first_builds(server: &Project) -> Vec<Row> {
         server.forget();
         df.push(server.df().0);
     }
-    beside("a first build", Some(FIRST_RATIO), plain, df)
+    beside("a first build", Some(FIRST_RATIO), &plain, &df)
 }
 
 /// Changed lines in turn, and by which phase df was when.
@@ -183,14 +183,14 @@ fn changes(name: &str, ratio: Option<f64>, project: &Project) -> Vec<Row> {
                 plain.push(project.plain(false));
                 continue;
             }
-            let (ms, said) = project.df();
-            df.push(ms);
+            let (took, said) = project.df();
+            df.push(took);
             for (phase, at) in said {
                 phases.entry(phase).or_default().push(at);
             }
         }
     }
-    let mut rows = beside(name, ratio, plain, df);
+    let mut rows = beside(name, ratio, &plain, &df);
     let mut told: Vec<Row> =
         phases.into_iter().map(|(phase, at)| Row::of(&format!("  until df says `{phase}`"), None, at)).collect();
     told.sort_by(|a, b| a.median_ms.total_cmp(&b.median_ms));
@@ -198,12 +198,17 @@ fn changes(name: &str, ratio: Option<f64>, project: &Project) -> Vec<Row> {
     rows
 }
 
-/// Two rows, and on the screen by how much they differ.
-fn beside(name: &str, ratio: Option<f64>, plain: Vec<f64>, df: Vec<f64>) -> Vec<Row> {
-    let plain = Row::of(&format!("cargo build, {name}"), None, plain);
-    let df = Row::of(&format!("df build, {name}"), ratio.map(|ratio| ratio * plain.median_ms), df);
-    println!("{name}: df takes {:.3} times what cargo takes", df.median_ms / plain.median_ms);
-    vec![plain, df]
+/// Rows for both, and on the screen by how much they differ.
+fn beside(name: &str, ratio: Option<f64>, plain: &[Took], df: &[Took]) -> Vec<Row> {
+    let row =
+        |who: &str, aim_ms, took: &[Took]| Row::of(&format!("{who}, {name}"), aim_ms, took.iter().map(|took| took.ms).collect());
+    let plain_row = row("cargo build", None, plain);
+    let df_row = row("df build", ratio.map(|ratio| ratio * plain_row.median_ms), df);
+    let cpu = |took: &[Took]| Row::of("  of a core", None, took.iter().map(|took| took.cpu_ms).collect());
+    let (plain_cpu, df_cpu) = (cpu(plain), cpu(df));
+    let (by_clock, by_cpu) = (df_row.median_ms / plain_row.median_ms, df_cpu.median_ms / plain_cpu.median_ms);
+    println!("{name}: df takes {by_clock:.3} times what cargo takes by the clock, {by_cpu:.3} times the time of cores");
+    vec![plain_row, plain_cpu, df_row, df_cpu]
 }
 
 /// Builds by a command that does nothing, shut in or not.
@@ -214,7 +219,7 @@ fn commands(sandbox: &str) -> Row {
     let yaml = format!("app: command\nbuild: {{ command: \"mkdir out && cp n out/\", output: out, sandbox: {sandbox} }}\n");
     let took = (0..=N_COMMANDS).map(|n| {
         repo.commit(&[("df.yaml", &yaml), ("n", &n.to_string())], &n.to_string());
-        run_ms(df(&dir, repo.dir()), |_, _| {})
+        run(df(&dir, repo.dir()), |_, _| {}).ms
     });
     // The first one asks the tools for their versions.
     Row::of(&format!("df build, a command that does nothing, {sandbox}"), None, took.skip(1).collect())
@@ -227,10 +232,16 @@ fn df(dir: &Path, repo: &Path) -> Command {
     command
 }
 
-/// Runs a program; hands out each line it writes to stderr with the milliseconds since its start, and returns those until its end.
-fn run_ms(mut command: Command, mut heard: impl FnMut(&str, f64)) -> f64 {
+/// What a program took, and what it and all that it started took of the cores: on a busy machine the second is the fairer one.
+struct Took {
+    ms: f64,
+    cpu_ms: f64,
+}
+
+/// Runs a program; hands out each line it writes to stderr with the milliseconds since its start.
+fn run(mut command: Command, mut heard: impl FnMut(&str, f64)) -> Took {
     command.env_remove("CARGO_TARGET_DIR").env_remove("CARGO_INCREMENTAL").env_remove("RUSTFLAGS");
-    let began = Instant::now();
+    let (began, cpu_before) = (Instant::now(), cpu_ms_of_children());
     let ms = || began.elapsed().as_secs_f64() * 1000.0;
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
     let mut said = String::new();
@@ -240,9 +251,17 @@ fn run_ms(mut command: Command, mut heard: impl FnMut(&str, f64)) -> f64 {
         let _ = writeln!(said, "{line}");
     }
     let status = child.wait().expect("a child of this process");
-    let took = ms();
+    let took = Took { ms: ms(), cpu_ms: cpu_ms_of_children() - cpu_before };
     assert!(status.success(), "{command:?}: {status}\n{said}");
     took
+}
+
+/// Returns what processes that were waited for have taken of the cores, theirs included: fields 16 and 17 of proc(5)'s stat, in hundredths of a second.
+fn cpu_ms_of_children() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    let after_name = stat.rsplit(')').next().expect("a last part");
+    let ticks: u64 = after_name.split_whitespace().skip(13).take(2).map(|field| field.parse::<u64>().expect("a number")).sum();
+    ticks as f64 * 10.0
 }
 
 fn server_tree() -> Tree {
