@@ -12,11 +12,12 @@ use super::value::{Section, Value};
 pub(super) fn read(value: &Value<'_>, targets: &[String]) -> Result<BuildSection, Fault> {
     let section = Section::open(value, "build")?;
     section.not_built_unless_empty("fetch", "fetching files before a build is")?;
-    if section.or("static", false, Value::flag)? {
-        return Err(section.need("static")?.not_built("a static program is"));
-    }
     let include = section.or("include", BTreeMap::new(), include)?;
     let tool = tool(&section, include.is_empty(), targets)?;
+    let is_static = section.or("static", false, Value::flag)?;
+    if is_static && !matches!(tool, BuildTool::Cargo(_)) {
+        return Err(section.need("static")?.refuse("is for cargo builds; a command links its programs itself"));
+    }
     Ok(BuildSection {
         tool,
         include,
@@ -27,7 +28,7 @@ pub(super) fn read(value: &Value<'_>, targets: &[String]) -> Result<BuildSection
         sandbox: section
             .or("sandbox", Sandbox::Strict, |value| value.choice(&[("strict", Sandbox::Strict), ("off", Sandbox::Off)]))?,
         fetch: vec![],
-        is_static: false,
+        is_static,
     })
 }
 

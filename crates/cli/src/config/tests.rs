@@ -115,12 +115,23 @@ fn builds_are_cargo_or_a_command_or_files() {
             "  cargo: {}\n  command: make\n  output: dist\n",
             "4:12: build.command: stands beside \"cargo\"; a build is either cargo, or command and output",
         ),
+        (
+            "  command: make\n  output: dist\n  static: true\n",
+            "5:11: build.static: is for cargo builds; a command links its programs itself",
+        ),
+        ("  cargo:\n  static: yes\n", "4:11: build.static: true or false is needed, not \"yes\""),
         ("  cargo: { bins: [--all] }\n", "3:19: build.cargo.bins[0]: \"--all\" is no name that cargo knows"),
         ("  cargo: { bins: 'a,b' }\n", "3:18: build.cargo.bins: a list is needed, not a single value"),
     ];
     for (text, expected) in table {
         refused(&format!("app: a\nbuild:\n{text}"), expected);
     }
+}
+
+#[test]
+fn a_static_program_is_asked_for() {
+    assert!(good("app: a\nbuild: { cargo: , static: true }\n").build.is_static);
+    assert!(!good("app: a\nbuild: { cargo: , static: false }\n").build.is_static);
 }
 
 #[test]
@@ -325,7 +336,6 @@ fn probes_that_cannot_be_asked_are_refused() {
 fn what_is_not_built_is_refused_in_words_and_its_default_is_not() {
     let table = [
         ("build: { fetch: [ {} ], cargo: }", "build.fetch: fetching files before a build is not built yet"),
-        ("build: { static: true, cargo: }", "build.static: a static program is not built yet"),
         ("run: { exec: a, ports: { dns: 'udp:53' } }", "run.ports.dns: a UDP port is not built yet"),
         ("run: { exec: a, ports: { dns: { listen: 'udp:53' } } }", "run.ports.dns.listen: a UDP port is not built yet"),
         ("run: { exec: a, ports: { s: 'unix:/run/s' } }", "run.ports.s: a unix socket is not built yet"),
