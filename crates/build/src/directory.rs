@@ -127,6 +127,11 @@ pub(crate) fn set_epoch(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::utimensat(dir, &*c_name(name)?, &epoch(), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
+/// Sets the times of a directory that is open to 1980-01-01.
+pub(crate) fn set_epoch_of(dir: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(rustix::fs::futimens(dir, &epoch())?)
+}
+
 /// The children of each directory of a sorted list, by position: what a walk by held descriptors needs.
 pub(crate) struct Children(HashMap<Vec<u8>, Vec<usize>>);
 

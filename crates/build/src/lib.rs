@@ -73,7 +73,7 @@ mod sandbox;
 
 pub use cargo::CargoError;
 pub use compare::{Difference, compare};
-pub use fetch::FetchError;
+pub use fetch::{FetchError, FilesError};
 pub use licences::{Licences, licences};
 pub use needs::needs;
 pub use output::OutputError;

@@ -13,7 +13,7 @@ use df_core::{AppName, Digest, Recipe, TreePath};
 use crate::cargo::{self, CargoError};
 use crate::directory;
 use crate::environment::Host;
-use crate::fetch::FetchError;
+use crate::fetch::{FetchError, FilesError};
 use crate::keep::{Keep, drop_oldest, make_dir};
 use crate::lock::Lock;
 use crate::log::Log;
@@ -123,6 +123,8 @@ pub enum BuildError {
     Source(#[from] WriteError),
     #[error(transparent)]
     Fetch(FetchError),
+    #[error(transparent)]
+    Files(FilesError),
     #[error(transparent)]
     Cargo(CargoError),
     #[error(transparent)]

@@ -59,6 +59,9 @@ impl Tool<'_> {
     /// Runs the tool; returns what it used.
     pub fn run(&mut self) -> Result<Used, BuildError> {
         let (section, toolchain) = (self.section, self.toolchain);
+        if let BuildTool::Command { .. } = section.tool {
+            self.fetch_files()?;
+        }
         match (&section.tool, section.sandbox, toolchain) {
             (BuildTool::Cargo(wanted), Sandbox::Strict, Some(toolchain)) => self.cargo_in_rooms(wanted, toolchain),
             (BuildTool::Cargo(wanted), Sandbox::Off, Some(toolchain)) => self.cargo(wanted, toolchain).map(|()| Used::default()),
@@ -71,6 +74,16 @@ impl Tool<'_> {
             }
             (BuildTool::Cargo(_), _, None) | (BuildTool::Files, ..) => Ok(Used::default()),
         }
+    }
+
+    /// Puts the files that a command asks for into the source, before anything of the commit runs.
+    fn fetch_files(&mut self) -> Result<(), BuildError> {
+        let (files, source, events) = (&self.section.fetch, self.source, &mut *self.events);
+        let mut fetching = || events(BuildEvent::Phase("fetch"));
+        fetch::files(files, self.host, self.keep, source, self.log, self.cancel, &mut fetching).map_err(|error| match error {
+            fetch::FilesError::Process(error) => process_failed(error),
+            error => BuildError::Files(error),
+        })
     }
 
     fn cargo(&mut self, wanted: &CargoBuild, toolchain: &Toolchain) -> Result<(), BuildError> {

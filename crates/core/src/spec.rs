@@ -58,6 +58,38 @@ pub enum FetchedDigest {
     Sha256(String),
 }
 
+impl FetchedFile {
+    /// Returns what is wrong with the address or the digest, as the end of a sentence; `None` when the file may be fetched.
+    pub fn wrong(&self) -> Option<&'static str> {
+        let (FetchedDigest::Blake3(hex) | FetchedDigest::Sha256(hex)) = &self.digest;
+        if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Some("needs a digest of 64 lower-case hexadecimal digits");
+        }
+        if self.url.len() > crate::limits::TEXT_LEN || !self.url.bytes().all(|b| b.is_ascii_graphic()) {
+            return Some("is no address: it is too long, or holds blanks or letters that an address has escaped");
+        }
+        let (is_https, rest) = match (self.url.strip_prefix("https://"), self.url.strip_prefix("http://")) {
+            (Some(rest), _) => (true, rest),
+            (None, Some(rest)) => (false, rest),
+            (None, None) => return Some("does not begin with https://"),
+        };
+        let host = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+        match host {
+            "" => Some("names no host"),
+            _ if host.contains('@') => Some("holds a name or a password, which would be in every release"),
+            _ if is_https || is_loopback(host) => None,
+            _ => Some("is not encrypted; http is for loopback addresses only"),
+        }
+    }
+}
+
+/// Returns whether a host, with or without a port, is a loopback address; a name is not, whoever answers to it.
+fn is_loopback(host: &str) -> bool {
+    let address = host.parse::<std::net::SocketAddr>().map(|address| address.ip());
+    let bare = || host.trim_start_matches('[').trim_end_matches(']').parse();
+    address.or_else(|_| bare()).is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
 /// The program that makes the output directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -257,5 +289,47 @@ pub mod milliseconds {
     #[allow(clippy::missing_errors_doc, reason = "serde's signature")]
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
         u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wrong(url: &str, hex: &str) -> Option<&'static str> {
+        let to = PathText::new("a").expect("a path");
+        FetchedFile { url: url.into(), digest: FetchedDigest::Sha256(hex.into()), to }.wrong()
+    }
+
+    #[test]
+    fn files_are_fetched_from_where_nobody_listens_in() {
+        let hex = "0".repeat(64);
+        for url in [
+            "https://example.org/a?b=c",
+            "https://example.org:8443/",
+            "http://127.0.0.1/a",
+            "http://127.7.0.1:80/",
+            "http://[::1]:1/",
+        ] {
+            assert_eq!(wrong(url, &hex), None, "{url}");
+        }
+        let table = [
+            ("http://example.org/a", "not encrypted"),
+            ("http://localhost/a", "not encrypted"),
+            ("http://127.0.0.1.example.org/", "not encrypted"),
+            ("http://127.0.0.1@example.org/", "a password"),
+            ("https://me:secret@example.org/", "a password"),
+            ("https:///a", "no host"),
+            ("file:///etc/passwd", "https://"),
+            ("-K/etc/passwd", "https://"),
+            ("https://example.org/a b", "no address"),
+            ("https://example.org/\u{e9}", "no address"),
+        ];
+        for (url, expected) in table {
+            assert!(wrong(url, &hex).is_some_and(|why| why.contains(expected)), "{url}");
+        }
+        for hex in ["", "abc", &"A".repeat(64), &"g".repeat(64), &"0".repeat(65)] {
+            assert!(wrong("https://example.org/", hex).is_some_and(|why| why.contains("hexadecimal")), "{hex}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! was compared with the lock, cargo unpacked from those alone, and a marker makes the next fetch a matter of looking at times.
 
 mod config;
+mod files;
 mod lock;
 mod said;
 mod seed;
@@ -20,6 +21,8 @@ use std::sync::atomic::AtomicBool;
 use df_core::Digest;
 
 pub(crate) use self::config::FetchConfigError;
+pub use self::files::FilesError;
+pub(crate) use self::files::files;
 #[allow(unused_imports, reason = "the strict build is being put together")]
 pub(crate) use self::lock::{Lock, LockError, LockedPackage, LockedSource};
 

@@ -1,6 +1,6 @@
 //! Real cargo, a registry on the loopback address, git repositories in directories: what is brought, what is refused, and what never runs.
 
-mod server;
+pub(super) mod server;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

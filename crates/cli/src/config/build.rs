@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use df_core::name::PathText;
-use df_core::spec::{BuildSection, BuildTool, CargoBuild, Relocatable, Sandbox};
+use df_core::spec::{BuildSection, BuildTool, CargoBuild, FetchedDigest, FetchedFile, Relocatable, Sandbox};
 
 use super::error::{Fault, show};
 use super::value::{Section, Value};
@@ -11,9 +11,12 @@ use super::value::{Section, Value};
 /// Reads the section. `targets` are programs that `verify` asks for by `target`: a cargo build that names its programs builds them too.
 pub(super) fn read(value: &Value<'_>, targets: &[String]) -> Result<BuildSection, Fault> {
     let section = Section::open(value, "build")?;
-    section.not_built_unless_empty("fetch", "fetching files before a build is")?;
     let include = section.or("include", BTreeMap::new(), include)?;
     let tool = tool(&section, include.is_empty(), targets)?;
+    let fetch = section.or("fetch", Vec::new(), fetch)?;
+    if !fetch.is_empty() && !matches!(tool, BuildTool::Command { .. }) {
+        return Err(section.need("fetch")?.refuse("is for command builds; cargo fetches what Cargo.lock names"));
+    }
     let is_static = section.or("static", false, Value::flag)?;
     if is_static && !matches!(tool, BuildTool::Cargo(_)) {
         return Err(section.need("static")?.refuse("is for cargo builds; a command links its programs itself"));
@@ -27,7 +30,7 @@ pub(super) fn read(value: &Value<'_>, targets: &[String]) -> Result<BuildSection
         })?,
         sandbox: section
             .or("sandbox", Sandbox::Strict, |value| value.choice(&[("strict", Sandbox::Strict), ("off", Sandbox::Off)]))?,
-        fetch: vec![],
+        fetch,
         is_static,
     })
 }
@@ -101,6 +104,28 @@ fn include(value: &Value<'_>) -> Result<BTreeMap<PathText, PathText>, Fault> {
         include.insert(from, entry.value.path()?);
     }
     Ok(include)
+}
+
+fn fetch(value: &Value<'_>) -> Result<Vec<FetchedFile>, Fault> {
+    let mut files: Vec<FetchedFile> = Vec::new();
+    for value in value.list()? {
+        let section = Section::open(&value, "build.fetch[]")?;
+        let digest = match (section.get("blake3"), section.get("sha256")) {
+            (Some(blake3), None) => FetchedDigest::Blake3(blake3.word()?.to_owned()),
+            (None, Some(sha256)) => FetchedDigest::Sha256(sha256.word()?.to_owned()),
+            _ => return Err(section.refuse("exactly one of blake3 and sha256 is needed")),
+        };
+        let (url, to) = (section.need("url")?.word()?.to_owned(), section.need("to")?);
+        let file = FetchedFile { url, digest, to: to.path()? };
+        if let Some(why) = file.wrong() {
+            return Err(section.refuse(format!("\"{}\" {why}", show(&file.url))));
+        }
+        if files.iter().any(|other| other.to == file.to) {
+            return Err(to.refuse(format!("\"{}\" stands here already", show(file.to.as_str()))));
+        }
+        files.push(file);
+    }
+    Ok(files)
 }
 
 fn outside_links(value: &Value<'_>) -> Result<Vec<String>, Fault> {

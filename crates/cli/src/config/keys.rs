@@ -25,6 +25,7 @@ pub(crate) const SECTIONS: &[(&str, &[&str])] = &[
         ],
     ),
     ("build", &["cargo", "command", "output", "include", "fetch", "static", "outside_links", "relocatable", "sandbox"]),
+    ("build.fetch[]", &["url", "blake3", "sha256", "to"]),
     ("build.cargo", &["package", "bins", "examples", "profile", "features", "default_features"]),
     (
         "run",

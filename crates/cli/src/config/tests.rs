@@ -2,8 +2,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use df_core::name::Label;
-use df_core::spec::{BuildTool, CargoBuild, Handoff, Port, Relocatable, RunLimits, Sandbox};
+use df_core::name::{Label, PathText};
+use df_core::spec::{BuildTool, CargoBuild, FetchedDigest, FetchedFile, Handoff, Port, Relocatable, RunLimits, Sandbox};
 
 use super::*;
 
@@ -126,6 +126,40 @@ fn builds_are_cargo_or_a_command_or_files() {
     for (text, expected) in table {
         refused(&format!("app: a\nbuild:\n{text}"), expected);
     }
+}
+
+#[test]
+fn fetched_files_are_read_or_refused() {
+    let text = |file: &str| format!("app: a\nbuild:\n  command: make\n  output: dist\n  fetch: [ {{ {file} }} ]\n");
+    let (hex, url) = ("0".repeat(64), "https://example.org/a");
+    let file = |digest| FetchedFile { url: url.into(), digest, to: PathText::new("data/a").expect("a path") };
+    let blake3 = good(&text(&format!("url: '{url}', blake3: {hex}, to: data/a"))).build.fetch;
+    assert_eq!(blake3, [file(FetchedDigest::Blake3(hex.clone()))]);
+    let sha256 = good(&text(&format!("url: '{url}', sha256: {hex}, to: data/a"))).build.fetch;
+    assert_eq!(sha256, [file(FetchedDigest::Sha256(hex.clone()))]);
+    let table = [
+        (format!("url: '{url}', to: a"), "5:12: build.fetch[0]: exactly one of blake3 and sha256 is needed".to_owned()),
+        (
+            format!("url: '{url}', to: a, sha256: abc"),
+            format!("5:12: build.fetch[0]: \"{url}\" needs a digest of 64 lower-case hexadecimal digits"),
+        ),
+        (
+            format!("url: 'http://example.org/', to: a, sha256: {hex}"),
+            "5:12: build.fetch[0]: \"http://example.org/\" is not encrypted; http is for loopback addresses only".to_owned(),
+        ),
+        (format!("url: '{url}', sha256: {hex}"), "5:12: build.fetch[0]: \"to\" is missing".to_owned()),
+        (
+            format!("url: '{url}', sha256: {hex}, to: a }}, {{ url: '{url}', sha256: {hex}, to: a"),
+            "5:237: build.fetch[1].to: \"a\" stands here already".to_owned(),
+        ),
+    ];
+    for (file, expected) in table {
+        refused(&text(&file), &expected);
+    }
+    refused(
+        &format!("app: a\nbuild:\n  cargo:\n  fetch: [ {{ url: '{url}', sha256: {hex}, to: a }} ]\n"),
+        "4:10: build.fetch: is for command builds; cargo fetches what Cargo.lock names",
+    );
 }
 
 #[test]
@@ -335,7 +369,6 @@ fn probes_that_cannot_be_asked_are_refused() {
 #[test]
 fn what_is_not_built_is_refused_in_words_and_its_default_is_not() {
     let table = [
-        ("build: { fetch: [ {} ], cargo: }", "build.fetch: fetching files before a build is not built yet"),
         ("run: { exec: a, ports: { dns: 'udp:53' } }", "run.ports.dns: a UDP port is not built yet"),
         ("run: { exec: a, ports: { dns: { listen: 'udp:53' } } }", "run.ports.dns.listen: a UDP port is not built yet"),
         ("run: { exec: a, ports: { s: 'unix:/run/s' } }", "run.ports.s: a unix socket is not built yet"),
