@@ -358,3 +358,103 @@ fn normal(path: &Path) -> Option<PathBuf> {
     }
     Some(normal)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn source(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(dir.path().join(".cargo")).expect("a directory");
+        for (path, text) in files {
+            fs::write(dir.path().join(path), text).expect("a file");
+        }
+        dir
+    }
+
+    fn cleaned(text: &str) -> Result<Cleaned, FetchConfigError> {
+        of_source(source(&[(".cargo/config.toml", text)]).path())
+    }
+
+    #[test]
+    fn only_what_says_where_packages_come_from_is_heard() {
+        let dir = source(&[(
+            ".cargo/config.toml",
+            "paths = ['/x']\n[build]\nrustc = 'evil'\nrustc-wrapper = 'evil'\nrustflags = ['--cfg', 'a', '-Clinker=evil', '-Zcodegen-backend=evil.so']\n\
+             [source.crates-io]\nreplace-with = 'v'\nevil = 'x'\n[source.v]\ndirectory = 'vendor'\n\
+             [registries.own]\nindex = 'https://example.org/'\ntoken = 'secret'\ncredential-provider = 'evil'\n\
+             [registry]\ndefault = 'own'\nglobal-credential-providers = ['evil']\n[net]\ngit-fetch-with-cli = true\n[http]\nproxy = 'evil'\n\
+             [target.x86_64-unknown-linux-gnu]\nrunner = 'evil'\nrustflags = '-C target-cpu=native -C llvm-args=-load=evil.so'\n\
+             [env]\nPATH = 'evil'\n[patch.crates-io]\na = { path = 'a', evil = 1 }\n",
+        )]);
+        let cleaned = of_source(dir.path()).expect("cleaned");
+        let at = dir.path().display();
+        let expected = format!(
+            "[source.\"crates-io\"]\nreplace-with = \"v\"\n[source.\"v\"]\ndirectory = \"{at}/vendor\"\n\
+             [registries.\"own\"]\nindex = \"https://example.org/\"\n[registry]\ndefault = \"own\"\n\
+             [patch.\"crates-io\".\"a\"]\npath = \"{at}/a\"\n"
+        );
+        assert_eq!(cleaned.text, expected);
+        assert_eq!(cleaned.flags, ["--cfg=a", "-Ctarget-cpu=native"]);
+        assert_eq!(cleaned.vendored, [dir.path().join("vendor")]);
+        assert!(cleaned.text.parse::<Table>().is_ok());
+    }
+
+    #[test]
+    fn text_stays_text_in_what_is_written() {
+        let cleaned = cleaned("[source.\"a\\\"]\\n[build]\\nrustc = \\\"x\"]\nreplace-with = \"b\\\"\\nrustc = \\\"\\u007F\"\n")
+            .expect("cleaned");
+        let table: Table = cleaned.text.parse().expect("TOML");
+        assert_eq!(table.keys().collect::<Vec<_>>(), ["source"], "{}", cleaned.text);
+    }
+
+    #[test]
+    fn included_files_lie_under_what_includes_them() {
+        let dir = source(&[
+            (
+                ".cargo/config.toml",
+                "include = ['more.toml', { path = 'none.toml', optional = true }]\n[source.a]\nreplace-with = 'over'\n",
+            ),
+            (".cargo/more.toml", "[source.a]\nreplace-with = 'under'\n[source.b]\nreplace-with = 'c'\n"),
+        ]);
+        let text = of_source(dir.path()).expect("cleaned").text;
+        assert_eq!(text, "[source.\"a\"]\nreplace-with = \"over\"\n[source.\"b\"]\nreplace-with = \"c\"\n");
+        assert!(matches!(cleaned("include = '../../x.toml'"), Err(FetchConfigError::Outside { .. })));
+        assert!(matches!(cleaned("include = 'config.toml'"), Err(FetchConfigError::Outside { .. })), "for ever");
+    }
+
+    #[test]
+    fn what_leads_out_of_the_commit_is_refused() {
+        for path in ["/usr/share/cargo/registry", "../x", "a/../../x"] {
+            for text in [
+                format!("[source.a]\ndirectory = '{path}'"),
+                format!("[source.a]\nlocal-registry = '{path}'"),
+                format!("[patch.a.b]\npath = '{path}'"),
+            ] {
+                assert!(matches!(cleaned(&text), Err(FetchConfigError::Outside { .. })), "{text}");
+            }
+        }
+        let dir = source(&[(".cargo/config.toml", "[source.a]\ndirectory = 'out'")]);
+        std::os::unix::fs::symlink("/usr", dir.path().join("out")).expect("a link");
+        assert!(matches!(of_source(dir.path()), Err(FetchConfigError::Outside { .. })));
+    }
+
+    #[test]
+    fn addresses_and_files_of_other_kinds_are_refused() {
+        for text in [
+            "[registries.a]\nindex = 'ext::sh -c x'",
+            "[source.a]\ngit = '-oProxyCommand=x'",
+            "[source.a]\nregistry = 'https://a b'",
+            "[patch.a.b]\ngit = 'ext::x'",
+        ] {
+            assert!(matches!(cleaned(text), Err(FetchConfigError::Address { .. })), "{text}");
+        }
+        assert!(matches!(cleaned("[source"), Err(FetchConfigError::Unreadable { .. })));
+        assert!(matches!(cleaned(&"#".repeat(1 + LEN as usize)), Err(FetchConfigError::NotRegular { .. })));
+        let dir = source(&[]);
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join(".cargo/config.toml")).expect("a link");
+        assert!(matches!(of_source(dir.path()), Err(FetchConfigError::NotRegular { .. })));
+        assert_eq!(of_source(source(&[]).path()).expect("none"), Cleaned::default());
+    }
+}
