@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use df_build::{BuildError, BuildEvent, Builder, Built, Repository};
 use df_core::name::PathText;
-use df_core::spec::{BuildSection, BuildTool, CargoBuild, Relocatable, Sandbox};
+use df_core::spec::{BuildSection, BuildTool, CargoBuild, FetchedDigest, FetchedFile, Relocatable, Sandbox};
 use df_core::{AppName, Recipe};
 use df_testkit::{Kind, Repo, Tree, wait_until};
 
@@ -536,4 +536,27 @@ fn a_build_script_that_asks_git_finds_no_repository_around_the_cache() {
     let built = place.build(&command("mkdir out; git rev-parse HEAD > out/commit 2>&1 || true")).built();
     let said = fs::read_to_string(built.output.join("commit")).expect("written");
     assert!(said.contains("not a git repository"), "{said}");
+}
+
+#[test]
+fn a_command_has_the_files_that_it_names_by_digest() {
+    let place = place(&[("a.txt", "one\n")]);
+    let digest = df_core::Digest::of(b"two\n").to_string();
+    // What is kept under its digest is not fetched: nobody listens at this address.
+    let kept = place.cache().join("build/files");
+    fs::create_dir_all(&kept).expect("a directory");
+    fs::write(kept.join(format!("blake3-{digest}")), "two\n").expect("a file");
+    let file = |to: &str| FetchedFile {
+        url: "http://127.0.0.1:9/b".into(),
+        digest: FetchedDigest::Blake3(digest.clone()),
+        to: path(to),
+    };
+    let mut section = command("mkdir out && cat a.txt more/b.txt > out/both");
+    section.fetch = vec![file("more/b.txt")];
+    let built = place.build(&section).built();
+    assert_eq!(fs::read_to_string(built.output.join("both")).expect("a file"), "one\ntwo\n");
+    drop(built);
+    section.fetch = vec![file("a.txt")];
+    let refusal = place.build(&section).refusal();
+    assert!(refusal.contains("puts a file at a.txt, where the commit"), "{refusal}");
 }

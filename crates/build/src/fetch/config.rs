@@ -97,6 +97,13 @@ pub(crate) fn own_file(host: &Host) -> Option<PathBuf> {
     ["config", "config.toml"].map(|name| host.cargo_home.join(name)).into_iter().find(|path| path.is_file())
 }
 
+/// Returns whether the operator's configuration takes packages from other places than they name.
+pub(crate) fn own_replaces(host: &Host) -> bool {
+    let text = own_file(host).and_then(|file| std::fs::read_to_string(file).ok());
+    let table = text.and_then(|text| text.parse::<Table>().ok()).unwrap_or_default();
+    tables_of(table.get("source")).any(|(_, source)| source.contains_key("replace-with"))
+}
+
 /// Returns the configuration that a build needs besides the commit's: where the registries are that only the operator's configuration names and that
 /// the lock takes packages from. No tokens, no programs, nothing else.
 pub(crate) fn for_room(lock: &Lock, host: &Host) -> String {

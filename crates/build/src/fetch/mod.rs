@@ -75,6 +75,12 @@ pub enum FetchError {
     NoNetwork { host: String },
     #[error("{place} wants to know who asks; run cargo login for it, or see that git may fetch from it")]
     NoCredentials { place: String },
+    #[error(
+        "{} replaces the source of packages, so that they came under another name than on other machines, where a strict build does not look; \
+         write its [source] lines into the commit's .cargo/config.toml, for all machines",
+        file.display()
+    )]
+    Replaced { file: PathBuf },
     #[error("what Cargo.lock names is not there any more: {what}")]
     Gone { what: String },
     #[error("cargo fetch ended with {how}")]
@@ -189,30 +195,39 @@ impl Fetching<'_> {
 
     /// Tries with what is here, then with the network.
     fn run_cargo(&mut self, config: &Path, events: &mut dyn FnMut(BuildEvent)) -> Result<(), FetchError> {
-        let offline = match self.attempt(config, true)? {
-            None => return Ok(()),
-            Some((meaning, _)) => meaning,
-        };
-        self.log.add(b"not all of it is here; fetching\n");
-        events(BuildEvent::Phase("fetch"));
-        let Some((meaning, how)) = self.attempt(config, false)? else { return Ok(()) };
-        Err(match (offline, meaning) {
-            (_, Said::StaleLock) | (Said::StaleLock, Said::NoNetwork { .. }) => FetchError::StaleLock,
-            (_, Said::Checksum { package }) => FetchError::ChecksumSaid { package },
-            (_, Said::NoCredentials { place }) => FetchError::NoCredentials { place },
-            (_, Said::NoNetwork { host }) => FetchError::NoNetwork { host },
-            (_, Said::Gone { what }) => FetchError::Gone { what },
-            (_, Said::Else) => FetchError::Ended { how },
-        })
+        let own = config::own_file(self.host);
+        // Later ones are put over earlier ones, as a project's configuration is put over its user's.
+        let both: Vec<&Path> = own.iter().map(PathBuf::as_path).chain([config]).collect();
+        if let Some((offline, _)) = self.attempt(&both, &["--offline"])? {
+            self.log.add(b"not all of it is here; fetching\n");
+            events(BuildEvent::Phase("fetch"));
+            if let Some((meaning, how)) = self.attempt(&both, &[])? {
+                return Err(failure(&offline, meaning, how));
+            }
+        }
+        match own.filter(|_| config::own_replaces(self.host)) {
+            Some(file) => self.look_as_a_room(file, config),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks for all of it as a build will: without the operator's configuration, but for where registries are.
+    fn look_as_a_room(&mut self, own: PathBuf, config: &Path) -> Result<(), FetchError> {
+        let mut room =
+            tempfile::Builder::new().prefix("config-").suffix(".toml").tempfile_in(self.home).map_err(place(self.home))?;
+        room.write_all(room_config(self.lock, self.host).as_bytes()).map_err(place(room.path()))?;
+        match self.attempt(&[room.path(), config], &["--offline"])? {
+            None => Ok(()),
+            Some(_) => Err(FetchError::Replaced { file: own }),
+        }
     }
 
     /// Runs cargo; `None` when it could fetch, else why not and how it ended.
-    fn attempt(&mut self, config: &Path, offline: bool) -> Result<Option<(Said, String)>, FetchError> {
+    fn attempt(&mut self, configs: &[&Path], flags: &[&str]) -> Result<Option<(Said, String)>, FetchError> {
         let mut args = vec!["fetch".to_owned(), "--locked".into(), format!("--target={TARGET}")];
         args.push(format!("--manifest-path={}", self.source.join("Cargo.toml").display()));
-        args.extend(offline.then(|| "--offline".to_owned()));
-        // Later ones are put over earlier ones, as a project's configuration is put over its user's.
-        for file in config::own_file(self.host).iter().map(PathBuf::as_path).chain([config]) {
+        args.extend(flags.iter().map(|&flag| flag.to_owned()));
+        for file in configs {
             args.extend(["--config".to_owned(), file.display().to_string()]);
         }
         let program = match &self.toolchain.bin {
@@ -242,6 +257,19 @@ impl Fetching<'_> {
         // Builds use what is here without this cargo seeing it.
         set("CARGO_CACHE_AUTO_CLEAN_FREQUENCY", "never".into());
         environment
+    }
+}
+
+/// Says why nothing was fetched, by what cargo said without and with the network.
+fn failure(offline: &Said, online: Said, how: String) -> FetchError {
+    match online {
+        Said::NoNetwork { .. } if *offline == Said::StaleLock => FetchError::StaleLock,
+        Said::StaleLock => FetchError::StaleLock,
+        Said::Checksum { package } => FetchError::ChecksumSaid { package },
+        Said::NoCredentials { place } => FetchError::NoCredentials { place },
+        Said::NoNetwork { host } => FetchError::NoNetwork { host },
+        Said::Gone { what } => FetchError::Gone { what },
+        Said::Else => FetchError::Ended { how },
     }
 }
 

@@ -412,3 +412,29 @@ fn a_condition_that_the_commits_flags_decide_is_heard() {
     assert_eq!(site.kept("cache").len(), 1, "{}", package.name);
     drop(server);
 }
+
+#[test]
+fn a_mirror_of_the_users_own_is_refused_in_words_and_one_of_the_commit_is_not() {
+    let (mut site, server, _) = with_registry();
+    let mirror = Server::start();
+    publish(&mirror, "leftover");
+    let index = |server: &Server| format!("sparse+{}/index/", server.url);
+    // The mirror has the very bytes.
+    for path in ["/dl/leftover", "/index/le/ft/leftover"] {
+        let same = server.answers.lock().expect("no panic")[path].clone();
+        mirror.put(path, same);
+    }
+    let replaced = format!(
+        "[source.original]\nregistry = \"{}\"\nreplace-with = \"mirror\"\n[source.mirror]\nregistry = \"{}\"\n",
+        index(&server),
+        index(&mirror)
+    );
+    write(&site.host.cargo_home.join("config.toml"), &replaced);
+    let error = site.refused("replaces the source of packages");
+    assert!(matches!(error, FetchError::Replaced { .. }) && server.asked().is_empty(), "{:?}", server.asked());
+    fs::remove_file(site.host.cargo_home.join("config.toml")).expect("removed");
+    let config = fs::read_to_string(site.source().join(".cargo/config.toml")).expect("a configuration");
+    site.write(&[(".cargo/config.toml", &format!("{config}{replaced}"))]);
+    site.fetched();
+    assert!(server.asked().is_empty(), "{:?}", server.asked());
+}
