@@ -553,9 +553,11 @@ fn a_command_has_the_files_that_it_names_by_digest() {
     };
     let mut section = command("mkdir out && cat a.txt more/b.txt > out/both");
     section.fetch = vec![file("more/b.txt")];
-    let built = place.build(&section).built();
-    assert_eq!(fs::read_to_string(built.output.join("both")).expect("a file"), "one\ntwo\n");
-    drop(built);
+    for sandbox in [Sandbox::Off, Sandbox::Strict] {
+        section.sandbox = sandbox;
+        let built = place.build(&section).built();
+        assert_eq!(fs::read_to_string(built.output.join("both")).expect("a file"), "one\ntwo\n");
+    }
     section.fetch = vec![file("a.txt")];
     let refusal = place.build(&section).refusal();
     assert!(refusal.contains("puts a file at a.txt, where the commit"), "{refusal}");
