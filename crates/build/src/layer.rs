@@ -16,6 +16,7 @@ use rustix::fs::FileType;
 
 use crate::directory;
 use crate::keep::{Keep, make_dir};
+use crate::outside;
 use crate::sandbox;
 
 /// Layers kept.
@@ -46,10 +47,20 @@ pub(crate) fn find(keep: &Keep, key: Digest) -> Option<PathBuf> {
 }
 
 /// Makes a layer of a target directory on the same file system, in which nobody is at work any more: keeps what belongs to packages of these names.
-pub(crate) fn put(keep: &Keep, key: Digest, target: &Path, names: &BTreeSet<&str>) -> io::Result<PathBuf> {
+/// `None` when that was made of files of the commit outside of its `vendored` directories.
+pub(crate) fn put(
+    keep: &Keep,
+    key: Digest,
+    target: &Path,
+    names: &BTreeSet<&str>,
+    vendored: &[String],
+) -> io::Result<Option<PathBuf>> {
     let all = keep.dir.join("layers");
     make_dir(&all)?;
     prune(target, names)?;
+    if profiles(target)?.iter().any(|profile| outside::names_any(profile, vendored)) {
+        return Ok(None);
+    }
     let new = tempfile::Builder::new().prefix(".new-").tempdir_in(&all)?;
     fs::rename(target, new.path().join("target"))?;
     fs::write(new.path().join("used"), len_below(&new.path().join("target"))?.to_string())?;
@@ -60,7 +71,7 @@ pub(crate) fn put(keep: &Keep, key: Digest, target: &Path, names: &BTreeSet<&str
     drop(new.keep());
     sync_later(dir.clone());
     collect(&all, &dir);
-    Ok(dir.join("target"))
+    Ok(Some(dir.join("target")))
 }
 
 /// Returns whether it is known that no layer of this key can be made.
@@ -170,6 +181,19 @@ fn prune(target: &Path, names: &BTreeSet<&str>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns the directories of profiles in a target directory that was pruned.
+fn profiles(target: &Path) -> io::Result<Vec<OwnedFd>> {
+    let mut profiles = vec![];
+    for dir in entries(&directory::open(target)?)?.into_iter().filter_map(|(_, dir)| dir) {
+        match is_profile(&dir)? {
+            true => profiles.push(dir),
+            // All that pruning left there.
+            false => profiles.extend(entries(&dir)?.into_iter().filter_map(|(_, dir)| dir)),
+        }
+    }
+    Ok(profiles)
 }
 
 fn prune_profile(profile: &OwnedFd, names: &BTreeSet<&str>) -> io::Result<()> {
@@ -294,7 +318,7 @@ mod tests {
         for i in 0..N_LAYERS + 2 {
             let target = keep.dir.join("target");
             Tree::of_files(&[(&format!("release/.fingerprint/serde-{SERDE}/x"), "x")]).write(&target);
-            put(&keep, key(i), &target, &BTreeSet::from(["serde"])).expect("a layer");
+            put(&keep, key(i), &target, &BTreeSet::from(["serde"]), &[]).expect("pruned").expect("a layer");
             // Use is what counts, not age.
             assert!(find(&keep, key(0)).is_some());
         }

@@ -39,6 +39,8 @@ mod stub;
 
 mod layer;
 
+mod outside;
+
 mod rooms;
 
 mod process;

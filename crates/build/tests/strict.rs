@@ -294,6 +294,35 @@ fn a_change_that_dependencies_can_see_makes_another_layer() {
 }
 
 #[test]
+fn a_vendored_package_that_reads_a_file_of_the_commit_gets_the_real_one() {
+    let script = &Project::new().files["vendor/word/build.rs"];
+    let watching = script.replacen("fn main() {", "fn main() {\n    println!(\"cargo::rerun-if-changed=../../extra.rs\");\n    println!(\"cargo::rustc-env=EXTRA={}\", std::fs::read_to_string(\"../../extra.rs\").unwrap().contains(\"one\"));", 1);
+    for (script, word) in [
+        (
+            script,
+            "fn text() -> String { \"stub\".into() }\npub fn word() -> String { use extra::*; #[path = \"../../../extra.rs\"] mod extra; text() }\n",
+        ),
+        (script, "pub fn word() -> String { include_str!(\"../../../Cargo.toml\").contains(\"one\").to_string() }\n"),
+        (&watching, "pub fn word() -> String { env!(\"EXTRA\").into() }\n"),
+    ] {
+        let mut project = Project::new();
+        let manifest = project.files["Cargo.toml"].clone();
+        project
+            .set("Cargo.toml", &format!("{manifest}# one\n"))
+            .set("extra.rs", "pub fn text() -> String { \"true\".into() } // one\n")
+            .set("vendor/word/build.rs", script)
+            .set("vendor/word/src/lib.rs", word);
+        let place = project.place();
+        assert_eq!(said(&place.build(&cargo()).built(), "hello"), "a-true HI release", "{word}");
+        project
+            .set("Cargo.toml", &format!("{manifest}# two\n"))
+            .set("extra.rs", "pub fn text() -> String { \"false\".into() } // two\n")
+            .commit_to(&place);
+        assert_eq!(said(&place.build(&cargo()).built(), "hello"), "a-false HI release", "{word}");
+    }
+}
+
+#[test]
 fn what_needs_a_package_of_the_commit_is_in_no_layer() {
     let mut project = Project::new();
     let old = Project::new();

@@ -29,8 +29,8 @@ use crate::units::{Ingredients, Units, name_of};
 
 /// What stands for all paths of a room in a program.
 const REMAPPED: (&str, &str) = ("/df", "/built");
-/// Where the parts that a layer cannot know lie: then there is none. An included file may be anywhere; a relative path leads to files that a stub lacks.
-const UNKNOWABLE: [&str; 2] = ["include", "relative"];
+/// What leads to parts that a layer cannot know: then there is none. An included file may be anywhere; a path leads to files that a stub lacks.
+const UNKNOWABLE: [&str; 3] = ["include", "relative", SOURCE];
 
 /// Where and with what cargo works.
 pub(crate) struct Strict<'a> {
@@ -207,7 +207,7 @@ impl Strict<'_> {
         if n_made < total {
             return Ok(None);
         }
-        layer::put(self.keep, key, &target.written, &units.layered_names()).map(Some).map_err(place)
+        layer::put(self.keep, key, &target.written, &units.layered_names(), vendored).map_err(place)
     }
 
     /// Runs a build; tells of each call of the compiler that `counts`, by the id of its package.
