@@ -24,6 +24,9 @@ const LEN: u64 = 1 << 20;
 /// Configurations that include one another.
 const N_INCLUDED: usize = 16;
 
+/// How compilers are told to use all that the processor at hand can do.
+const NATIVE: [&str; 4] = ["target-cpu=native", "march=native", "mtune=native", "mcpu=native"];
+
 /// The commit's configuration of cargo cannot be used for fetching.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
@@ -41,6 +44,11 @@ pub enum FetchConfigError {
          if that is right, write registries.{name}.index = \"{found}\" into {file}"
     )]
     WouldSendToken { name: String, found: String, file: String },
+    #[error(
+        "{key} in the commit's cargo configuration says {found}, which is another program on each machine; name a processor instead \
+         (x86-64-v3, for one), or write `sandbox: off`"
+    )]
+    Native { key: String, found: String },
 }
 
 /// What a fetch hears of a commit's configuration.
@@ -64,7 +72,9 @@ pub(crate) fn of_source(source: &Path) -> Result<Cleaned, FetchConfigError> {
         let file = PathBuf::from(".cargo").join(name);
         if let Some(table) = read_in(source, &file)? {
             let mut n_left = N_INCLUDED;
-            cleaned.take(&with_included(source, &file, table, &mut n_left)?, source)?;
+            let table = with_included(source, &file, table, &mut n_left)?;
+            refuse_native(&table)?;
+            cleaned.take(&table, source)?;
             break;
         }
     }
@@ -90,6 +100,40 @@ pub(crate) fn refuse_sent_tokens(cleaned: &Cleaned, host: &Host, variables: &BTr
         }
     }
     Ok(())
+}
+
+/// Refuses flags for the processor that happens to build: the recipe does not know it.
+fn refuse_native(table: &Table) -> Result<(), FetchConfigError> {
+    let part = |name: &str| Some((name.to_owned(), table.get(name)?));
+    let target = tables_of(table.get("target")).filter(|(name, _)| is_ours(name));
+    let target = target.filter_map(|(name, table)| Some((format!("target.{name}.rustflags"), table.get("rustflags")?)));
+    let all = ["build", "env"].into_iter().filter_map(part).chain(target);
+    for (key, value) in all {
+        if let Some(found) = texts_of(value).into_iter().find(|text| NATIVE.iter().any(|native| text.contains(native))) {
+            let shown = |text: &str| shorten(&escape(text.as_bytes()), 200);
+            return Err(FetchConfigError::Native { key: shown(&key), found: shown(found) });
+        }
+    }
+    Ok(())
+}
+
+/// Returns all texts in a value.
+fn texts_of(value: &Value) -> Vec<&str> {
+    let (mut open, mut texts) = (vec![value], vec![]);
+    while let Some(value) = open.pop() {
+        match value {
+            Value::String(text) => texts.push(text.as_str()),
+            Value::Array(list) => open.extend(list),
+            Value::Table(table) => open.extend(table.iter().map(|(_, value)| value)),
+            _ => {}
+        }
+    }
+    texts
+}
+
+/// Returns whether a table of targets by this name may mean ours.
+fn is_ours(target: &str) -> bool {
+    target == TARGET || target.starts_with("cfg(")
 }
 
 /// Returns the operator's configuration file, if there is one.
@@ -219,7 +263,7 @@ impl Cleaned {
 
     /// Takes the flags for all targets, for the one target, and for whatever `cfg(...)` may mean it.
     fn take_flags(&mut self, table: &Table) {
-        let target = tables_of(table.get("target")).filter(|(name, _)| *name == TARGET || name.starts_with("cfg("));
+        let target = tables_of(table.get("target")).filter(|(name, _)| is_ours(name));
         let all = table.get("build").and_then(Value::as_table).into_iter().chain(target.map(|(_, table)| table));
         let flags: Vec<String> = all.flat_map(|table| flags_of(table.get("rustflags"))).collect();
         self.flags.extend(deciding(&flags));
@@ -392,7 +436,7 @@ mod tests {
              [source.crates-io]\nreplace-with = 'v'\nevil = 'x'\n[source.v]\ndirectory = 'vendor'\n\
              [registries.own]\nindex = 'https://example.org/'\ntoken = 'secret'\ncredential-provider = 'evil'\n\
              [registry]\ndefault = 'own'\nglobal-credential-providers = ['evil']\n[net]\ngit-fetch-with-cli = true\n[http]\nproxy = 'evil'\n\
-             [target.x86_64-unknown-linux-gnu]\nrunner = 'evil'\nrustflags = '-C target-cpu=native -C llvm-args=-load=evil.so'\n\
+             [target.x86_64-unknown-linux-gnu]\nrunner = 'evil'\nrustflags = '-C target-cpu=x86-64-v3 -C llvm-args=-load=evil.so'\n\
              [env]\nPATH = 'evil'\n[patch.crates-io]\na = { path = 'a', evil = 1 }\n",
         )]);
         let cleaned = of_source(dir.path()).expect("cleaned");
@@ -403,7 +447,7 @@ mod tests {
              [patch.\"crates-io\".\"a\"]\npath = \"{at}/a\"\n"
         );
         assert_eq!(cleaned.text, expected);
-        assert_eq!(cleaned.flags, ["--cfg=a", "-Ctarget-cpu=native"]);
+        assert_eq!(cleaned.flags, ["--cfg=a", "-Ctarget-cpu=x86-64-v3"]);
         assert_eq!(cleaned.vendored, [dir.path().join("vendor")]);
         assert!(cleaned.text.parse::<Table>().is_ok());
     }

@@ -438,3 +438,30 @@ fn a_mirror_of_the_users_own_is_refused_in_words_and_one_of_the_commit_is_not() 
     site.fetched();
     assert!(server.asked().is_empty(), "{:?}", server.asked());
 }
+
+#[test]
+fn flags_for_the_processor_that_happens_to_build_are_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let read = |text: &str| {
+        write(&dir.path().join(".cargo/config.toml"), text);
+        config::of_source(dir.path()).map(drop).map_err(|error| error.to_string())
+    };
+    for (text, key) in [
+        ("[build]\nrustflags = [\"-C\", \"target-cpu=native\"]\n", "build"),
+        ("[build]\nrustflags = \"-Ctarget-cpu=native\"\n", "build"),
+        ("[target.'cfg(unix)']\nrustflags = [\"-Ctarget-cpu=native\"]\n", "target.cfg(unix).rustflags"),
+        ("[env]\nCFLAGS = { value = \"-O2 -march=native\" }\n", "env"),
+    ] {
+        let said = read(text).expect_err(text);
+        assert!(said.starts_with(&format!("{key} in the commit's cargo configuration says ")), "{said}");
+    }
+    write(&dir.path().join(".cargo/more.toml"), "[build]\nrustflags = [\"-Ctarget-cpu=native\"]\n");
+    read("include = [\"more.toml\"]\n").expect_err("another file counts");
+    for text in [
+        "# rustflags = [\"-Ctarget-cpu=native\"]\n",
+        "[build]\nrustflags = [\"-Ctarget-cpu=x86-64-v3\"]\n",
+        "[target.aarch64-unknown-linux-gnu]\nrustflags = [\"-Ctarget-cpu=native\"]\n",
+    ] {
+        assert_eq!(read(text), Ok(()), "{text}");
+    }
+}

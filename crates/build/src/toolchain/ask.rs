@@ -15,20 +15,29 @@ use crate::environment::{self, Host};
 use crate::keep::Keep;
 
 /// What of a C compiler decides about its output, besides itself.
-const C_PROGRAMS: [&str; 4] = ["cc1", "cc1plus", "collect2", "as"];
+const C_PROGRAMS: [&str; 6] = ["cc1", "cc1plus", "collect2", "as", "ar", "c++"];
 /// What of the C library and of the compiler's own goes into every program.
-const C_FILES: [&str; 11] = [
+const C_FILES: [&str; 20] = [
     "crt1.o",
     "Scrt1.o",
     "rcrt1.o",
     "crti.o",
     "crtn.o",
+    "crtbegin.o",
     "crtbeginS.o",
+    "crtbeginT.o",
+    "crtend.o",
     "crtendS.o",
     "libc.so.6",
     "libc.a",
     "libc_nonshared.a",
+    "libm.so.6",
+    "libm.a",
     "libgcc.a",
+    "libgcc_eh.a",
+    "libgcc_s.so.1",
+    "libstdc++.so.6",
+    "libstdc++.a",
 ];
 
 /// The programs that there are, by name. A strict build has a search path of its own, so its C compiler is looked for there.
