@@ -323,6 +323,19 @@ fn a_vendored_package_that_reads_a_file_of_the_commit_gets_the_real_one() {
 }
 
 #[test]
+fn a_directory_that_a_dependency_locked_fails_no_build() {
+    let mut project = Project::new();
+    let lock = "fn main() {\n    use std::os::unix::fs::PermissionsExt;\n    let locked = std::env::var(\"OUT_DIR\").unwrap() + \"/locked\";\n    \
+                std::fs::create_dir(&locked).unwrap();\n    std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0)).unwrap();";
+    let script = project.files["vendor/word/build.rs"].replacen("fn main() {", lock, 1);
+    project.set("vendor/word/build.rs", &script);
+    let place = project.place();
+    for _ in 0..2 {
+        assert_eq!(said(&place.build(&cargo()).built(), "hello"), "a-word3 HI release");
+    }
+}
+
+#[test]
 fn what_needs_a_package_of_the_commit_is_in_no_layer() {
     let mut project = Project::new();
     let old = Project::new();

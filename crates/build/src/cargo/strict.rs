@@ -207,7 +207,11 @@ impl Strict<'_> {
         if n_made < total {
             return Ok(None);
         }
-        layer::put(self.keep, key, &target.written, &units.layered_names(), vendored).map_err(place)
+        match layer::put(self.keep, key, &target.written, &units.layered_names(), vendored) {
+            // A build script may leave what even we cannot read; no reason to fail.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+            made => made.map_err(place),
+        }
     }
 
     /// Runs a build; tells of each call of the compiler that `counts`, by the id of its package.
