@@ -39,7 +39,7 @@ use crate::run::BuildEvent;
 use crate::toolchain::Toolchain;
 
 /// Raise it when a marker of an earlier df means less.
-const MARKER_VERSION: &str = "1";
+const MARKER_VERSION: &str = "2";
 /// Markers kept.
 const N_MARKERS: usize = 1000;
 /// Bytes of a lock file that are read; the lock's own bound is below.
@@ -121,7 +121,7 @@ pub(crate) fn fetch(
     let mut fetching = Fetching { source, home: &home, lock: &lock, cleaned: &cleaned, toolchain, host, operator, log, cancel };
     fetching.prepare().map_err(place(&home))?;
     fetching.bring(keep, events)?;
-    verify::let_read(&home, &lock).map_err(place(&home))?;
+    verify::level(&home, &lock).map_err(place(&home))?;
     keep.write_json("fetched", &name, &Marker::of(&home, &lock), N_MARKERS);
     Ok(lock)
 }

@@ -3,7 +3,7 @@
 pub(super) mod server;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
@@ -299,6 +299,11 @@ fn a_git_revision_is_brought() {
     let repository = fs::read_dir(checkouts).expect("checkouts").flatten().next().expect("one").path();
     let checkout = fs::read_dir(repository).expect("revisions").flatten().next().expect("one").path();
     assert_eq!(fs::read_to_string(checkout.join("src/lib.rs")).expect("checked out"), "pub fn f() {}");
+    for (path, mode) in [("", 0o755), ("src", 0o755), ("src/lib.rs", 0o644)] {
+        let metadata = fs::metadata(checkout.join(path)).expect("it is there");
+        let found = (metadata.permissions().mode() & 0o7777, metadata.mtime());
+        assert_eq!(found, (mode, crate::directory::EPOCH_S), "equal on every machine: {path}");
+    }
     site.fetched();
     assert!(!site.used_network() && site.log().is_empty());
     fs::remove_dir_all(&checkout).expect("removed");

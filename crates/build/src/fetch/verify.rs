@@ -5,11 +5,13 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::lock::{Lock, LockedSource};
+use crate::directory::EPOCH_S;
 
 /// The checksums that a packed package of a name may have: several when two registries have a package of one name and version.
 pub(crate) type Sums = BTreeMap<String, BTreeSet<String>>;
@@ -107,8 +109,10 @@ impl Marker {
     }
 }
 
-/// Lets everybody read what was unpacked: builds run as another user, and a package may hold files for its owner alone.
-pub(crate) fn let_read(kept: &Path, lock: &Lock) -> io::Result<()> {
+/// Makes what was unpacked equal on every machine, whatever the umask and the clock were: modes 0755 and 0644, and the times of sources.
+///
+/// Everybody may read it then: builds run as another user, and a package may hold files for its owner alone.
+pub(crate) fn level(kept: &Path, lock: &Lock) -> io::Result<()> {
     let registries = directories(&kept.join("registry/src"));
     let unpacked = lock.of_registries().flat_map(|package| registries.iter().map(|dir| dir.join(package.file_stem())));
     let mut open: Vec<PathBuf> = unpacked.chain(checkouts(kept, lock)).filter(|path| path.is_dir()).collect();
@@ -116,9 +120,12 @@ pub(crate) fn let_read(kept: &Path, lock: &Lock) -> io::Result<()> {
         let metadata = fs::symlink_metadata(&path)?;
         let mode = metadata.mode() & 0o7777;
         let (is_dir, is_file) = (metadata.is_dir(), metadata.is_file());
-        let wanted = mode | 0o444 | if is_dir || mode & 0o100 != 0 { 0o111 } else { 0 };
+        let wanted = if is_dir || mode & 0o100 != 0 { 0o755 } else { 0o644 };
         if (is_dir || is_file) && mode != wanted {
             fs::set_permissions(&path, fs::Permissions::from_mode(wanted))?;
+        }
+        if (is_dir || is_file) && (metadata.mtime(), metadata.mtime_nsec()) != (EPOCH_S, 0) {
+            File::open(&path)?.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH_S.unsigned_abs()))?;
         }
         if is_dir {
             for entry in fs::read_dir(&path)? {
