@@ -39,7 +39,7 @@ use crate::run::BuildEvent;
 use crate::toolchain::Toolchain;
 
 /// Raise it when a marker of an earlier df means less.
-const MARKER_VERSION: &str = "2";
+const MARKER_VERSION: &str = "3";
 /// Markers kept.
 const N_MARKERS: usize = 1000;
 /// Bytes of a lock file that are read; the lock's own bound is below.

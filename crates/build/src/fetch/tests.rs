@@ -299,6 +299,11 @@ fn a_git_revision_is_brought() {
     let repository = fs::read_dir(checkouts).expect("checkouts").flatten().next().expect("one").path();
     let checkout = fs::read_dir(repository).expect("revisions").flatten().next().expect("one").path();
     assert_eq!(fs::read_to_string(checkout.join("src/lib.rs")).expect("checked out"), "pub fn f() {}");
+    for name in ["config", "logs", "FETCH_HEAD", "index"] {
+        let text = String::from_utf8_lossy(&fs::read(checkout.join(".git").join(name)).unwrap_or_default()).into_owned();
+        assert!(!checkout.join(".git").join(name).is_dir() && (name == "config") != text.is_empty(), "{name}");
+        assert!(!text.contains("cargo/git"), "it names a place of this machine: {text}");
+    }
     for (path, mode) in [("", 0o755), ("src", 0o755), ("src/lib.rs", 0o644)] {
         let metadata = fs::metadata(checkout.join(path)).expect("it is there");
         let found = (metadata.permissions().mode() & 0o7777, metadata.mtime());

@@ -113,6 +113,9 @@ impl Marker {
 ///
 /// Everybody may read it then: builds run as another user, and a package may hold files for its owner alone.
 pub(crate) fn level(kept: &Path, lock: &Lock) -> io::Result<()> {
+    for checkout in checkouts(kept, lock) {
+        forget_machine(&checkout.join(".git"))?;
+    }
     let registries = directories(&kept.join("registry/src"));
     let unpacked = lock.of_registries().flat_map(|package| registries.iter().map(|dir| dir.join(package.file_stem())));
     let mut open: Vec<PathBuf> = unpacked.chain(checkouts(kept, lock)).filter(|path| path.is_dir()).collect();
@@ -134,6 +137,28 @@ pub(crate) fn level(kept: &Path, lock: &Lock) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes from the repository of a checkout what tells of this machine and no cargo needs any more: who fetched it, when, and where it came from.
+fn forget_machine(repository: &Path) -> io::Result<()> {
+    let absent_is_fine = |removed: io::Result<()>| match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    absent_is_fine(fs::remove_dir_all(repository.join("logs")))?;
+    absent_is_fine(fs::remove_file(repository.join("FETCH_HEAD")))?;
+    absent_is_fine(fs::remove_file(repository.join("index")))?;
+    let path = repository.join("config");
+    let Ok(config) = fs::read_to_string(&path) else { return Ok(()) };
+    let mut is_kept = true;
+    let kept = config.lines().filter(|line| {
+        if line.starts_with('[') {
+            is_kept = !["[remote ", "[branch "].iter().any(|section| line.starts_with(section));
+        }
+        is_kept
+    });
+    let kept: String = kept.map(|line| format!("{line}\n")).collect();
+    if kept == config { Ok(()) } else { fs::write(path, kept) }
 }
 
 /// Makes a directory that everybody may read, with its parents.
