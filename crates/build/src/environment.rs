@@ -65,7 +65,8 @@ impl Host {
     /// Takes the few variables that count, from the environment of df.
     pub fn of(variable: &dyn Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let home = PathBuf::from(set("HOME").unwrap_or_else(|| "/".into()));
+        // Without HOME that of the user's record, as rustup has it: cron and services may set none.
+        let home = set("HOME").map(PathBuf::from).or_else(std::env::home_dir).unwrap_or_else(|| "/".into());
         let below_home = |name: &str, default: &str| set(name).map_or_else(|| home.join(default), PathBuf::from);
         Self {
             path: search_path(&set("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into())),

@@ -129,6 +129,21 @@ fn try_flip(path: &Path, offset: u64) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(before.mode() & 0o7777))
 }
 
+/// Runs a function under another umask, on a thread that shares its umask with no other.
+pub fn with_umask<T: Send>(umask: u32, run: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // SAFETY: plain system calls; what is no longer shared is the working directory, the root and the umask of this thread alone.
+            unsafe {
+                assert_eq!(libc::unshare(libc::CLONE_FS), 0, "cannot have a umask of its own");
+                libc::umask(umask);
+            }
+            run()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

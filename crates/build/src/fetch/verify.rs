@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -161,9 +161,16 @@ fn forget_machine(repository: &Path) -> io::Result<()> {
     if kept == config { Ok(()) } else { fs::write(path, kept) }
 }
 
-/// Makes a directory that everybody may read, with its parents.
+/// Makes a directory that everybody may read, with its parents, whatever the umask is.
 pub(crate) fn make_open_dir(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)
+    let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.is_dir()).collect();
+    for dir in missing.into_iter().rev() {
+        match fs::create_dir(dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?,
+        }
+    }
+    Ok(())
 }
 
 /// Returns the SHA-256 of what is left of a file, as 64 hexadecimal digits.
@@ -214,4 +221,19 @@ fn directories(dir: &Path) -> Vec<PathBuf> {
         entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect();
     paths.sort();
     paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_umask_hides_nothing_fetched_from_the_user_that_builds_run_as() {
+        let top = tempfile::tempdir().expect("a directory");
+        let dir = top.path().join("cargo/registry/index");
+        df_testkit::faults::with_umask(0o077, || make_open_dir(&dir)).expect("made");
+        for dir in dir.ancestors().take(3) {
+            assert_eq!(fs::metadata(dir).expect("it is there").mode() & 0o777, 0o755, "{}", dir.display());
+        }
+    }
 }
