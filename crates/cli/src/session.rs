@@ -162,7 +162,7 @@ impl Session {
         {
             return caches.join("df");
         }
-        let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from);
+        let home = std::env::home_dir().unwrap_or_else(|| PathBuf::from("/"));
         config.cache.directory(&home, top)
     }
 

@@ -1,6 +1,7 @@
 //! The cache of this machine, as commands see it: releases found by the words people use, images handed to transfers.
 
 use std::io::{self, Read as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -48,7 +49,8 @@ impl Shelf {
     /// The directory cannot be used.
     pub fn rooted(root: &Path) -> Result<Self, Failure> {
         let failed = |error: &dyn std::error::Error| Failure::here("cache", error).next("df doctor");
-        std::fs::create_dir_all(root).map_err(|error| {
+        // Not as the umask has it: a store that others may write in is refused.
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(root).map_err(|error| {
             Failure::new(Exit::Failed, "cache", format!("make {}: {error}", root.display())).next("df doctor")
         })?;
         let store = DiskStore::open(root).map_err(|error| failed(&error))?;

@@ -235,5 +235,5 @@ fn next_df() -> Option<PathBuf> {
 }
 
 fn home() -> PathBuf {
-    std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from)
+    std::env::home_dir().unwrap_or_else(|| PathBuf::from("/"))
 }

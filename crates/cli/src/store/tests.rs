@@ -37,3 +37,10 @@ fn a_version_is_the_beginning_of_a_commit_an_image_or_a_release() {
     assert_eq!(found("aaa"), "none", "too short to mean one");
     assert_eq!(found("zzzz"), "none");
 }
+
+#[test]
+fn a_umask_of_none_makes_no_cache_that_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let caches = dir.path().join("caches/df");
+    assert!(df_testkit::faults::with_umask(0, || Shelf::at(&caches).is_ok()));
+}
