@@ -247,7 +247,7 @@ fn version_or_revision(session: &Session, shelf: &Shelf, word: &str) -> Result<R
 /// Opens the repository: that of df.yaml, or with `--config`, which may lie anywhere, that of the current directory.
 fn open(session: &Session) -> Result<Repository, Failure> {
     let dir = if session.call.globals.config.is_some() { &session.call.here } else { &session.top };
-    Repository::open(dir).map_err(|error| Failure::usage("source", &error).next("git init"))
+    Repository::open(dir).map_err(|error| Failure::usage("source", &error).next(error.mend()))
 }
 
 /// Reads df.yaml as it is in a commit, and says where it is there.

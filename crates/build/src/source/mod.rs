@@ -59,6 +59,18 @@ pub enum OpenError {
     Open { dir: PathBuf, source: git2::Error },
 }
 
+impl OpenError {
+    /// Returns the command that helps.
+    pub fn mend(&self) -> String {
+        let quoted = |dir: &Path| format!("'{}'", dir.display().to_string().replace('\'', r"'\''"));
+        match self {
+            Self::NotFound { .. } => "git init".into(),
+            Self::Owner { dir } => format!("git config --global --add safe.directory {}", quoted(dir)),
+            Self::Open { dir, .. } => format!("git -C {} status", quoted(dir)),
+        }
+    }
+}
+
 /// A text names no single commit.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
@@ -202,4 +214,16 @@ fn check_text(text: &str) -> Result<(), ResolveError> {
         return refuse("write an id, a branch, a tag or HEAD, with ~N or ^N");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_to_type_about_a_repository_of_another_user_is_not_git_init() {
+        let owner = OpenError::Owner { dir: "/srv/a's".into() };
+        assert_eq!(owner.mend(), r"git config --global --add safe.directory '/srv/a'\''s'");
+        assert_eq!(OpenError::NotFound { dir: "/srv".into() }.mend(), "git init");
+    }
 }

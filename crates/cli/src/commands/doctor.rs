@@ -74,7 +74,7 @@ fn here(call: &Call, config: Option<&Config>, top: &Path) -> Vec<Finding> {
             Ok(commit) => Finding::there("git repository", format!("HEAD is {} {}", commit.id.short(), commit.summary)),
             Err(error) => Finding::lacking("git repository", chain(&error), "git add . && git commit"),
         },
-        Err(error) => Finding::lacking("git repository", chain(&error), "git init"),
+        Err(error) => Finding::lacking("git repository", chain(&error), &error.mend()),
     }];
     if config.is_none_or(|config| matches!(config.build.tool, BuildTool::Cargo(_))) {
         findings.push(tool("cargo", "--version", "curl https://sh.rustup.rs -sSf | sh"));
