@@ -17,75 +17,39 @@
 //! - A directory that a build hands out holds directories 0755, files 0644 or 0755 and symbolic links; nothing in it is shared with the build.
 //! - Whatever a build started is dead before its output is read; without a sandbox, whatever stayed in its process group.
 
+pub mod compare;
 pub mod source;
 
-mod toolchain;
-
-mod recipe;
-
-mod why;
-
-mod locked;
-
-mod run;
-
-mod tool;
-
 mod cargo;
-
-mod units;
-
-mod stub;
-
-mod layer;
-
-mod outside;
-
-mod rooms;
-
-mod process;
-
-mod output;
-
-mod relocate;
-
-pub mod compare;
-
-mod licences;
-
-mod parts;
-
-mod provenance;
-
-mod sbom;
-
-mod elf;
-
-mod needs;
-
-mod static_program;
-
 mod directory;
-mod environment;
+mod documents;
 mod fetch;
+mod fit;
 mod keep;
+mod layer;
 mod lock;
 mod log;
+mod output;
+mod process;
+mod recipe;
+mod rooms;
+mod run;
 mod sandbox;
+mod tool;
 
 pub use cargo::CargoError;
 pub use compare::{Difference, compare};
+pub use documents::licences::{Licences, licences};
+pub use documents::provenance::provenance;
+pub use documents::sbom::sbom;
+pub use documents::{Made, Packages, Run};
 pub use fetch::{FetchError, FilesError};
-pub use licences::{Licences, licences};
-pub use needs::needs;
+pub use fit::needs::needs;
+pub use fit::static_program::StaticError;
 pub use output::OutputError;
-pub use parts::{Made, Packages, Run};
 pub use process::ProcessError;
-pub use provenance::provenance;
 pub use recipe::RecipeError;
+pub use recipe::toolchain::ToolchainError;
 pub use run::{BuildError, BuildEvent, Builder, Built};
 pub use sandbox::{Lacking, lacking};
-pub use sbom::sbom;
 pub use source::{Commit, OpenError, Repository, ResolveError, TreeError};
-pub use static_program::StaticError;
-pub use toolchain::ToolchainError;

@@ -12,20 +12,20 @@ use df_core::{AppName, Digest, Recipe, TreePath};
 
 use crate::cargo::{self, CargoError};
 use crate::directory;
-use crate::environment::Host;
+use crate::documents::Packages;
 use crate::fetch::{FetchError, FilesError};
+use crate::fit::static_program::{self, StaticError};
 use crate::keep::{Keep, drop_oldest, make_dir};
 use crate::lock::Lock;
 use crate::log::Log;
+use crate::output::relocate;
 use crate::output::{self, OutputError};
-use crate::parts::Packages;
 use crate::process::ProcessError;
+use crate::recipe::environment::Host;
 use crate::recipe::{self, Prepared, RecipeError};
-use crate::relocate;
 use crate::rooms::{Rooms, SOURCE, TARGET_DIR};
 use crate::sandbox::{self, Lacking};
 use crate::source::{Commit, Repository, WriteError, write_source};
-use crate::static_program::{self, StaticError};
 use crate::tool::{Tool, Used};
 
 /// Logs kept.

@@ -9,17 +9,17 @@ use df_core::spec::{BuildSection, BuildTool, CargoBuild, Sandbox};
 use df_core::{Digest, Manifest};
 
 use crate::cargo::{Cargo, CargoError, Compiled, Strict};
-use crate::environment::Host;
+use crate::documents::Packages;
 use crate::fetch;
 use crate::keep::Keep;
 use crate::log::Log;
 use crate::output;
-use crate::parts::Packages;
 use crate::process::{self, Order, ProcessError};
+use crate::recipe::environment::Host;
+use crate::recipe::toolchain::Toolchain;
 use crate::rooms::{self, Rooms, SOURCE};
 use crate::run::{BuildError, BuildEvent};
 use crate::sandbox::Room;
-use crate::toolchain::Toolchain;
 
 /// What a strict build's machine is called, and what another one is called that has to give the same.
 pub(crate) const HOST_NAMES: (&str, &str) = ("df", "elsewhere");

@@ -9,9 +9,9 @@ use std::path::Path;
 use df_core::spec::CargoBuild;
 
 use super::choose::Programs;
-use crate::environment::Host;
+use crate::fit::static_program;
 use crate::recipe::TARGET;
-use crate::static_program;
+use crate::recipe::environment::Host;
 
 /// One `cargo build`.
 pub(super) struct Build<'a> {

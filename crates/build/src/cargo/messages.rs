@@ -7,8 +7,8 @@ use cargo_metadata::{Artifact, Message, PackageId, Target};
 
 use super::CargoError;
 use super::choose::Programs;
+use crate::documents::Packages;
 use crate::log::Log;
-use crate::parts::Packages;
 
 /// Makes cargo say what it did in a form for programs, and all else for people on stderr.
 pub(super) const SAY_JSON: &str = "--message-format=json-render-diagnostics";

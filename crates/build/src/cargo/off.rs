@@ -16,13 +16,13 @@ use super::arguments::{Build, of_standard_library, prefixes};
 use super::choose::{Programs, check_inside, choose_package, choose_programs, in_source, n_reachable, name_of};
 use super::messages::{Listener, MESSAGE_LEN, SAY_JSON};
 use super::{CargoError, below, ended, parse};
-use crate::environment::Host;
+use crate::fit::static_program;
 use crate::log::Log;
 use crate::process::{self, Order, ProcessError};
 use crate::recipe::TARGET;
+use crate::recipe::environment::Host;
+use crate::recipe::toolchain::{Toolchain, cargo_config_above};
 use crate::run::BuildEvent;
-use crate::static_program;
-use crate::toolchain::{Toolchain, cargo_config_above};
 
 /// Where and with what cargo works.
 pub(crate) struct Cargo<'a> {

@@ -14,18 +14,18 @@ use super::arguments::{Build, of_standard_library};
 use super::choose::{check_inside, choose_package, choose_programs};
 use super::messages::{Listener, MESSAGE_LEN, SAY_JSON};
 use super::{CargoError, below, ended, parse};
+use crate::documents::Packages;
 use crate::fetch::Lock;
 use crate::keep::Keep;
 use crate::layer;
+use crate::layer::stub;
+use crate::layer::units::{Ingredients, Units, name_of};
 use crate::log::Log;
-use crate::parts::Packages;
 use crate::process::{self, Order};
+use crate::recipe::toolchain::Toolchain;
 use crate::rooms::{self, Place, Rooms, SOURCE, TARGET_DIR};
 use crate::run::BuildEvent;
 use crate::sandbox::Mount;
-use crate::stub;
-use crate::toolchain::Toolchain;
-use crate::units::{Ingredients, Units, name_of};
 
 /// What stands for all paths of a room in a program.
 const REMAPPED: (&str, &str) = ("/df", "/built");

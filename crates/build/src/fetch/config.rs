@@ -16,8 +16,8 @@ use toml::{Table, Value};
 
 use super::lock::{Lock, LockedSource};
 use crate::directory;
-use crate::environment::Host;
 use crate::recipe::TARGET;
+use crate::recipe::environment::Host;
 
 /// Bytes of a configuration.
 const LEN: u64 = 1 << 20;

@@ -19,10 +19,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::verify;
 use crate::directory;
-use crate::environment::Host;
 use crate::keep::{Keep, make_dir};
 use crate::log::Log;
 use crate::process::{self, Order, ProcessError};
+use crate::recipe::environment::Host;
 
 /// Bytes of one file.
 const LEN: u64 = 8 << 30;

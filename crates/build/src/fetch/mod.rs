@@ -30,13 +30,13 @@ use self::config::Cleaned;
 use self::said::Said;
 use self::verify::{Marker, Seen};
 use crate::directory;
-use crate::environment::Host;
 use crate::keep::Keep;
 use crate::log::Log;
 use crate::process::{self, Order, ProcessError};
 use crate::recipe::TARGET;
+use crate::recipe::environment::Host;
+use crate::recipe::toolchain::Toolchain;
 use crate::run::BuildEvent;
-use crate::toolchain::Toolchain;
 
 /// Raise it when a marker of an earlier df means less.
 const MARKER_VERSION: &str = "3";

@@ -14,7 +14,7 @@
 use df_core::{Digest, ReleaseId};
 use serde_json::{Value, json};
 
-use crate::parts::{Made, Part, Parts, Scope};
+use crate::documents::{Made, Part, Parts, Scope};
 
 /// Returns the bill of materials of a release.
 pub fn sbom(made: &Made<'_>) -> Vec<u8> {
@@ -118,7 +118,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::parts::tests::Example;
+    use crate::documents::tests::Example;
 
     fn said(made: &Made<'_>) -> Value {
         serde_json::from_slice(&sbom(made)).expect("JSON")
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let bytes = sbom(&Example::new().made());
-        assert_eq!(String::from_utf8(bytes).expect("text"), include_str!("../testdata/sbom-v1.json"));
+        assert_eq!(String::from_utf8(bytes).expect("text"), include_str!("../../testdata/sbom-v1.json"));
     }
 
     #[test]

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use df_core::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::environment::Host;
 use crate::keep::Keep;
+use crate::recipe::environment::Host;
 use ask::Found;
 use content::{Stamp, stamp};
 

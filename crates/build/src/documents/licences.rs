@@ -55,7 +55,7 @@ struct Package {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parts::tests::LOCK;
+    use crate::documents::tests::LOCK;
 
     #[test]
     fn what_was_fetched_says_its_licence_and_nothing_else_does() {

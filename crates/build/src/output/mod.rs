@@ -14,6 +14,8 @@ use rustix::fs::FileType;
 use crate::directory;
 use crate::source::{Commit, Item, Repository, TreeError, WriteError};
 
+pub(crate) mod relocate;
+
 /// Directories in directories.
 const DEPTH: usize = 256;
 

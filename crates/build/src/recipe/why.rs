@@ -6,7 +6,7 @@ use df_core::recipe::Change;
 use df_core::spec::{BuildSection, Sandbox};
 use df_core::{Digest, Recipe};
 
-use crate::locked::Packages;
+use crate::recipe::locked::Packages;
 
 /// What a change of a variable is called before its name.
 const ENVIRONMENT: &str = "environment ";

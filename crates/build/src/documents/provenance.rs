@@ -17,7 +17,7 @@ use df_core::{Digest, Kind};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::parts::{Made, Parts, encoded};
+use crate::documents::{Made, Parts, encoded};
 
 /// The page that explains how builds go.
 const PAGE: &str = "https://github.com/distributive-flow/distributive-flow/blob/main/docs/builds.md";
@@ -129,7 +129,7 @@ fn run(made: &Made<'_>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parts::tests::Example;
+    use crate::documents::tests::Example;
 
     fn said(made: &Made<'_>) -> Value {
         serde_json::from_slice(&provenance(made)).expect("JSON")
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let bytes = provenance(&Example::new().made());
-        assert_eq!(String::from_utf8(bytes).expect("text"), include_str!("../testdata/provenance-v1.json"));
+        assert_eq!(String::from_utf8(bytes).expect("text"), include_str!("../../testdata/provenance-v1.json"));
     }
 
     /// The names of the two specifications; a reader ignores any other, so a wrong one would be silent.

@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 
 use crate::directory;
-use crate::elf;
+use crate::fit::elf;
 use crate::recipe::TARGET;
 
 /// Parts of the GNU C library and of the compiler, as a linker names them: they come with it or not at all.
@@ -97,7 +97,7 @@ fn is_part_of_libc(library: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::elf::tests::{Made, libc_program};
+    use crate::fit::elf::tests::{Made, libc_program};
 
     #[track_caller]
     fn check_program(bytes: &[u8], expected: Result<(), StaticError>) {

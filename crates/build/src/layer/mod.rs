@@ -16,8 +16,11 @@ use rustix::fs::FileType;
 
 use crate::directory;
 use crate::keep::{Keep, make_dir};
-use crate::outside;
 use crate::sandbox;
+
+pub(crate) mod outside;
+pub(crate) mod stub;
+pub(crate) mod units;
 
 /// Layers kept.
 const N_LAYERS: usize = 10;

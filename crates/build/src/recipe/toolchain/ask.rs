@@ -11,8 +11,8 @@ use df_core::text::{escape, shorten};
 use super::choice::{self, Choice};
 use super::content::{self, Contents, Files};
 use super::{BUILD_VERSION, Chosen, N_KEPT, Toolchain, ToolchainError, Wanted, text_of_configs};
-use crate::environment::{self, Host};
 use crate::keep::Keep;
+use crate::recipe::environment::{self, Host};
 
 /// What of a C compiler decides about its output, besides itself.
 const C_PROGRAMS: [&str; 6] = ["cc1", "cc1plus", "collect2", "as", "ar", "c++"];

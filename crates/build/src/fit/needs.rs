@@ -15,7 +15,7 @@ use df_core::release::ProgramNeeds;
 use rustix::fs::FileType;
 
 use crate::directory;
-use crate::elf;
+use crate::fit::elf;
 
 /// Bytes of all needs together, as a release writes them.
 const NEEDS_LEN: usize = 64 << 10;
@@ -101,7 +101,7 @@ fn bounded(mut found: Vec<Found>) -> Vec<ProgramNeeds> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::elf::tests::{Made, libc_program};
+    use crate::fit::elf::tests::{Made, libc_program};
 
     fn needs_of(files: &[(&str, Vec<u8>)]) -> Vec<ProgramNeeds> {
         let dir = tempfile::tempdir().expect("a directory");

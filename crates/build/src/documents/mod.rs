@@ -6,8 +6,12 @@ use std::fmt::Write as _;
 use df_core::spec::{BuildTool, CargoBuild};
 use df_core::{Manifest, Recipe, Release, Timestamp};
 
+use crate::documents::licences::Licences;
 use crate::fetch::{Lock, LockedPackage, LockedSource};
-use crate::licences::Licences;
+
+pub(crate) mod licences;
+pub(crate) mod provenance;
+pub(crate) mod sbom;
 
 /// A release, and all that is known of how it came about. [`crate::provenance`] and [`crate::sbom`] say it to others.
 #[derive(Debug, Clone, Copy)]

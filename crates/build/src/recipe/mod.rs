@@ -7,12 +7,17 @@ use df_core::spec::{BuildSection, BuildTool, Sandbox};
 use df_core::{AppName, Digest, Recipe, TreePath};
 use serde::{Deserialize, Serialize};
 
-use crate::environment::{self, Host};
+use self::environment::Host;
+use self::locked::Packages;
+use self::toolchain::{Chosen, Toolchain, ToolchainError, Wanted};
+use self::why::Known;
 use crate::keep::Keep;
-use crate::locked::Packages;
 use crate::source::{Commit, Repository, Source, TreeError, n_changed};
-use crate::toolchain::{self, Chosen, Toolchain, ToolchainError, Wanted};
-use crate::why::{self, Known};
+
+pub(crate) mod environment;
+pub(crate) mod locked;
+pub(crate) mod toolchain;
+pub(crate) mod why;
 
 /// The one platform there is so far.
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
