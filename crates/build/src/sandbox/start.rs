@@ -12,6 +12,7 @@ use std::process::ExitStatus;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
+use super::cgroup::Cgroup;
 use super::machine::Machine;
 use super::plan::{Program, Step, plan};
 use super::walk::{self, ENDED, FAILED, Report};
@@ -38,6 +39,8 @@ pub(crate) struct Inside {
     report: fs::File,
     steps: Vec<Step>,
     is_over: bool,
+    // Goes after the room.
+    _cgroup: Cgroup,
 }
 
 /// The ends of the pipes that a program writes to.
@@ -61,7 +64,7 @@ pub(crate) fn start(order: &Order<'_>, room: &Room) -> Result<(Inside, Outputs),
     let (pid, process) = clone(ends, &steps)?;
 
     // From here on the room is killed when anything fails.
-    let inside = Inside { process, report: report.into(), steps, is_over: false };
+    let inside = Inside { process, report: report.into(), steps, is_over: false, _cgroup: Cgroup::around(pid) };
     make_users(pid, &machine).map_err(|error| Failed::Lacking(Lacking::users(&error)))?;
     // When memory runs out, the build is to go, not df or what else runs here.
     fs::write(format!("/proc/{pid}/oom_score_adj"), "800").ok();

@@ -398,3 +398,28 @@ fn all_of_this_holds_for_an_ordinary_user() {
     assert!(output.status.success() && said.contains("test sandbox::tests::a_program_sees_only"), "{said}");
     assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "something was left behind");
 }
+
+/// Where this machine gives no group (to an ordinary user, most of the time) there is nothing to see.
+#[test]
+fn a_room_is_in_groups_of_its_own_and_they_go_with_it() {
+    let own = |controller: &str| {
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let path =
+            groups.lines().find_map(|line| line.split_once(&format!(":{controller}:/")).map(|(_, path)| path.to_owned()))?;
+        Some(Path::new("/sys/fs/cgroup").join(controller).join(path))
+    };
+    for controller in ["memory", "pids"] {
+        let Some(own) = own(controller) else { continue };
+        let tried = own.join(format!("df-try-{}", std::process::id()));
+        if fs::create_dir(&tried).is_err() {
+            println!("no group of {controller} can be had here");
+            continue;
+        }
+        fs::remove_dir(&tried).unwrap();
+        let said = Stage::new().run(&["/bin/cat", "/proc/self/cgroup"]).out;
+        let line = said.lines().find(|line| line.contains(&format!(":{controller}:"))).unwrap_or_default().to_owned();
+        let (_, name) = line.rsplit_once('/').unwrap_or_default();
+        assert!(name.starts_with("df-room-"), "{controller}: {said}");
+        assert!(!own.join(name).exists(), "{} is left", own.join(name).display());
+    }
+}
