@@ -8,7 +8,7 @@ use std::time::Duration;
 use df_testkit::repo::Repo;
 
 use crate::hostile_node::harmless;
-use crate::support::World;
+use crate::support::{World, df};
 
 const CONFIG: &str = "app: files\nbuild: { command: \"sh build.sh\", output: out }\n";
 /// Makes files whose names and contents steer terminals, and says so on both streams.
@@ -127,6 +127,19 @@ fn two_deploys_at_once_leave_no_nodes_on_different_versions() {
         );
     }
     odd.world.deploy(&v2);
+}
+
+#[test]
+fn two_builds_of_one_commit_at_once_compile_it_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let repo = Repo::new(&dir.path().join("repo"));
+    let build = "i=0; while [ $i -lt 1000000 ]; do i=$((i+1)); done; mkdir out; touch out/x";
+    repo.commit(&[("df.yaml", &format!("app: slow\nbuild: {{ command: \"{build}\", output: out }}\n"))], "one");
+    let run =
+        || df(repo.dir(), &dir.path().join("state")).env("XDG_CACHE_HOME", dir.path().join("cache")).args(["build", "--json"]);
+    let ended = [run().spawn(), run().spawn()].map(|build| build.finish(Duration::from_secs(60)));
+    let reused: Vec<bool> = ended.iter().map(|output| output.events("built")[0]["reused"] == true).collect();
+    assert_eq!(reused.iter().filter(|reused| **reused).count(), 1, "{}\n{}", ended[0], ended[1]);
 }
 
 #[test]

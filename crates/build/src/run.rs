@@ -181,6 +181,19 @@ impl Builder {
         recipe::why(repository, commit, &self.keep, &self.app, recipe)
     }
 
+    /// Waits until no other build is at work here; returns whether one was. What it made may be what is wanted.
+    ///
+    /// # Errors
+    /// The lock cannot be had, or waiting was cancelled.
+    pub fn wait_for_others(&self, events: &mut dyn FnMut(BuildEvent), cancel: &AtomicBool) -> Result<bool, BuildError> {
+        let mut was_one = false;
+        let lock = self.lock(cancel, &mut || {
+            was_one = true;
+            events(BuildEvent::Waiting);
+        });
+        lock.map(|_| was_one)
+    }
+
     /// Builds a commit.
     ///
     /// Waits for other builds of this machine's user first. `cancel` may be set from another thread (or a signal handler): then whatever runs is killed.
@@ -232,9 +245,7 @@ impl Builder {
             events(BuildEvent::Unsandboxed);
         }
         let prepared = self.prepare(repository, commit, section)?;
-        let lock_path = self.keep.dir.join("lock");
-        let lock = Lock::take(&lock_path, cancel, || events(BuildEvent::Waiting)).map_err(place(&lock_path))?;
-        let lock = lock.ok_or(BuildError::Cancelled)?;
+        let lock = self.lock(cancel, &mut || events(BuildEvent::Waiting))?;
 
         let mut log = self.begin_log(commit)?;
         let output = self.make_output()?;
@@ -317,6 +328,11 @@ impl Builder {
             environment.extend(cargo::environment(&self.host, site));
         }
         environment
+    }
+
+    fn lock(&self, cancel: &AtomicBool, waiting: &mut dyn FnMut()) -> Result<Lock, BuildError> {
+        let path = self.keep.dir.join("lock");
+        Lock::take(&path, cancel, waiting).map_err(place(&path))?.ok_or(BuildError::Cancelled)
     }
 
     fn begin_log(&self, commit: &Commit) -> Result<Log, BuildError> {

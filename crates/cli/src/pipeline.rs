@@ -86,7 +86,13 @@ impl Journey {
     /// The build fails, or what it made is no image, or the cache cannot be written.
     pub fn release_it(&self, session: &Session, shelf: &Shelf) -> Result<Release, Failure> {
         let output = session.output();
-        let (release, why) = match self.known(session, shelf)? {
+        let known = match self.known(session, shelf)? {
+            Some(release) => Some(release),
+            // Two that build the same commit at once compile it once.
+            None if self.waited_for_others(session)? => self.known(session, shelf)?,
+            None => None,
+        };
+        let (release, why) = match known {
             Some(release) => {
                 let remembered = shelf.releases(session.app())?.last().is_some_and(|newest| newest.release == release);
                 if !remembered {
@@ -120,6 +126,11 @@ impl Journey {
             output.note(format!("  its bill of materials is {}", documents.sbom.display()));
         }
         Ok(release)
+    }
+
+    fn waited_for_others(&self, session: &Session) -> Result<bool, Failure> {
+        let mut tell = |event: BuildEvent| session.output().note(event.to_string());
+        Ok(self.builder.wait_for_others(&mut tell, session.call.interrupt.flag())?)
     }
 
     /// Returns what changed since the last build of the application here.
