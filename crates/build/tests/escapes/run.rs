@@ -159,7 +159,8 @@ pub fn messages_outside(stage: &Stage) -> String {
 #[track_caller]
 pub fn in_private_tmp(stage: &Stage) {
     let mut command = Command::new("unshare");
-    let script = "mount -t tmpfs df /tmp && exec cargo \"$@\"";
+    // The package stays where it is, also when that is below /tmp.
+    let script = "mount --bind . /mnt && mount -t tmpfs df /tmp && mkdir -p \"$PWD\" && mount --bind /mnt \"$PWD\" && cd \"$PWD\" && exec cargo \"$@\"";
     command.args(["--mount", "--propagation", "private", "/bin/sh", "-c", script, "sh"]);
     cargo(stage, command, &[]);
 }
