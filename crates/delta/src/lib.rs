@@ -21,6 +21,7 @@ pub mod diff;
 pub mod format;
 pub mod signature;
 
+mod align;
 mod codec;
 mod read;
 
