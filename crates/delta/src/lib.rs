@@ -18,6 +18,7 @@
 pub mod apply;
 pub mod choose;
 pub mod diff;
+pub mod entropy;
 pub mod format;
 pub mod signature;
 
