@@ -50,6 +50,6 @@ pub use output::OutputError;
 pub use process::ProcessError;
 pub use recipe::RecipeError;
 pub use recipe::toolchain::ToolchainError;
-pub use run::{BuildError, BuildEvent, Builder, Built};
+pub use run::{BuildError, BuildEvent, Builder, Built, Turn};
 pub use sandbox::{Lacking, lacking};
 pub use source::{Commit, OpenError, Repository, ResolveError, TreeError};

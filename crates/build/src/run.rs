@@ -60,6 +60,13 @@ pub struct Built {
     _lock: Lock,
 }
 
+/// The right to be the only build of this machine's user, until it is dropped or what was built in it is.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    builder: &'a Builder,
+    lock: Lock,
+}
+
 /// What a build tells while it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BuildEvent {
@@ -181,17 +188,17 @@ impl Builder {
         recipe::why(repository, commit, &self.keep, &self.app, recipe)
     }
 
-    /// Waits until no other build is at work here; returns whether one was. What it made may be what is wanted.
+    /// Waits until no other build is at work here, and holds up all others until the turn is dropped or what it built is.
+    ///
+    /// Whoever looks for what is wanted only then, and builds in this very turn, never builds what another has just built.
     ///
     /// # Errors
     /// The lock cannot be had, or waiting was cancelled.
-    pub fn wait_for_others(&self, events: &mut dyn FnMut(BuildEvent), cancel: &AtomicBool) -> Result<bool, BuildError> {
-        let mut was_one = false;
-        let lock = self.lock(cancel, &mut || {
-            was_one = true;
-            events(BuildEvent::Waiting);
-        });
-        lock.map(|_| was_one)
+    pub fn turn(&self, events: &mut dyn FnMut(BuildEvent), cancel: &AtomicBool) -> Result<Turn<'_>, BuildError> {
+        let path = self.keep.dir.join("lock");
+        let lock =
+            Lock::take(&path, cancel, || events(BuildEvent::Waiting)).map_err(place(&path))?.ok_or(BuildError::Cancelled)?;
+        Ok(Turn { builder: self, lock })
     }
 
     /// Builds a commit.
@@ -209,7 +216,7 @@ impl Builder {
         events: &mut dyn FnMut(BuildEvent),
         cancel: &AtomicBool,
     ) -> Result<Built, BuildError> {
-        self.perform(repository, commit, section, false, events, cancel)
+        self.turn(events, cancel)?.build(repository, commit, section, events, cancel)
     }
 
     /// Builds a commit as if nothing was ever compiled here, in other directories, on a machine of another name and with one job at a time: equal bits show
@@ -225,84 +232,7 @@ impl Builder {
         events: &mut dyn FnMut(BuildEvent),
         cancel: &AtomicBool,
     ) -> Result<Built, BuildError> {
-        self.perform(repository, commit, section, true, events, cancel)
-    }
-
-    fn perform(
-        &self,
-        repository: &Repository,
-        commit: &Commit,
-        section: &BuildSection,
-        from_nothing: bool,
-        events: &mut dyn FnMut(BuildEvent),
-        cancel: &AtomicBool,
-    ) -> Result<Built, BuildError> {
-        let compiled = section.tool != BuildTool::Files;
-        if section.is_static && !matches!(section.tool, BuildTool::Cargo(_)) {
-            return Err(BuildError::StaticElsewhere);
-        }
-        if compiled && section.sandbox == Sandbox::Off {
-            events(BuildEvent::Unsandboxed);
-        }
-        let prepared = self.prepare(repository, commit, section)?;
-        let lock = self.lock(cancel, &mut || events(BuildEvent::Waiting))?;
-
-        let mut log = self.begin_log(commit)?;
-        let output = self.make_output()?;
-        let site = self.site(from_nothing)?;
-        events(BuildEvent::Phase("source"));
-        let mut used = Used::default();
-        if compiled {
-            let source = site.join("src");
-            make_dir(&source).map_err(place(&source))?;
-            let left_out = prepared.left_out.as_ref();
-            let manifest = write_source(repository, commit, &self.keep, prepared.recipe.source, left_out, &source)?;
-            let target_dir = match section.sandbox {
-                Sandbox::Off => self.target_dir(&site, prepared.target_key)?,
-                Sandbox::Strict => PathBuf::new(),
-            };
-            let tool = &mut Tool {
-                section,
-                toolchain: prepared.toolchain.as_ref(),
-                environment: &self.environment(section, &prepared, &site),
-                host: &self.host,
-                keep: &self.keep,
-                site: &site,
-                source: &source,
-                manifest: &manifest,
-                target_dir: &target_dir,
-                from_nothing,
-                out: output.path(),
-                log: &mut log,
-                events: &mut *events,
-                cancel,
-            };
-            used = tool.run().map_err(|error| explained(section, error))?;
-        }
-        if section.is_static {
-            let why = static_program::check(output.path()).map_err(place(output.path()))?;
-            why.map_err(|why| BuildError::Static { why, log: log.path().into() })?;
-        }
-        events(BuildEvent::Phase("output"));
-        output::include(repository, commit, section, output.path())?;
-        output::refuse_empty(output.path())?;
-        if compiled {
-            self.check_relocatable(section, output.path(), events)?;
-        }
-        if !from_nothing {
-            recipe::remember(repository, commit, &self.keep, &self.app, &prepared.recipe);
-        }
-        let path = output.path().to_owned();
-        Ok(Built {
-            output: path,
-            recipe: prepared.recipe,
-            log: log.path().into(),
-            compiled,
-            layer: used.layer,
-            packages: used.packages,
-            _output: output,
-            _lock: lock,
-        })
+        self.turn(events, cancel)?.perform(repository, commit, section, true, events, cancel)
     }
 
     fn prepare(&self, repository: &Repository, commit: &Commit, section: &BuildSection) -> Result<Prepared, RecipeError> {
@@ -328,11 +258,6 @@ impl Builder {
             environment.extend(cargo::environment(&self.host, site));
         }
         environment
-    }
-
-    fn lock(&self, cancel: &AtomicBool, waiting: &mut dyn FnMut()) -> Result<Lock, BuildError> {
-        let path = self.keep.dir.join("lock");
-        Lock::take(&path, cancel, waiting).map_err(place(&path))?.ok_or(BuildError::Cancelled)
     }
 
     fn begin_log(&self, commit: &Commit) -> Result<Log, BuildError> {
@@ -386,6 +311,99 @@ impl Builder {
                 Ok(())
             }
         }
+    }
+}
+
+impl Turn<'_> {
+    /// Builds a commit, as [`Builder::build`] does.
+    ///
+    /// # Errors
+    /// Nothing of a failed build is handed out; its log is kept.
+    pub fn build(
+        self,
+        repository: &Repository,
+        commit: &Commit,
+        section: &BuildSection,
+        events: &mut dyn FnMut(BuildEvent),
+        cancel: &AtomicBool,
+    ) -> Result<Built, BuildError> {
+        self.perform(repository, commit, section, false, events, cancel)
+    }
+
+    fn perform(
+        self,
+        repository: &Repository,
+        commit: &Commit,
+        section: &BuildSection,
+        from_nothing: bool,
+        events: &mut dyn FnMut(BuildEvent),
+        cancel: &AtomicBool,
+    ) -> Result<Built, BuildError> {
+        let builder = self.builder;
+        let compiled = section.tool != BuildTool::Files;
+        if section.is_static && !matches!(section.tool, BuildTool::Cargo(_)) {
+            return Err(BuildError::StaticElsewhere);
+        }
+        if compiled && section.sandbox == Sandbox::Off {
+            events(BuildEvent::Unsandboxed);
+        }
+        let prepared = builder.prepare(repository, commit, section)?;
+        let mut log = builder.begin_log(commit)?;
+        let output = builder.make_output()?;
+        let site = builder.site(from_nothing)?;
+        events(BuildEvent::Phase("source"));
+        let mut used = Used::default();
+        if compiled {
+            let source = site.join("src");
+            make_dir(&source).map_err(place(&source))?;
+            let left_out = prepared.left_out.as_ref();
+            let manifest = write_source(repository, commit, &builder.keep, prepared.recipe.source, left_out, &source)?;
+            let target_dir = match section.sandbox {
+                Sandbox::Off => builder.target_dir(&site, prepared.target_key)?,
+                Sandbox::Strict => PathBuf::new(),
+            };
+            let tool = &mut Tool {
+                section,
+                toolchain: prepared.toolchain.as_ref(),
+                environment: &builder.environment(section, &prepared, &site),
+                host: &builder.host,
+                keep: &builder.keep,
+                site: &site,
+                source: &source,
+                manifest: &manifest,
+                target_dir: &target_dir,
+                from_nothing,
+                out: output.path(),
+                log: &mut log,
+                events: &mut *events,
+                cancel,
+            };
+            used = tool.run().map_err(|error| explained(section, error))?;
+        }
+        if section.is_static {
+            let why = static_program::check(output.path()).map_err(place(output.path()))?;
+            why.map_err(|why| BuildError::Static { why, log: log.path().into() })?;
+        }
+        events(BuildEvent::Phase("output"));
+        output::include(repository, commit, section, output.path())?;
+        output::refuse_empty(output.path())?;
+        if compiled {
+            builder.check_relocatable(section, output.path(), events)?;
+        }
+        if !from_nothing {
+            recipe::remember(repository, commit, &builder.keep, &builder.app, &prepared.recipe);
+        }
+        let path = output.path().to_owned();
+        Ok(Built {
+            output: path,
+            recipe: prepared.recipe,
+            log: log.path().into(),
+            compiled,
+            layer: used.layer,
+            packages: used.packages,
+            _output: output,
+            _lock: self.lock,
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use df_build::{BuildEvent, Builder, Built, Commit, Made, Packages, Repository, Run};
+use df_build::{BuildEvent, Builder, Built, Commit, Made, Packages, Repository, Run, Turn};
 use df_cache::import::{self, ImportOptions};
 use df_cache::store::Store as _;
 use df_core::release::ProgramNeeds;
@@ -86,23 +86,25 @@ impl Journey {
     /// The build fails, or what it made is no image, or the cache cannot be written.
     pub fn release_it(&self, session: &Session, shelf: &Shelf) -> Result<Release, Failure> {
         let output = session.output();
-        let known = match self.known(session, shelf)? {
-            Some(release) => Some(release),
-            // Two that build the same commit at once compile it once.
-            None if self.waited_for_others(session)? => self.known(session, shelf)?,
-            None => None,
+        // Two that build the same commit at once compile it once: whoever comes second finds it when its turn comes.
+        let found = match self.known(session, shelf)? {
+            Some(release) => Ok(release),
+            None => {
+                let turn = self.turn(session)?;
+                self.known(session, shelf)?.ok_or(turn)
+            }
         };
-        let (release, why) = match known {
-            Some(release) => {
+        let (release, why) = match found {
+            Ok(release) => {
                 let remembered = shelf.releases(session.app())?.last().is_some_and(|newest| newest.release == release);
                 if !remembered {
                     shelf.store().put_release(&release, now()).map_err(|error| Failure::here("cache", &error))?;
                 }
                 (release, None)
             }
-            None => {
+            Err(turn) => {
                 let why = self.why();
-                (self.build(session, shelf)?, Some(why))
+                (self.build(session, shelf, turn)?, Some(why))
             }
         };
         let documents = match documents::kept(shelf, &release) {
@@ -128,9 +130,13 @@ impl Journey {
         Ok(release)
     }
 
-    fn waited_for_others(&self, session: &Session) -> Result<bool, Failure> {
+    /// Waits until no other build of this machine's user is at work.
+    ///
+    /// # Errors
+    /// The lock cannot be had, or Ctrl-C came.
+    pub fn turn(&self, session: &Session) -> Result<Turn<'_>, Failure> {
         let mut tell = |event: BuildEvent| session.output().note(event.to_string());
-        Ok(self.builder.wait_for_others(&mut tell, session.call.interrupt.flag())?)
+        Ok(self.builder.turn(&mut tell, session.call.interrupt.flag())?)
     }
 
     /// Returns what changed since the last build of the application here.
@@ -146,13 +152,13 @@ impl Journey {
     ///
     /// # Errors
     /// As [`Journey::release_it`].
-    pub fn build(&self, session: &Session, shelf: &Shelf) -> Result<Release, Failure> {
+    pub fn build(&self, session: &Session, shelf: &Shelf, turn: Turn<'_>) -> Result<Release, Failure> {
         let label = format!("building {}", self.commit.id.short());
         let building = Building::begin(session.output(), &label, session.call.globals.verbose > 0);
         let mut tell = |event: BuildEvent| building.tell(&event);
         let section = &self.config.build;
         let started = now();
-        let built = self.builder.build(&self.repository, &self.commit, section, &mut tell, session.call.interrupt.flag())?;
+        let built = turn.build(&self.repository, &self.commit, section, &mut tell, session.call.interrupt.flag())?;
         let options = ImportOptions { outside_links: &section.outside_links };
         let located = import::located(&built.output, options).map_err(|error| Failure::here("import", &error))?;
         let needs = df_build::needs(&built.output).map_err(|error| Failure::here("import", &error))?;

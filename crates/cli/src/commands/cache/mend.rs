@@ -128,7 +128,8 @@ pub fn repair(session: &Session, place: &Place) -> Result<Exit, Failure> {
 }
 
 fn rebuild(session: &Session, place: &Place, commit: &str, image: ImageId) -> Result<(), Failure> {
-    let built = pipeline::begin(session, Some(commit))?.build(session, &place.shelf)?;
+    let journey = pipeline::begin(session, Some(commit))?;
+    let built = journey.build(session, &place.shelf, journey.turn(session)?)?;
     if built.image == image {
         return Ok(());
     }
