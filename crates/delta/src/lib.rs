@@ -24,6 +24,8 @@ pub mod signature;
 
 mod align;
 mod codec;
+#[allow(dead_code)]
+mod elf;
 mod read;
 
 pub use apply::{Applied, ApplyError, Sink, apply};

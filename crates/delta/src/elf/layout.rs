@@ -1,0 +1,230 @@
+//! Turns addresses into places and places into addresses.
+
+/// The most loads a file may have to be understood.
+const MAX_LOADS: usize = 32;
+
+/// A stretch of the file that the program finds at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Load {
+    /// Where it is in memory.
+    pub address: u64,
+    /// Where it is in the file.
+    pub offset: u32,
+    /// Its length in the file.
+    pub len: u32,
+    /// How much longer it is in memory.
+    pub beyond: u32,
+    /// Whether it holds code.
+    pub code: bool,
+}
+
+/// The sections that offsets count from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Part {
+    /// `.strtab`
+    Strings,
+    /// `.dynstr`
+    DynamicStrings,
+    /// `.shstrtab`
+    SectionNames,
+    /// `.debug_str`
+    DebugStrings,
+    /// `.debug_line_str`
+    DebugLineStrings,
+    /// `.debug_abbrev`
+    Abbreviations,
+    /// `.debug_info`
+    DebugEntries,
+    /// `.debug_line`
+    Lines,
+    /// `.debug_ranges`
+    Ranges,
+    /// `.debug_rnglists`
+    RangeLists,
+    /// `.debug_loc`
+    Locations,
+    /// `.debug_loclists`
+    LocationLists,
+    /// `.debug_str_offsets`
+    StringOffsets,
+    /// `.debug_addr`
+    Addresses,
+    /// `.debug_types`
+    Types,
+    /// `.debug_macro`
+    Macros,
+}
+
+/// How many [`Part`]s there are.
+pub(crate) const PARTS: usize = 16;
+
+/// Where a file's loads and the [`Part`]s are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Layout {
+    /// The length of the file.
+    pub len: u32,
+    /// Sorted by address, not overlapping in memory.
+    pub loads: Vec<Load>,
+    /// Where each [`Part`] starts in the file, 0 when there is none.
+    pub parts: [u32; PARTS],
+}
+
+impl Layout {
+    /// Returns the address of a place, if it is in a load.
+    pub fn address(&self, place: u32) -> Option<u64> {
+        if place < self.len {
+            let load = self.loads.iter().find(|l| place.wrapping_sub(l.offset) < l.len)?;
+            return Some(load.address + u64::from(place - load.offset));
+        }
+        let mut rest = place - self.len;
+        for load in &self.loads {
+            if rest < load.beyond {
+                return Some(load.address + u64::from(load.len) + u64::from(rest));
+            }
+            rest -= load.beyond;
+        }
+        None
+    }
+
+    /// Returns the place of an address, if a load holds it.
+    pub fn place(&self, address: u64) -> Option<u32> {
+        let mut beyond = self.len;
+        for load in &self.loads {
+            let within = address.wrapping_sub(load.address);
+            if within < u64::from(load.len) {
+                return Some(load.offset + within as u32);
+            }
+            if within < u64::from(load.len) + u64::from(load.beyond) {
+                return beyond.checked_add((within - u64::from(load.len)) as u32);
+            }
+            beyond = beyond.checked_add(load.beyond)?;
+        }
+        None
+    }
+
+    /// Appends what differs from the base's layout.
+    pub fn encode(&self, base: &Layout, out: &mut Vec<u8>) {
+        put(out, u64::from(self.len).wrapping_sub(u64::from(base.len)));
+        put(out, self.loads.len() as u64);
+        for (k, load) in self.loads.iter().enumerate() {
+            let old = base.loads.get(k).copied().unwrap_or_default();
+            put(out, load.address.wrapping_sub(old.address));
+            put(out, u64::from(load.offset).wrapping_sub(u64::from(old.offset)));
+            put(out, u64::from(load.len).wrapping_sub(u64::from(old.len)));
+            put(out, u64::from(load.beyond).wrapping_sub(u64::from(old.beyond)));
+            put(out, u64::from(load.code));
+        }
+        // Sections follow each other: what one moved by, the next did, too.
+        let mut drift = 0u32;
+        for (new, old) in self.parts.iter().zip(&base.parts) {
+            let moved = new.wrapping_sub(*old);
+            put(out, i64::from(moved.wrapping_sub(drift) as i32) as u64);
+            drift = moved;
+        }
+    }
+
+    /// Reads what [`Layout::encode`] wrote and moves `at` behind it. The result is checked: whatever the bytes are, its functions hold.
+    pub fn decode(base: &Layout, bytes: &[u8], at: &mut usize) -> Option<Layout> {
+        let narrow = |old: u32, moved: u64| u32::try_from(u64::from(old).wrapping_add(moved)).ok();
+        let len = narrow(base.len, get(bytes, at)?)?;
+        let n_loads = usize::try_from(get(bytes, at)?).ok().filter(|n| *n <= MAX_LOADS)?;
+        let mut loads = Vec::with_capacity(n_loads);
+        for k in 0..n_loads {
+            let old = base.loads.get(k).copied().unwrap_or_default();
+            loads.push(Load {
+                address: old.address.wrapping_add(get(bytes, at)?),
+                offset: narrow(old.offset, get(bytes, at)?)?,
+                len: narrow(old.len, get(bytes, at)?)?,
+                beyond: narrow(old.beyond, get(bytes, at)?)?,
+                code: get(bytes, at)? != 0,
+            });
+        }
+        let mut parts = [0; PARTS];
+        let mut drift = 0u32;
+        for (new, old) in parts.iter_mut().zip(&base.parts) {
+            drift = drift.wrapping_add(get(bytes, at)? as u32);
+            *new = old.wrapping_add(drift);
+        }
+        Layout { len, loads, parts }.checked()
+    }
+
+    /// Returns itself if its loads are sorted, apart, inside the file and short of the end of memory.
+    pub(super) fn checked(self) -> Option<Layout> {
+        let mut end = 0u64;
+        let mut beyond = self.len;
+        for load in &self.loads {
+            let inside = load.offset.checked_add(load.len)? <= self.len;
+            if !inside || load.address < end {
+                return None;
+            }
+            end = load.address.checked_add(u64::from(load.len) + u64::from(load.beyond))?;
+            beyond = beyond.checked_add(load.beyond)?;
+        }
+        (self.loads.len() <= MAX_LOADS).then_some(self)
+    }
+}
+
+/// Writes a signed number, seven bits a byte, small ones short.
+fn put(out: &mut Vec<u8>, value: u64) {
+    let signed = value as i64;
+    let mut rest = (signed.wrapping_shl(1) ^ (signed >> 63)) as u64;
+    while rest >= 0x80 {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
+}
+
+fn get(bytes: &[u8], at: &mut usize) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let byte = *bytes.get(*at)?;
+        *at += 1;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some((value >> 1) ^ (value & 1).wrapping_neg());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout() -> Layout {
+        let load = |address, offset, len, beyond| Load { address, offset, len, beyond, code: false };
+        Layout { len: 0x3000, loads: vec![load(0, 0, 0x1000, 0), load(0x2000, 0x1000, 0x800, 0x100)], parts: [7; PARTS] }
+    }
+
+    #[test]
+    fn places_are_offsets_and_then_memory() {
+        let layout = layout();
+        for (address, place) in
+            [(0, Some(0)), (0xfff, Some(0xfff)), (0x1000, None), (0x2001, Some(0x1001)), (0x2800, Some(0x3000)), (0x2900, None)]
+        {
+            assert_eq!(layout.place(address), place, "{address:x}");
+            if let Some(place) = place {
+                assert_eq!(layout.address(place), Some(address));
+            }
+        }
+        assert_eq!(layout.address(0x2000), None);
+        assert_eq!(layout.address(u32::MAX), None);
+    }
+
+    #[test]
+    fn what_is_encoded_decodes_and_nothing_shorter_does() {
+        let mut new = layout();
+        new.loads[1].address += 0x1000;
+        new.parts[3] = 9;
+        let mut bytes = Vec::new();
+        new.encode(&layout(), &mut bytes);
+        let mut at = 0;
+        assert_eq!(Layout::decode(&layout(), &bytes, &mut at), Some(new));
+        assert_eq!(at, bytes.len());
+        for len in 0..bytes.len() {
+            assert_eq!(Layout::decode(&layout(), &bytes[..len], &mut 0), None);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! One place in a file that means another.
+
+use super::Layout;
+
+/// What a reference's value is counted in and from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// An address, counted from the address of the reference itself: calls, jumps, rip-relative operands, pointers of `.eh_frame`. `base` is `at`.
+    Near,
+    /// As [`Kind::Near`], and certainly an operand of an instruction: [`without_operands`] makes it zero.
+    Operand,
+    /// An address, counted from the address of the place `base`: jump tables, lengths of functions.
+    From,
+    /// An address.
+    Address,
+    /// A file offset, counted from the place `base`: references between debugging entries.
+    Within,
+    /// A file offset, counted from the start of a [`Part`](super::layout::Part), whose number is `base`.
+    Part,
+    /// A file offset.
+    Offset,
+}
+
+/// A place in the (transformed) file that holds an address, an offset of a string, the length of a function and so on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reference {
+    /// Where it is in the file.
+    pub at: u32,
+    /// What its value is counted from; see [`Kind`].
+    pub base: u32,
+    /// How to read it.
+    pub kind: Kind,
+    /// Its length in bytes: 1, 4 or 8. All but 8 are sign extended when counted from a place, zero extended otherwise.
+    pub width: u8,
+    /// What is added to the value's meaning to get the target: where the next instruction starts, or -1 for an end, which is best
+    /// found by the last byte before it.
+    pub bias: i8,
+}
+
+impl Reference {
+    /// Returns what `base` is to be moved as a place (through the map of the alignment) before [`Reference::write`], or `None` if it is no place or just `at`.
+    pub fn base_place(&self) -> Option<u32> {
+        matches!(self.kind, Kind::From | Kind::Within).then_some(self.base)
+    }
+
+    /// Returns the place that it means, `None` if what it holds means no place of this file (then predict its bytes as they are).
+    pub fn target(&self, layout: &Layout, bytes: &[u8]) -> Option<u32> {
+        let value = self.value(bytes)?.wrapping_add(self.bias as i64 as u64);
+        let offset = |from: u32| u32::try_from(u64::from(from).wrapping_add(value)).ok().filter(|place| *place < layout.len);
+        match self.kind {
+            Kind::Near | Kind::Operand => layout.place(layout.address(self.at)?.wrapping_add(value)),
+            Kind::From => layout.place(layout.address(self.base)?.wrapping_add(value)),
+            Kind::Address => layout.place(value),
+            Kind::Within => offset(self.base),
+            Kind::Part => offset(*layout.parts.get(self.base as usize)?),
+            Kind::Offset => offset(0),
+        }
+    }
+
+    /// Writes what it holds in the file of `layout`, when it is at `out_at` there (the caller puts `out[out_at..]` in), its base at `base` and its target at
+    /// `target`. Returns `false`, and leaves `out` as it is, when that has no value of its width.
+    pub fn write(&self, layout: &Layout, at: u32, base: u32, target: u32, out: &mut [u8]) -> bool {
+        self.value_at(layout, at, base, target).is_some_and(|value| self.put(value, at, out))
+    }
+
+    fn value_at(&self, layout: &Layout, at: u32, base: u32, target: u32) -> Option<u64> {
+        let from = match self.kind {
+            Kind::Near | Kind::Operand => layout.address(at)?,
+            Kind::From => layout.address(base)?,
+            Kind::Within => u64::from(base),
+            Kind::Part => u64::from(*layout.parts.get(self.base as usize)?),
+            Kind::Address | Kind::Offset => 0,
+        };
+        let to = match self.kind {
+            Kind::Within | Kind::Part | Kind::Offset => u64::from(target),
+            _ => layout.address(target)?,
+        };
+        Some(to.wrapping_sub(from).wrapping_sub(self.bias as i64 as u64))
+    }
+
+    fn value(&self, bytes: &[u8]) -> Option<u64> {
+        let at = self.at as usize;
+        let signed = matches!(self.kind, Kind::Near | Kind::Operand | Kind::From);
+        Some(match self.width {
+            1 => *bytes.get(at)? as i8 as i64 as u64,
+            4 => {
+                let value = u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?);
+                if signed { value as i32 as i64 as u64 } else { u64::from(value) }
+            }
+            8 => u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?),
+            _ => return None,
+        })
+    }
+
+    fn put(&self, value: u64, at: u32, out: &mut [u8]) -> bool {
+        let signed = matches!(self.kind, Kind::Near | Kind::Operand | Kind::From);
+        let fits = match self.width {
+            1 => i8::try_from(value as i64).is_ok(),
+            4 if signed => i32::try_from(value as i64).is_ok(),
+            4 => u32::try_from(value).is_ok(),
+            width => width == 8,
+        };
+        let width = usize::from(self.width);
+        let slot = out.get_mut(at as usize..).and_then(|rest| rest.get_mut(..width));
+        match (slot, fits) {
+            (Some(slot), true) => {
+                slot.copy_from_slice(&value.to_le_bytes()[..width]);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Returns the bytes with the operands of instructions zeroed: what the first alignment compares.
+pub(crate) fn without_operands(bytes: &[u8], references: &[Reference]) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    for reference in references.iter().filter(|r| r.width >= 4 && r.kind != Kind::Address) {
+        let at = reference.at as usize;
+        if let Some(slot) = out.get_mut(at..at + usize::from(reference.width)) {
+            slot.fill(0);
+        }
+    }
+    out
+}
+
+/// Returns the bytes with each reference replaced by its target, moved: what the second alignment compares. The old file's places are moved into the new
+/// file by the first alignment's map, the new file's stay, so that what means the same reads the same.
+pub(crate) fn with_labels(bytes: &[u8], references: &[Reference], layout: &Layout, moved: impl Fn(u32) -> u32) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    for reference in references.iter().filter(|r| r.width >= 4) {
+        let at = reference.at as usize;
+        let Some(target) = reference.target(layout, bytes) else { continue };
+        if let Some(slot) = out.get_mut(at..at + usize::from(reference.width)) {
+            slot.fill(0);
+            // The most telling byte first: an aligner that looks at the bytes in order meets the difference early.
+            slot[..4].copy_from_slice(&moved(target).to_be_bytes());
+        }
+    }
+    out
+}
