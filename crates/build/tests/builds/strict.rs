@@ -4,87 +4,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
 
-use df_build::{BuildError, BuildEvent, Builder, Built, Repository};
-use df_core::AppName;
-use df_core::name::PathText;
-use df_core::spec::{BuildSection, BuildTool, CargoBuild, Relocatable, Sandbox};
+use df_build::{BuildError, Built};
+use df_core::spec::{BuildSection, BuildTool, Relocatable, Sandbox};
 use df_testkit::{Repo, Tree};
 
-struct Place {
-    dir: tempfile::TempDir,
-    repo: Repo,
-}
-
-struct Outcome {
-    result: Result<Built, BuildError>,
-    events: Vec<BuildEvent>,
-}
-
-impl Outcome {
-    #[track_caller]
-    fn built(self) -> Built {
-        self.result.unwrap_or_else(|error| panic!("the build failed: {}", whole(&error)))
-    }
-
-    #[track_caller]
-    fn refusal(self) -> String {
-        whole(&self.result.expect_err("the build is refused"))
-    }
-
-    /// What was compiled, by phase.
-    fn compiled(&self, phase: &str) -> Vec<String> {
-        let (mut now, mut names) = ("", vec![]);
-        for event in &self.events {
-            match event {
-                BuildEvent::Phase(phase) => now = phase,
-                BuildEvent::Compiled { name, done, total } if now == phase => {
-                    assert!(done <= total, "{event:?}");
-                    names.push(name.clone());
-                }
-                _ => {}
-            }
-        }
-        names.sort();
-        names
-    }
-}
-
-fn whole(error: &BuildError) -> String {
-    match error {
-        BuildError::Failed { lines, .. } => format!("{error}\n{}", lines.join("\n")),
-        _ => error.to_string(),
-    }
-}
-
-fn place(files: &[(&str, &str)]) -> Place {
-    let dir = tempfile::tempdir().expect("a directory");
-    let repo = Repo::new(&dir.path().join("repo"));
-    repo.commit(files, "one");
-    Place { dir, repo }
-}
+use crate::support::{self, Place, bytes, place, strict};
 
 impl Place {
     fn keep(&self) -> PathBuf {
-        self.dir.path().join("cache/build")
-    }
-
-    fn run(&self, section: &BuildSection, from_nothing: bool) -> Outcome {
-        let builder = Builder::new(&self.dir.path().join("cache"), AppName::new("app").expect("a name")).expect("a builder");
-        let repository = Repository::open(self.repo.dir()).expect("a repository");
-        let commit = repository.resolve("HEAD").expect("a commit");
-        let (mut events, never) = (vec![], AtomicBool::new(false));
-        let mut tell = |event| events.push(event);
-        let result = match from_nothing {
-            false => builder.build(&repository, &commit, section, &mut tell, &never),
-            true => builder.build_from_nothing(&repository, &commit, section, &mut tell, &never),
-        };
-        Outcome { result, events }
-    }
-
-    fn build(&self, section: &BuildSection) -> Outcome {
-        self.run(section, false)
+        self.cache().join("build")
     }
 
     fn layers(&self) -> usize {
@@ -92,33 +21,16 @@ impl Place {
     }
 }
 
-fn section(tool: BuildTool) -> BuildSection {
-    BuildSection {
-        tool,
-        include: BTreeMap::new(),
-        outside_links: vec![],
-        relocatable: Relocatable::Required,
-        sandbox: Sandbox::Strict,
-        fetch: vec![],
-        is_static: false,
-    }
-}
-
 fn command(line: &str) -> BuildSection {
-    section(BuildTool::Command { command: line.into(), output: PathText::new("out").expect("a path") })
+    strict(support::command(line))
 }
 
 fn cargo() -> BuildSection {
-    section(BuildTool::Cargo(CargoBuild { profile: "release".into(), default_features: true, ..CargoBuild::default() }))
+    strict(support::cargo())
 }
 
 fn said(built: &Built, program: &str) -> String {
-    let output = Command::new(built.output.join("bin").join(program)).output().expect("the program runs");
-    String::from_utf8(output.stdout).expect("text").trim().to_owned()
-}
-
-fn bytes(built: &Built, program: &str) -> Vec<u8> {
-    fs::read(built.output.join("bin").join(program)).expect("the program")
+    support::said(&built.output.join("bin").join(program))
 }
 
 /// The registry by the name that cargo gave it in our own lock file.
@@ -228,7 +140,7 @@ fn dependencies_are_compiled_once_and_members_always() {
 
     // The same from nothing, elsewhere.
     project.set("member/src/lib.rs", "pub fn text() -> String { format!(\"a-{}\", word::word()) }").commit_to(&place);
-    let again = place.run(&cargo(), true);
+    let again = place.build_from_nothing(&cargo());
     assert_eq!(again.compiled("compile").len(), 6);
     let again = again.built();
     assert!(again.layer.is_none());
@@ -472,7 +384,7 @@ fn a_build_from_nothing_without_a_sandbox_gives_the_same() {
     let mut off = cargo();
     off.sandbox = Sandbox::Off;
     let program = bytes(&place.build(&off).built(), "hello");
-    assert_eq!(bytes(&place.run(&off, true).built(), "hello"), program);
+    assert_eq!(bytes(&place.build_from_nothing(&off).built(), "hello"), program);
     // Nothing of the check is left when the next build begins.
     place.build(&off).built();
     assert!(!place.keep().join("check").exists());

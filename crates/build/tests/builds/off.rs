@@ -1,105 +1,25 @@
 //! What a build gives, and what it refuses.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use df_build::{BuildError, BuildEvent, Builder, Built, Repository};
-use df_core::name::PathText;
+use df_build::{BuildError, BuildEvent, Built, Repository};
+use df_core::Recipe;
 use df_core::spec::{BuildSection, BuildTool, CargoBuild, FetchedDigest, FetchedFile, Relocatable, Sandbox};
-use df_core::{AppName, Recipe};
 use df_testkit::{Kind, Repo, Tree, wait_until};
 
-struct Place {
-    dir: tempfile::TempDir,
-    repo: Repo,
-}
-
-struct Outcome {
-    result: Result<Built, BuildError>,
-    events: Vec<BuildEvent>,
-}
-
-impl Outcome {
-    #[track_caller]
-    fn built(self) -> Built {
-        self.result.unwrap_or_else(|error| panic!("the build failed: {}", whole(&error)))
-    }
-
-    #[track_caller]
-    fn refusal(self) -> String {
-        whole(&self.result.expect_err("the build is refused"))
-    }
-}
-
-fn whole(error: &BuildError) -> String {
-    match error {
-        BuildError::Failed { lines, .. } => format!("{error}\n{}", lines.join("\n")),
-        _ => error.to_string(),
-    }
-}
-
-fn place(files: &[(&str, &str)]) -> Place {
-    let dir = tempfile::tempdir().expect("a directory");
-    let repo = Repo::new(&dir.path().join("repo"));
-    repo.commit(files, "one");
-    Place { dir, repo }
-}
-
-impl Place {
-    fn cache(&self) -> PathBuf {
-        self.dir.path().join("cache")
-    }
-
-    fn builder(&self) -> Builder {
-        Builder::new(&self.cache(), AppName::new("app").expect("a name")).expect("a builder")
-    }
-
-    fn build_in(&self, builder: &Builder, section: &BuildSection) -> Outcome {
-        let repository = Repository::open(self.repo.dir()).expect("a repository");
-        let commit = repository.resolve("HEAD").expect("a commit");
-        let mut events = vec![];
-        let result = builder.build(&repository, &commit, section, &mut |event| events.push(event), &AtomicBool::new(false));
-        Outcome { result, events }
-    }
-
-    fn build(&self, section: &BuildSection) -> Outcome {
-        self.build_in(&self.builder(), section)
-    }
-
-    fn recipe(&self, section: &BuildSection) -> Recipe {
-        let repository = Repository::open(self.repo.dir()).expect("a repository");
-        let commit = repository.resolve("HEAD").expect("a commit");
-        self.builder().recipe_of(&repository, &commit, section).expect("a recipe")
-    }
-}
-
-fn path(text: &str) -> PathText {
-    PathText::new(text).expect("a path")
-}
-
-fn section(tool: BuildTool) -> BuildSection {
-    BuildSection {
-        tool,
-        include: BTreeMap::new(),
-        outside_links: vec![],
-        relocatable: Relocatable::Warn,
-        sandbox: Sandbox::Off,
-        fetch: vec![],
-        is_static: false,
-    }
-}
+use crate::support::{self, Place, off, path, place, said};
 
 fn command(line: &str) -> BuildSection {
-    section(BuildTool::Command { command: line.into(), output: path("out") })
+    off(support::command(line))
 }
 
 fn cargo() -> BuildSection {
-    section(BuildTool::Cargo(CargoBuild { profile: "release".into(), default_features: true, ..CargoBuild::default() }))
+    off(support::cargo())
 }
 
 const MANIFEST: &str = "[package]\nname = \"hello\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
@@ -113,11 +33,6 @@ fn with_debug() -> (&'static str, String) {
 
 fn hello() -> Place {
     place(&[("Cargo.toml", MANIFEST), ("Cargo.lock", LOCK), ("src/main.rs", MAIN)])
-}
-
-fn said(program: &Path) -> String {
-    let output = Command::new(program).output().expect("the program runs");
-    String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
 
 #[test]
@@ -436,7 +351,7 @@ fn a_second_build_waits_and_says_so() {
 fn files_of_the_commit_alone_make_an_image() {
     let place = place(&[("site/index.html", "hi"), ("site/js/a.js", "x"), ("df.yaml", "")]);
     place.repo.commit_over(&Tree::from_table(&[("site/run", "#!", Kind::Executable), ("site/l", "run", Kind::Symlink)]), "two");
-    let mut files = section(BuildTool::Files);
+    let mut files = off(BuildTool::Files);
     files.sandbox = Sandbox::Strict;
     files.include.insert(path("site"), path("www"));
     files.include.insert(path("site/run"), path("bin/run"));

@@ -1,89 +1,35 @@
 //! What counts for a recipe, what does not, and how a change is told.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::AtomicBool;
 
-use df_build::{BuildEvent, Builder, Built, Repository};
-use df_core::name::PathText;
-use df_core::spec::{BuildSection, BuildTool, Relocatable, Sandbox};
-use df_core::{AppName, Recipe, TreePath};
+use df_build::{BuildEvent, Built, Repository};
+use df_core::TreePath;
+use df_core::spec::{BuildSection, BuildTool, Sandbox};
 use df_testkit::Repo;
 use df_testkit::repo::RawEntry;
 
-struct Place {
-    dir: tempfile::TempDir,
-    repo: Repo,
-}
-
-fn place(files: &[(&str, &str)]) -> Place {
-    let dir = tempfile::tempdir().expect("a directory");
-    let repo = Repo::new(&dir.path().join("repo"));
-    repo.commit(files, "one");
-    Place { dir, repo }
-}
+use crate::support::{self, Place, off, path, place};
 
 impl Place {
-    fn builder(&self) -> Builder {
-        Builder::new(&self.dir.path().join("cache"), AppName::new("app").expect("a name")).expect("a builder")
-    }
-
-    fn recipe(&self, section: &BuildSection) -> Recipe {
-        self.recipe_by(&self.builder(), section)
-    }
-
-    fn recipe_by(&self, builder: &Builder, section: &BuildSection) -> Recipe {
-        let repository = Repository::open(self.repo.dir()).expect("a repository");
-        let commit = repository.resolve("HEAD").expect("a commit");
-        builder.recipe_of(&repository, &commit, section).expect("a recipe")
-    }
-
-    fn build(&self, section: &BuildSection) -> Built {
-        let repository = Repository::open(self.repo.dir()).expect("a repository");
-        let commit = repository.resolve("HEAD").expect("a commit");
-        let built = self.builder().build(&repository, &commit, section, &mut |_| {}, &AtomicBool::new(false));
-        built.unwrap_or_else(|error| panic!("the build failed: {error}"))
-    }
-
-    fn refusal(&self, section: &BuildSection) -> String {
-        let repository = Repository::open(self.repo.dir()).expect("a repository");
-        let commit = repository.resolve("HEAD").expect("a commit");
-        let mut events = vec![];
-        let refused =
-            self.builder().build(&repository, &commit, section, &mut |event| events.push(event), &AtomicBool::new(false));
-        let ran = events.iter().any(|event| matches!(event, BuildEvent::Phase(_)));
-        assert!(!ran, "{events:?}");
-        refused.expect_err("the build is refused").to_string()
+    /// Returns why a build is refused; nothing of it may have begun.
+    fn refused_early(&self, section: &BuildSection) -> String {
+        let outcome = self.build(section);
+        let ran = outcome.events.iter().any(|event| matches!(event, BuildEvent::Phase(_)));
+        assert!(!ran, "{:?}", outcome.events);
+        outcome.refusal()
     }
 
     fn why(&self, section: &BuildSection) -> Option<Vec<String>> {
-        let repository = Repository::open(self.repo.dir()).expect("a repository");
-        let commit = repository.resolve("HEAD").expect("a commit");
+        let (repository, commit) = self.head();
         self.builder().why(&repository, &commit, &self.recipe(section))
     }
 }
 
-fn path(text: &str) -> PathText {
-    PathText::new(text).expect("a path")
-}
-
-fn section(tool: BuildTool) -> BuildSection {
-    BuildSection {
-        tool,
-        include: BTreeMap::new(),
-        outside_links: vec![],
-        relocatable: Relocatable::Warn,
-        sandbox: Sandbox::Off,
-        fetch: vec![],
-        is_static: false,
-    }
-}
-
 fn command(line: &str) -> BuildSection {
-    section(BuildTool::Command { command: line.into(), output: path("out") })
+    off(support::command(line))
 }
 
 const LIST: &str = "mkdir out; ls > out/list";
@@ -96,7 +42,7 @@ fn listed(built: &Built) -> Vec<String> {
 fn other_settings_for_running_build_nothing() {
     let place = place(&[("df.yaml", "run: 1"), ("a", "1"), ("sub/df.yaml", "1")]);
     let first = place.recipe(&command(LIST));
-    let built = place.build(&command(LIST));
+    let built = place.build(&command(LIST)).built();
     assert_eq!(listed(&built), ["a", "out", "sub"], "the build does not see what does not count");
     drop(built);
     place.repo.commit(&[("df.yaml", "run: 2")], "two");
@@ -121,14 +67,14 @@ fn the_file_that_configures_is_the_one_that_is_named() {
 #[test]
 fn settings_that_become_part_of_the_image_count() {
     let place = place(&[("df.yaml", "run: 1"), ("a", "1")]);
-    let with_it = |tool| BuildSection { include: [(path("df.yaml"), path("share/df.yaml"))].into(), ..section(tool) };
+    let with_it = |tool| BuildSection { include: [(path("df.yaml"), path("share/df.yaml"))].into(), ..off(tool) };
     let sections = [with_it(BuildTool::Command { command: LIST.into(), output: path("out") }), with_it(BuildTool::Files)];
     let before = sections.each_ref().map(|section| place.recipe(section).key());
-    assert_eq!(listed(&place.build(&sections[0])), ["a", "df.yaml", "out"]);
+    assert_eq!(listed(&place.build(&sections[0]).built()), ["a", "df.yaml", "out"]);
     place.repo.commit(&[("df.yaml", "run: 2")], "two");
     for (section, before) in sections.iter().zip(before) {
         assert_ne!(place.recipe(section).key(), before, "{section:?}");
-        let text = fs::read_to_string(place.build(section).output.join("share/df.yaml")).expect("included");
+        let text = fs::read_to_string(place.build(section).built().output.join("share/df.yaml")).expect("included");
         assert_eq!(text, "run: 2");
     }
 }
@@ -207,7 +153,7 @@ fn what_a_repository_is_told_to_run_or_to_replace_changes_no_build() {
     fs::write(git.join("info/attributes"), "* filter=evil export-ignore\n").expect("written");
 
     assert_eq!(place.recipe(&command("mkdir out; cp a b out")).key(), expected.key());
-    let built = place.build(&command("mkdir out; cp a b out"));
+    let built = place.build(&command("mkdir out; cp a b out")).built();
     let text = |name: &str| fs::read_to_string(built.output.join(name)).expect("built");
     assert_eq!((text("a"), text("b")), ("true".to_owned(), "two".to_owned()));
     assert!(!canary.exists(), "something ran");
@@ -222,14 +168,14 @@ fn a_commit_that_does_not_hold_all_of_itself_is_refused_before_anything_runs() {
     place
         .repo
         .commit_raw(&place.repo.raw_tree(&[entry("100644", b".gitmodules", &modules), entry("160000", b"x", &head)]), "module");
-    assert_eq!(place.refusal(&command(LIST)), "x is a submodule; df builds only what the commit itself holds");
+    assert_eq!(place.refused_early(&command(LIST)), "x is a submodule; df builds only what the commit itself holds");
     place.repo.commit_raw(&place.repo.raw_tree(&[entry("100644", b".Git", &blob)]), "git");
     let expected = "the commit holds .Git, which git or another file system would take for .git";
-    assert_eq!(place.refusal(&command(LIST)), expected);
+    assert_eq!(place.refused_early(&command(LIST)), expected);
     for target in ["/etc/passwd", "../../../etc/passwd", "a/../../x"] {
         let target = place.repo.blob(target.as_bytes());
         place.repo.commit_raw(&place.repo.raw_tree(&[entry("120000", b"out", &target)]), "link");
-        let refusal = place.refusal(&command(LIST));
+        let refusal = place.refused_early(&command(LIST));
         assert!(refusal.starts_with("the link out leaves the source"), "{refusal}");
     }
 }
@@ -249,7 +195,7 @@ fn lock(own: &str, serde: &str) -> String {
 fn a_build_says_which_dependencies_and_how_many_files_are_new() {
     let place = place(&[("Cargo.lock", &lock("0.1.0", "1.0.228")), ("src/a.rs", "1"), ("df.yaml", "1")]);
     assert_eq!(place.why(&command(LIST)), None, "never built here");
-    drop(place.build(&command(LIST)));
+    drop(place.build(&command(LIST)).built());
     assert_eq!(place.why(&command(LIST)), Some(vec![]));
     let check = |files: &[(&str, &str)], expected: &[&str]| {
         place.repo.commit(files, "next");
@@ -260,7 +206,7 @@ fn a_build_says_which_dependencies_and_how_many_files_are_new() {
         &[("Cargo.lock", &lock("0.1.0", "1.0.229")), ("src/a.rs", "2"), ("src/b.rs", "1"), ("df.yaml", "2")],
         &["Cargo.lock: serde 1.0.228 -> 1.0.229", "2 source files"],
     );
-    drop(place.build(&command(LIST)));
+    drop(place.build(&command(LIST)).built());
     assert_eq!(place.why(&command("mkdir out; : > out/x")).expect("built before"), ["the build section of df.yaml changed"]);
 }
 
