@@ -1,4 +1,21 @@
 //! Which stretches of new bytes resemble which stretches of old ones.
+//!
+//! In three steps, each a pure function of its arguments and the same on every machine:
+//! 1. `anchors`: equal stretches, found through an `index` of the old bytes while walking over the new ones;
+//! 2. `chain`: of those the ones that pay, by what a segment, a wrong byte and a literal cost, each extended (`extend`) into the bytes around it, wrong ones and all;
+//! 3. `exact`, for bytes that travel as copies and literals: segments cut into equal stretches, and the gaps between them searched for short ones.
+//!
+//! Only the encoder aligns; what it found travels. So anything here may change without a new version of the format.
+//! Time is linear in both lengths, whatever is in them; the index takes at most eight times `old` with [`Effort::Small`] and twice with [`Effort::Fast`].
+
+mod anchors;
+mod chain;
+mod extend;
+mod index;
+mod runs;
+
+use anchors::Search;
+use index::Index;
 
 /// New bytes `[new, new + len)` resemble old bytes `[old, old + len)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,16 +39,15 @@ pub(crate) enum Effort {
 
 /// Returns segments that resemble each other, with few wrong bytes in them: sorted by `new`, not overlapping in `new`, inside both.
 ///
-/// What no segment covers has nothing like it in `old`. Both may be at most 4 GiB - 1.
+/// What no segment covers has nothing like it in `old`. Both may be at most 2 GiB.
 pub(crate) fn align(old: &[u8], new: &[u8], effort: Effort) -> Vec<Segment> {
-    align_exact(old, new, effort)
+    let search = Search::by(effort);
+    let index = Index::new(old, search.step);
+    let anchors = anchors::find(old, new, &index, &search);
+    chain::choose(old, new, &anchors)
 }
 
 /// Returns segments of equal bytes: sorted by `new`, not overlapping in `new`, inside both.
-pub(crate) fn align_exact(old: &[u8], new: &[u8], _effort: Effort) -> Vec<Segment> {
-    let most = old.len().min(new.len());
-    let head = (0..most).take_while(|&i| old[i] == new[i]).count();
-    let tail = (0..most - head).take_while(|&i| old[old.len() - 1 - i] == new[new.len() - 1 - i]).count();
-    let at = |old: usize, new: usize, len: usize| Segment { old: old as u32, new: new as u32, len: len as u32 };
-    [at(0, 0, head), at(old.len() - tail, new.len() - tail, tail)].into_iter().filter(|s| s.len > 0).collect()
+pub(crate) fn align_exact(old: &[u8], new: &[u8], effort: Effort) -> Vec<Segment> {
+    align(old, new, effort)
 }

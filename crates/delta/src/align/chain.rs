@@ -1,0 +1,96 @@
+//! Which anchors pay for themselves?
+//!
+//! A short anchor may be a coincidence: without it the segments on both sides of it, extended through it, can be the smaller description. Dynamic programming decides: the best way
+//! to a given anchor comes from one of the few before it, with only short ones passed over.
+
+use super::Segment;
+use super::extend::{self, Between, EQUAL};
+
+/// Anchors longer than this are never passed over.
+const DOUBTFUL: u32 = 48;
+/// How many anchors may be passed over in a row.
+const PASSED: usize = 6;
+
+/// Returns segments made of those anchors that pay, extended into what is between them.
+pub(super) fn choose(old: &[u8], new: &[u8], anchors: &[Segment]) -> Vec<Segment> {
+    let chosen = best_way(old, new, anchors);
+    let mut segments: Vec<Segment> = Vec::with_capacity(chosen.len());
+    let mut before: Option<&Segment> = None;
+    for after in chosen.iter().map(|&n| &anchors[n]).map(Some).chain([None]) {
+        let between = extend::between(old, new, before, after);
+        if let Some(last) = segments.last_mut() {
+            last.len += between.forward as u32;
+        }
+        match (after, segments.last_mut()) {
+            (Some(after), Some(last)) if between.joined => last.len += after.len,
+            (Some(after), _) => segments.push(widened(after, between.backward as u32)),
+            (None, _) => {}
+        }
+        before = after;
+    }
+    segments
+}
+
+fn widened(anchor: &Segment, by: u32) -> Segment {
+    Segment { old: anchor.old - by, new: anchor.new - by, len: anchor.len + by }
+}
+
+/// The best way to an anchor.
+#[derive(Clone, Copy)]
+struct Way {
+    score: i64,
+    from: Option<usize>,
+}
+
+fn best_way(old: &[u8], new: &[u8], anchors: &[Segment]) -> Vec<usize> {
+    let mut ways: Vec<Way> = Vec::with_capacity(anchors.len());
+    for n in 0..anchors.len() {
+        let way = way_to(old, new, anchors, &ways, n);
+        ways.push(way);
+    }
+    let mut chosen = Vec::new();
+    let mut at = last(old, new, anchors, &ways);
+    while let Some(n) = at {
+        chosen.push(n);
+        at = ways[n].from;
+    }
+    chosen.reverse();
+    chosen
+}
+
+fn way_to(old: &[u8], new: &[u8], anchors: &[Segment], ways: &[Way], n: usize) -> Way {
+    let worth = i64::from(anchors[n].len) * EQUAL;
+    let mut best: Option<Way> = None;
+    for from in before(anchors, n) {
+        let Between { score, .. } = extend::between(old, new, from.map(|from| &anchors[from]), Some(&anchors[n]));
+        let score = score + worth + from.map_or(0, |from| ways[from].score);
+        if best.is_none_or(|best| score > best.score) {
+            best = Some(Way { score, from });
+        }
+    }
+    best.unwrap_or(Way { score: worth, from: None })
+}
+
+fn last(old: &[u8], new: &[u8], anchors: &[Segment], ways: &[Way]) -> Option<usize> {
+    let score = |&from: &Option<usize>| {
+        let between = extend::between(old, new, from.map(|from| &anchors[from]), None);
+        between.score + from.map_or(0, |from| ways[from].score)
+    };
+    // The first of equals: `max_by_key` would take the last, which passes over more.
+    before(anchors, anchors.len()).rev().max_by_key(score).flatten()
+}
+
+/// Returns from where one may come to anchor `n`: the nearest first, and at last from the beginning when only doubtful ones are passed over.
+fn before(anchors: &[Segment], n: usize) -> std::vec::IntoIter<Option<usize>> {
+    let mut ways = Vec::with_capacity(PASSED + 1);
+    for from in (0..n).rev().take(PASSED) {
+        ways.push(Some(from));
+        if anchors[from].len > DOUBTFUL {
+            return ways.into_iter();
+        }
+    }
+    if n <= PASSED {
+        ways.push(None);
+    }
+    ways.into_iter()
+}
