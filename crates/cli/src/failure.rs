@@ -179,7 +179,11 @@ fn next(node: &str, phase: &str, error: &NodeError) -> String {
             FaultKind::DiskFull => command("gc"),
             FaultKind::Damaged => command("cp --full"),
             FaultKind::StartFailed | FaultKind::NotReady | FaultKind::ProbeFailed | FaultKind::Reverted => command("logs"),
-            FaultKind::PortHeld | FaultKind::DeltaRefused | FaultKind::Refused | FaultKind::Failed => command("status"),
+            FaultKind::PortHeld
+            | FaultKind::DeltaRefused
+            | FaultKind::Elsewhere { .. }
+            | FaultKind::Refused
+            | FaultKind::Failed => command("status"),
             FaultKind::Unsupported => command("doctor"),
         },
     }

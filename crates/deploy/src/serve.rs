@@ -3,10 +3,10 @@
 //! What concerns running programs is passed on to the supervisor unchanged; everything else is answered here.
 
 use std::io::{Read, Write};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use df_cache::export::ExportError;
-use df_core::{AppName, ImageId, Release, Timestamp};
+use df_core::{AppName, ImageId, Release, ReleaseId, Timestamp};
 use df_wire::message::{AppState, Difference, Fault, FaultKind, LockHolder, Serving, Slice, Survey};
 use df_wire::{Reply, Request};
 
@@ -20,6 +20,9 @@ use crate::{control, generation, history, logs, machine, staged, store};
 
 /// Bytes of the signatures of one request: twice those of 1 GiB in blocks of 704 bytes, which is the most that df asks for.
 const SIGNATURES_LEN: u64 = 64 << 20;
+
+/// How long after a release was copied here nothing needs to be said of it again: far less than its record keeps the image.
+const STAGED_LATELY: Duration = Duration::from_secs(3600);
 
 /// Answers an operator until it is done.
 ///
@@ -53,7 +56,7 @@ impl<R: Read, W: Write> Node<'_, R, W> {
             Request::Logs { app, generation, lines, follow } => self.logs(&app, generation, lines, follow),
             Request::Manifest { image } => self.manifest(image),
             Request::Sign { image, stretches, block_len } => self.sign(image, &stretches, block_len),
-            Request::Receive { image, base, len, image_len } => self.receive(image, base, len, image_len),
+            Request::Receive { image, base, len, image_len, .. } => self.receive(image, base, len, image_len),
             Request::Activate { .. }
             | Request::Rollback { .. }
             | Request::TakeBack { .. }
@@ -69,7 +72,8 @@ impl<R: Read, W: Write> Node<'_, R, W> {
 
     fn answer_at_once(&mut self, request: Request) -> Result<Reply, Box<Fault>> {
         match request {
-            Request::Survey => survey(self.layout).map(|survey| Reply::Survey(Box::new(survey))),
+            Request::SurveyUnless { held } if has(self.layout, held)? => Ok(Reply::Held),
+            Request::Survey | Request::SurveyUnless { .. } => survey(self.layout).map(|survey| Reply::Survey(Box::new(survey))),
             Request::Lock { who, command } => self.take_lock(who, command),
             Request::Check { image } => check(self.layout, image),
             Request::Stage { release } => stage(self.layout, &release),
@@ -169,6 +173,7 @@ fn needs_lock(request: &Request) -> bool {
     match request {
         Request::Collect { dry_run, .. } => !dry_run,
         Request::Survey
+        | Request::SurveyUnless { .. }
         | Request::Lock { .. }
         | Request::Manifest { .. }
         | Request::Sign { .. }
@@ -184,6 +189,26 @@ fn needs_lock(request: &Request) -> bool {
         | Request::Start { .. }
         | Request::Stop { .. } => true,
     }
+}
+
+/// Returns whether a release needs nothing to be here: its image is held, and a generation or a young record of a copy keeps it.
+fn has(layout: &Layout, release: ReleaseId) -> Result<bool, Box<Fault>> {
+    let young = now().minus(STAGED_LATELY);
+    for app in generation::apps(layout).map_err(failed)? {
+        let staged = staged::list(layout, &app).map_err(failed)?;
+        let staged = staged.iter().find(|staged| staged.release == release && staged.since >= young).map(|staged| staged.image);
+        let image = match staged {
+            Some(image) => Some(image),
+            None => {
+                let records = generation::list(layout, &app).map_err(failed)?;
+                records.iter().find(|record| record.release.id() == release).map(|record| record.release.image)
+            }
+        };
+        if let Some(image) = image {
+            return Ok(store::holds(layout, image));
+        }
+    }
+    Ok(false)
 }
 
 /// Says what the node holds and runs.
@@ -213,6 +238,7 @@ fn survey(layout: &Layout) -> Result<Survey, Box<Fault>> {
         free: machine::free(&layout.root).map_err(failed)?,
         now: now(),
         images: store::images(layout).map_err(failed)?,
+        incoming: vec![],
         lock: Lock::holder(&layout.run().join("lock")).map_err(failed)?,
         apps,
     })

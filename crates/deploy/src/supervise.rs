@@ -245,6 +245,7 @@ impl Supervisor {
             free: 0,
             now: now(),
             images: vec![],
+            incoming: vec![],
             lock: None,
             apps: states.collect(),
         }))

@@ -13,6 +13,8 @@ const NAME_LEN: usize = 200;
 const LOG_LEN: usize = 16 << 10;
 /// Programs that load programs: a machine has one for each of its architectures and C libraries.
 const N_INTERPRETERS: usize = 100;
+/// Receives that were cut: a node tells of 8.
+const N_INCOMING: usize = 8;
 /// Outcomes of probes: df.yaml has fewer.
 const N_PROBES: usize = 100;
 
@@ -35,6 +37,7 @@ pub(crate) fn reply(reply: &mut Reply) {
         Reply::Collected { collected } => collected.iter_mut().for_each(|it| text(&mut it.why)),
         Reply::Fault(it) => fault(it),
         Reply::Done
+        | Reply::Held
         | Reply::Bytes { .. }
         | Reply::Signatures { .. }
         | Reply::Received { .. }
@@ -66,6 +69,7 @@ fn survey(survey: &mut Survey) {
         interpreters.truncate(N_INTERPRETERS);
         interpreters.iter_mut().for_each(name);
     }
+    survey.incoming.truncate(N_INCOMING);
     survey.lock.iter_mut().for_each(holder);
 }
 

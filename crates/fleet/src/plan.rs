@@ -236,6 +236,7 @@ mod tests {
             free: 0,
             now: Timestamp(0),
             images,
+            incoming: vec![],
             lock: None,
             apps: apps.collect(),
         }

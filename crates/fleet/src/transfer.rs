@@ -213,6 +213,8 @@ async fn send(
     let request = Request::Receive {
         image: deltas.image,
         base: way.base(),
+        delta: None,
+        from: 0,
         len: delta.len() as u64,
         image_len: deltas.manifest.total_len(),
     };

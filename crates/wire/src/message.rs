@@ -19,6 +19,12 @@ use serde::{Deserialize, Serialize};
 pub enum Request {
     /// What the node holds and runs. Answer: [`Reply::Survey`].
     Survey,
+    /// What the node holds and runs, unless it has this release already: holds its image, and was given the release within the hour or has a generation of
+    /// it. Answer: [`Reply::Held`], a few bytes, or [`Reply::Survey`].
+    SurveyUnless {
+        /// The release.
+        held: ReleaseId,
+    },
     /// Takes the node for one operator until the session ends; everything that changes something needs it. Answer: [`Reply::Done`] or
     /// [`FaultKind::Locked`].
     Lock {
@@ -41,13 +47,20 @@ pub enum Request {
         /// Bytes of a block, 256..=1 MiB.
         block_len: u32,
     },
-    /// Here come `len` bytes that make an image. Answer: [`Reply::Received`], or a fault: [`FaultKind::DeltaRefused`] asks for another codec.
+    /// Here come `len` bytes that make an image. Answer: [`Reply::Received`], or a fault: [`FaultKind::DeltaRefused`] asks for another codec,
+    /// [`FaultKind::Elsewhere`] for the same delta from another place on.
     Receive {
         /// What it makes.
         image: ImageId,
-        /// The image that it is a delta to; `None`: whole.
+        /// The image that it is a delta to, or an [`Incoming::partial`]; `None`: whole.
         base: Option<ImageId>,
-        /// How many bytes come.
+        /// The digest of the whole delta; when it is given, what was received stays after a cut, and a later session can go on from there.
+        #[serde(default)]
+        delta: Option<Digest>,
+        /// Where in the delta the bytes begin: 0, or the [`Incoming::offset`] that the node told.
+        #[serde(default)]
+        from: u64,
+        /// How many bytes come: from there to the delta's end.
         len: u64,
         /// Bytes of the image's files, for the question whether there is room.
         image_len: u64,
@@ -191,6 +204,8 @@ pub enum Reply {
     Done,
     /// What the node holds and runs.
     Survey(Box<Survey>),
+    /// The release that was asked for needs nothing: its image is held, and it is remembered.
+    Held,
     /// So many bytes follow in frames.
     Bytes {
         /// How many.
@@ -259,10 +274,29 @@ pub struct Survey {
     pub now: Timestamp,
     /// Images held, whole.
     pub images: Vec<ImageId>,
+    /// Receives that were cut and may go on, the youngest first; at most 8.
+    #[serde(default)]
+    pub incoming: Vec<Incoming>,
     /// Who holds the lock, if somebody does.
     pub lock: Option<LockHolder>,
     /// Applications, by name.
     pub apps: Vec<AppState>,
+}
+
+/// A receive that was cut. What it has so far is checked again before it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incoming {
+    /// What it makes.
+    pub image: ImageId,
+    /// The image that its delta is to; `None`: whole.
+    pub base: Option<ImageId>,
+    /// The digest of its delta.
+    pub delta: Digest,
+    /// How many bytes of the delta are worked in: [`Request::Receive`] with the same image, base and delta goes on from here.
+    pub offset: u64,
+    /// The image of those files that are complete. It can be the base of a delta to any image, and its manifest can be asked for; `None` when there is none.
+    #[serde(default)]
+    pub partial: Option<ImageId>,
 }
 
 /// What an application is on a node.
@@ -471,6 +505,11 @@ pub enum FaultKind {
     Missing,
     /// The bytes did not make the image: send it another way.
     DeltaRefused,
+    /// What lies here of the same delta ends elsewhere than the request begins: send it from there. 0: nothing lies here.
+    Elsewhere {
+        /// Where to begin.
+        offset: u64,
+    },
     /// No room.
     DiskFull,
     /// A port is held by another application.

@@ -280,9 +280,35 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_of_what_is_there_costs_a_few_bytes() {
+        let held = df_core::ReleaseId(df_core::Digest::of(b""));
+        let asked = OperatorSession::new().request(&Request::SurveyUnless { held });
+        assert!(asked.len() + encode_reply(&Reply::Held).len() < 150);
+    }
+
+    #[test]
+    fn what_an_older_side_says_still_parses() {
+        let digest = df_core::Digest::of(b"").to_string();
+        let receive = format!(r#"{{"receive":{{"image":"{digest}","base":null,"len":3,"image_len":4}}}}"#);
+        let request: Request = serde_json::from_str(&receive).expect("of an older side");
+        assert!(matches!(request, Request::Receive { delta: None, from: 0, len: 3, .. }));
+        let survey = r#"{"survey":{"arch":"","kernel":"","libc":null,"free":0,"now":0,"images":[],"lock":null,"apps":[]}}"#;
+        let Reply::Survey(survey) = serde_json::from_str(survey).expect("of an older side") else { panic!("a survey") };
+        assert_eq!(survey.incoming, []);
+        assert_eq!(serde_json::to_string(&Request::Survey).expect("JSON"), r#""survey""#, "what older supervisors know");
+    }
+
+    #[test]
     fn a_conversation() {
         let (mut operator, mut node) = (OperatorSession::new(), NodeSession::default());
-        let request = Request::Receive { image: df_core::ImageId(df_core::Digest::of(b"")), base: None, len: 3, image_len: 3 };
+        let request = Request::Receive {
+            image: df_core::ImageId(df_core::Digest::of(b"")),
+            base: None,
+            delta: None,
+            from: 0,
+            len: 3,
+            image_len: 3,
+        };
         let up =
             [operator.hello(), operator.request(&request), encode_bytes(b"abc"), operator.request(&Request::Survey)].concat();
         let heard = node.receive(&up).expect("a good stream");
