@@ -13,6 +13,8 @@
 //! Another machine (aarch64, WebAssembly) fits behind the same seam: a scanner that yields references, and a [`Kind`] where its operands are not whole bytes
 //! (the 26-bit branches and the page pairs of aarch64, the padded LEB128 indexes of WebAssembly).
 
+mod bytes;
+mod frames;
 mod image;
 mod layout;
 mod reference;
@@ -20,7 +22,7 @@ mod references;
 mod transform;
 
 pub(crate) use image::Image;
-pub(crate) use layout::{Layout, Load};
+pub(crate) use layout::Layout;
 pub(crate) use reference::{Kind, Reference, with_labels, without_operands};
 pub(crate) use references::references;
 pub(crate) use transform::{Flags, Transformed, forward, inverse};

@@ -1,4 +1,13 @@
 //! Moves away, in place, what a linker derived from elsewhere.
+//!
+//! - The addends of relative relocations move into the words that they are for, so that a pointer lies where the thing around it lies, and the table that is
+//!   left holds nearly nothing but zeros: its offsets become differences.
+//! - The entries of `.eh_frame` name their common entry by number instead of by distance.
+//! - The search table of `.eh_frame_hdr` follows from `.eh_frame`, and becomes zeros.
+
+use super::bytes::{put_u32, put_u64, u32_at, u64_at};
+use super::frames::{self, NEAR, Naming};
+use super::image::{ALLOC, Image, RELA, Section};
 
 /// What was done to a file, in what [`inverse`] must undo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -13,12 +22,177 @@ pub(crate) struct Transformed {
     pub pointers: Vec<u32>,
 }
 
+/// `.eh_frame_hdr` is derived.
+const SEARCH_TABLE: u8 = 1;
+/// As [`SEARCH_TABLE`]; of functions with the same start only the first is in it.
+const SEARCH_TABLE_UNIQUE: u8 = 2;
+/// Common entries have numbers.
+const NUMBERED: u8 = 4;
+/// The length of a relocation with an addend.
+const RELOCATION: usize = 24;
+/// Adds the address at which the file was loaded.
+const RELATIVE: u64 = 8;
+
+impl Flags {
+    /// Returns whether the entries of `.eh_frame` name their common entry by number.
+    pub(super) fn numbered(self) -> bool {
+        self.0 & NUMBERED != 0
+    }
+
+    /// Returns whether the search table of `.eh_frame_hdr` is zeros.
+    pub(super) fn derived_search_table(self) -> bool {
+        self.0 & (SEARCH_TABLE | SEARCH_TABLE_UNIQUE) != 0
+    }
+}
+
 /// Transforms a file in place; `None`, and the bytes are as they were, if it is not understood.
-pub(crate) fn forward(_bytes: &mut [u8]) -> Option<Transformed> {
-    None
+pub(crate) fn forward(bytes: &mut [u8]) -> Option<Transformed> {
+    let image = Image::read(bytes)?;
+    let mut flags = 0;
+    if let Some(header) = image.section(".eh_frame_hdr") {
+        flags |= [SEARCH_TABLE, SEARCH_TABLE_UNIQUE]
+            .into_iter()
+            .find(|flag| drop_search_table(bytes, &image, header, *flag))
+            .unwrap_or(0);
+    }
+    if let Some(section) = image.section(".eh_frame") {
+        let (commons, frames) = frames::walk(bytes, section, Naming::Distance);
+        flags |= NUMBERED;
+        for frame in &frames {
+            put_u32(bytes, frame.at as usize + 4, frame.common + 1);
+        }
+        // The walk by number must go the same way: what lies behind the last entry that was understood may not look like one.
+        if frames::walk(bytes, section, Naming::Number).1.len() != frames.len() {
+            flags &= !NUMBERED;
+            for frame in &frames {
+                let back = (frame.at + 4).wrapping_sub(commons.get(frame.common as usize).map_or(0, |c| c.at));
+                put_u32(bytes, frame.at as usize + 4, back);
+            }
+        }
+    }
+    let mut pointers = Vec::new();
+    for section in relocations(&image) {
+        move_addends(bytes, &image, section, &mut pointers);
+    }
+    pointers.sort_unstable();
+    pointers.dedup();
+    Some(Transformed { flags: Flags(flags), pointers })
 }
 
 /// Undoes [`forward`]. Whatever the bytes are, it ends; `None` if they cannot have come from it.
-pub(crate) fn inverse(_bytes: &mut [u8], _how: Flags) -> Option<()> {
-    None
+pub(crate) fn inverse(bytes: &mut [u8], how: Flags) -> Option<()> {
+    let image = Image::read(bytes)?;
+    let sections: Vec<&Section> = relocations(&image).collect();
+    for section in sections.into_iter().rev() {
+        restore_addends(bytes, &image, section);
+    }
+    if how.numbered() {
+        let (commons, frames) = frames::walk(bytes, image.section(".eh_frame")?, Naming::Number);
+        for frame in frames {
+            put_u32(bytes, frame.at as usize + 4, frame.at + 4 - commons.get(frame.common as usize)?.at);
+        }
+    }
+    if how.derived_search_table() {
+        let header = image.section(".eh_frame_hdr")?;
+        let table = search_table(bytes, &image, header, how.0 & SEARCH_TABLE_UNIQUE != 0)?;
+        let at = header.at as usize + 8;
+        bytes.get_mut(at..at + table.len())?.copy_from_slice(&table);
+    }
+    Some(())
+}
+
+fn relocations(image: &Image) -> impl Iterator<Item = &Section> {
+    image.sections().iter().filter(|s| s.kind == RELA && s.flags & ALLOC != 0)
+}
+
+/// Returns where the word is that a relocation is for, if it is in the file and not in the table itself.
+fn word(image: &Image, section: &Section, address: u64) -> Option<u32> {
+    let place = image.layout().place(address)?;
+    let end = place.checked_add(8)?;
+    (end <= image.layout().len && (end <= section.at || place >= section.end())).then_some(place)
+}
+
+fn move_addends(bytes: &mut [u8], image: &Image, section: &Section, pointers: &mut Vec<u32>) {
+    let mut previous = 0u64;
+    for k in 0..section.len as usize / RELOCATION {
+        let at = section.at as usize + k * RELOCATION;
+        let (Some(address), Some(kind)) = (u64_at(bytes, at), u64_at(bytes, at + 8)) else { return };
+        if kind == RELATIVE
+            && let Some(place) = word(image, section, address)
+        {
+            exchange(bytes, at + 16, place as usize);
+            pointers.push(place);
+        }
+        put_u64(bytes, at, address.wrapping_sub(previous));
+        previous = address;
+    }
+}
+
+fn restore_addends(bytes: &mut [u8], image: &Image, section: &Section) {
+    let mut address = 0u64;
+    let mut moved = Vec::new();
+    for k in 0..section.len as usize / RELOCATION {
+        let at = section.at as usize + k * RELOCATION;
+        let (Some(step), Some(kind)) = (u64_at(bytes, at), u64_at(bytes, at + 8)) else { return };
+        address = address.wrapping_add(step);
+        put_u64(bytes, at, address);
+        if kind == RELATIVE
+            && let Some(place) = word(image, section, address)
+        {
+            moved.push((at as u32 + 16, place));
+        }
+    }
+    for (addend, place) in moved.into_iter().rev() {
+        exchange(bytes, addend as usize, place as usize);
+    }
+}
+
+/// Exchanges two stretches of eight bytes, if they are there.
+fn exchange(bytes: &mut [u8], a: usize, b: usize) {
+    if let (Some(x), Some(y)) = (u64_at(bytes, a), u64_at(bytes, b)) {
+        put_u64(bytes, a, y);
+        put_u64(bytes, b, x);
+    }
+}
+
+/// Zeroes the search table if it is what [`search_table`] makes.
+fn drop_search_table(bytes: &mut [u8], image: &Image, header: &Section, flag: u8) -> bool {
+    let Some(table) = search_table(bytes, image, header, flag == SEARCH_TABLE_UNIQUE) else { return false };
+    let at = header.at as usize + 8;
+    match bytes.get_mut(at..at + table.len()) {
+        Some(found) if *found == table => {
+            found.fill(0);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Makes the search table with its count before it: for each function, sorted, where it starts and where its entry is, counted from the header.
+fn search_table(bytes: &[u8], image: &Image, header: &Section, unique: bool) -> Option<Vec<u8>> {
+    let section = image.section(".eh_frame")?;
+    let (commons, frames) = frames::walk(bytes, section, Naming::Distance);
+    let mut functions = Vec::with_capacity(frames.len());
+    for frame in &frames {
+        if commons.get(frame.common as usize)?.function != NEAR {
+            return None;
+        }
+        let entry = section.address.wrapping_add(u64::from(frame.at - section.at));
+        let near = u32_at(bytes, frame.at as usize + 8)? as i32;
+        functions.push((
+            entry.wrapping_add(8).wrapping_add(near as i64 as u64).wrapping_sub(header.address) as i64,
+            entry.wrapping_sub(header.address) as u32,
+        ));
+    }
+    functions.sort_by_key(|f| f.0);
+    if unique {
+        functions.dedup_by_key(|f| f.0);
+    }
+    let mut table = Vec::with_capacity(4 + functions.len() * 8);
+    table.extend((functions.len() as u32).to_le_bytes());
+    for (start, entry) in functions {
+        table.extend((start as u32).to_le_bytes());
+        table.extend(entry.to_le_bytes());
+    }
+    (table.len() <= (header.len as usize).checked_sub(8)?).then_some(table)
 }
