@@ -10,21 +10,26 @@
 
 pub mod address;
 mod bounds;
+pub mod choice;
+pub mod choosing;
 pub mod connection;
 pub mod context;
 pub mod inventory;
 pub mod plan;
 pub mod program;
 pub mod rollout;
+pub mod seen;
 pub mod survey;
 pub mod transfer;
 pub mod transport;
 
 pub use address::Address;
+pub use choosing::{Chosen, Codec, Wish};
 pub use connection::{Connection, NodeError, Options};
 pub use context::Context;
 pub use inventory::{Inventory, Node};
 pub use program::NodeProgram;
+pub use seen::Seen;
 pub use survey::{Claim, Reached};
 pub use transfer::{Copied, Deltas, Images};
 // What is asked of nodes and what they answer, for those who call them through this crate.

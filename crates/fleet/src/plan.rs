@@ -8,45 +8,13 @@ use df_core::text::escape;
 use df_core::{AppName, ImageId, Kind, Manifest, Release};
 use df_wire::message::{AppState, Survey};
 
+pub use crate::choice::Way;
 use crate::program::ARCH;
 
 /// Where nodes look for the programs that load programs.
 const LOADERS: [&str; 4] = ["/lib", "/lib64", "/lib32", "/libx32"];
 /// Links followed to a program, as the kernel does.
 const N_LINKS: u32 = 40;
-
-/// How an image gets to a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Way {
-    /// It is there.
-    Held,
-    /// As a delta to an image that is there and here: made here, once for all nodes that hold it.
-    Patch(ImageId),
-    /// As a delta to an image that is only there: from the node's signature of it.
-    Rsync(ImageId),
-    /// Whole.
-    Whole,
-}
-
-impl Way {
-    /// Returns the word for the codec: `none`, `patch`, `rsync`, `whole`.
-    pub fn codec(self) -> &'static str {
-        match self {
-            Self::Held => "none",
-            Self::Patch(_) => "patch",
-            Self::Rsync(_) => "rsync",
-            Self::Whole => "whole",
-        }
-    }
-
-    /// Returns the base.
-    pub fn base(self) -> Option<ImageId> {
-        match self {
-            Self::Patch(base) | Self::Rsync(base) => Some(base),
-            Self::Held | Self::Whole => None,
-        }
-    }
-}
 
 /// A release cannot run on a node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -177,7 +145,7 @@ pub fn way(survey: &Survey, app: &AppName, image: ImageId, full: bool, is_here: 
 }
 
 /// Returns the images of a node, those most like a new version of the application first.
-fn bases(survey: &Survey, app: &AppName) -> Vec<ImageId> {
+pub(crate) fn bases(survey: &Survey, app: &AppName) -> Vec<ImageId> {
     let (own, others): (Vec<&AppState>, Vec<&AppState>) = survey.apps.iter().partition(|state| state.app == *app);
     let current = own.iter().flat_map(|state| state.generations.iter().filter(|g| g.number == state.current));
     let newest = own.iter().flat_map(|state| state.generations.iter().rev());

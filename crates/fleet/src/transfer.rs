@@ -12,6 +12,7 @@ use df_wire::{Reply, Request};
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
+use crate::choosing::Codec;
 use crate::connection::{Connection, NodeError};
 use crate::plan::{self, Way};
 
@@ -39,6 +40,11 @@ pub trait Images: Send + Sync {
 
     /// Returns a delta that was made earlier.
     fn kept_delta(&self, _base: Option<ImageId>, _target: ImageId) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Returns the length of a delta that was made earlier, without reading it.
+    fn kept_len(&self, _base: Option<ImageId>, _target: ImageId, _level: Level, _codec: Option<Codec>) -> Option<u64> {
         None
     }
 

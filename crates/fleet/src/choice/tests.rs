@@ -1,0 +1,133 @@
+use df_core::Digest;
+use proptest::prelude::*;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+fn image(name: &str) -> ImageId {
+    ImageId(Digest::of(name.as_bytes()))
+}
+
+fn mbit(rate: f64, round_trip: f64) -> Link {
+    Link { bytes_per_second: rate * 1e6 / 8.0, round_trip }
+}
+
+fn speed() -> Speed {
+    Speed::usual(2)
+}
+
+/// A program of so many MiB that was changed, and all there is.
+fn program(len: u64) -> Work {
+    Work { changed: len * MIB, fresh: 0, largest: len * MIB }
+}
+
+fn cold(base: &str, len: u64) -> Vec<Offer> {
+    let patch = |level| Offer::cold(Way::Patch(image(base)), level, &program(len), &speed());
+    let whole = |level| Offer::cold(Way::Whole, level, &Work::whole(len * MIB, len * MIB), &speed());
+    vec![patch(Level::Fast), patch(Level::Small), whole(Level::Fast), whole(Level::Small)]
+}
+
+/// How a program of 8 MiB gets over a line: the way, the level, and whether it was made before.
+#[track_caller]
+fn check(offers: &[Offer], link: Link, expected: &str) {
+    let (offer, _) = choose(offers, &link, &Queue::default(), 0.0).expect("there are offers");
+    let way = match offer.way {
+        Way::Held => "held",
+        Way::Patch(_) => "patch",
+        Way::Rsync(_) => "rsync",
+        Way::Whole => "whole",
+    };
+    assert_eq!(format!("{way} {:?}{}", offer.level, if offer.is_made { " made" } else { "" }), expected);
+}
+
+#[test]
+fn a_slow_line_takes_the_delta_and_a_fast_one_the_whole_image_unless_the_delta_is_there() {
+    let offers = cold("v1", 8);
+    for rate in [1.0, 10.0, 100.0] {
+        check(&offers, mbit(rate, 0.02), "patch Fast");
+    }
+    for rate in [1_000.0, 10_000.0] {
+        check(&offers, mbit(rate, 0.0002), "whole Fast");
+        let made = [Offer::made(Way::Patch(image("v1")), Level::Small, &program(8), 9_000, &speed())];
+        check(&[&offers[..], &made[..]].concat(), mbit(rate, 0.0002), "patch Small made");
+    }
+}
+
+#[test]
+fn squeezing_harder_pays_when_the_line_is_slower_than_the_squeezing() {
+    let whole = |level| Offer::cold(Way::Whole, level, &Work::whole(100 * MIB, 2 * MIB), &speed());
+    check(&[whole(Level::Fast), whole(Level::Small)], mbit(1.0, 0.02), "whole Small");
+    check(&[whole(Level::Fast), whole(Level::Small)], mbit(100.0, 0.02), "whole Fast");
+}
+
+#[test]
+fn a_base_that_is_only_there_is_worth_its_signature_on_a_slow_line() {
+    let offers = |link: Link| {
+        let rsync = Offer::by_signature(image("v1"), Level::Fast, 8 * MIB, &link, &speed());
+        [rsync, Offer::cold(Way::Whole, Level::Fast, &Work::whole(8 * MIB, 8 * MIB), &speed())]
+    };
+    check(&offers(mbit(10.0, 0.02)), mbit(10.0, 0.02), "rsync Fast");
+    check(&offers(mbit(10_000.0, 0.001)), mbit(10_000.0, 0.001), "whole Fast");
+}
+
+#[test]
+fn the_second_node_gets_for_nothing_what_was_made_for_the_first() {
+    let (mut queue, line) = (Queue::default(), mbit(100.0, 0.02));
+    let (first, second) = (cold("v1", 50), cold("v2", 40));
+    let (offer, alone) = choose(&first, &line, &queue, 0.0).expect("an offer");
+    assert_eq!(offer.way, Way::Patch(image("v1")));
+    queue.take(offer, 0.0);
+    // The other base is a little nearer, but its delta would have to be made.
+    let both = [&second[..1], &first[..1]].concat();
+    let (offer, seconds) = choose(&both, &line, &queue, 0.0).expect("an offer");
+    assert_eq!(offer.way, Way::Patch(image("v1")));
+    assert!(seconds <= alone);
+    let later = queue.seconds(&first[0], &line, 100.0);
+    assert!(later < 0.5, "it is long made: {later}");
+}
+
+#[test]
+fn ten_segments_leave_at_once_and_a_long_line_needs_rounds() {
+    let line = mbit(1_000.0, 0.1);
+    assert!(line.seconds(1_000) < 0.11);
+    let tenth = line.seconds(1_000_000);
+    assert!((0.4..1.0).contains(&tenth), "{tenth}");
+}
+
+proptest! {
+    /// What the model promises: nobody waits longer than if all nodes had been sent the whole image.
+    #[test]
+    fn no_node_is_served_later_than_by_the_whole_image(
+        len in 1u64..2_000_000_000,
+        changed in 0.0f64..1.0,
+        largest in 0.0f64..1.0,
+        cores in 1usize..64,
+        whole_is_made in any::<bool>(),
+        nodes in proptest::collection::vec((6.0f64..10.0, 0.0f64..0.3, 0usize..4, any::<bool>(), 0.0f64..1.2), 1..40),
+    ) {
+        let speed = Speed::usual(cores);
+        let largest = (len as f64 * largest) as u64;
+        let whole_work = Work::whole(len, largest);
+        let whole = if whole_is_made {
+            Offer::made(Way::Whole, Level::Fast, &whole_work, len / 3, &speed)
+        } else {
+            Offer::cold(Way::Whole, Level::Fast, &whole_work, &speed)
+        };
+        let (mut queue, none) = (Queue::default(), Queue::default());
+        for (rate, round_trip, base, is_made, ratio) in nodes {
+            let link = Link { bytes_per_second: 10f64.powf(rate) / 8.0, round_trip };
+            let changed = (len as f64 * changed) as u64;
+            let work = Work { changed, fresh: (len - changed) / 2, largest: largest.min(changed) };
+            let way = Way::Patch(image(&base.to_string()));
+            let mut offers = vec![whole, Offer::by_signature(image("r"), Level::Fast, len, &link, &speed)];
+            offers.push(match is_made {
+                true => Offer::made(way, Level::Small, &work, (len as f64 * ratio) as u64, &speed),
+                false => Offer::cold(way, Level::Fast, &work, &speed),
+            });
+            let (offer, seconds) = choose(&offers, &link, &queue, 0.0).expect("an offer");
+            queue.take(offer, 0.0);
+            prop_assert!(seconds <= none.seconds(&whole, &link, 0.0), "{seconds} s for {offer:?}");
+        }
+    }
+}
