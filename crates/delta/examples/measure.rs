@@ -1,7 +1,8 @@
 //! What does a delta between two trees cost, in bytes and seconds on one core?
 //!
-//! `cargo run --release -p df-delta --example measure -- OLD NEW` takes two files or directories and prints one line a way of sending: bytes up (signatures) and
-//! down, seconds to encode and to apply. Every delta is applied and checked.
+//! `cargo run --release -p df-delta --example measure -- OLD NEW [fast|small|all] [patch|copy|elf|rsync|whole]` takes two files or directories and prints bytes by
+//! codec and by stream, seconds to encode and to apply, MB/s of what is new, and peak memory. Every delta is applied and checked. Without a level only `fast`
+//! is measured; with `all` both.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,7 +10,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use df_core::{Digest, Entry, Kind, Manifest, TreePath};
-use df_delta::{Level, Sink, choose, signature};
+use df_delta::{Codec, Level, Options, Sink, Sort, StreamLen, choose, signature};
 
 struct Side {
     manifest: Manifest,
@@ -70,60 +71,75 @@ impl Sink for Nowhere {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let paths: Vec<_> = std::env::args_os().skip(1).collect();
-    let [old, new] = &paths[..] else { return Err("measure OLD NEW".into()) };
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [old, new, rest @ ..] = &arguments[..] else { return Err("measure OLD NEW [fast|small|all] [codec]".into()) };
+    let levels = match rest.first().map(String::as_str) {
+        Some("small") => vec![Level::Small],
+        Some("all") => vec![Level::Fast, Level::Small],
+        _ => vec![Level::Fast],
+    };
+    let codec = rest.get(1).map(String::as_str);
     let (old, new) = (Side::load(Path::new(old))?, Side::load(Path::new(new))?);
+    rayon::ThreadPoolBuilder::new().num_threads(1).build_global()?;
+    for level in levels {
+        measure(&old, &new, level, codec)?;
+    }
+    println!("peak memory {} MiB", peak_memory()? >> 20);
+    Ok(())
+}
+
+fn measure(old: &Side, new: &Side, level: Level, codec: Option<&str>) -> Result<(), Box<dyn std::error::Error>> {
     let (read_old, read_new) = (|d, o, l| old.read(d, o, l), |d, o, l| new.read(d, o, l));
     let (base, target) =
         ((&old.manifest, &read_old as df_delta::ReadBlob<'_>), (&new.manifest, &read_new as df_delta::ReadBlob<'_>));
-    let started = Instant::now();
-    let plan = choose::plan(Some(base.0), target.0);
+    let (started, mut delta, mut up) = (Instant::now(), Vec::new(), 0);
+    let encoded = match codec {
+        Some("whole") => df_delta::encode(None, target, level, &mut delta)?,
+        Some("rsync") => {
+            let signatures = sign(old, base.0, target.0)?;
+            up = signatures.iter().map(Vec::len).sum();
+            df_delta::encode_rsync(base.0, &signatures, target, level, &mut delta)?
+        }
+        name => {
+            let codec = Codec::ALL.into_iter().find(|codec| Some(codec.name()) == name);
+            df_delta::encode(Some(base), target, Options { level, codec }, &mut delta)?
+        }
+    };
+    let (encode, started) = (started.elapsed().as_secs_f64(), Instant::now());
+    df_delta::apply(Some(base), target.0.image(), &mut &*delta, &mut Nowhere)?;
+    let apply = started.elapsed().as_secs_f64();
+    let new_len = Codec::ALL.iter().map(|&codec| encoded.codecs.of(codec).raw).sum::<u64>();
+    let rate = |seconds: f64| new_len as f64 / 1e6 / seconds;
     println!(
-        "plan: {} pieces, {} bytes new, {} reused, {:.3} s",
-        plan.pieces.len(),
-        plan.new_len,
-        plan.reused_len,
-        started.elapsed().as_secs_f64()
+        "{level:?}: {} bytes (up {up}); {new_len} new; encode {encode:.3} s {:.1} MB/s, apply {apply:.3} s {:.1} MB/s",
+        delta.len(),
+        rate(encode),
+        rate(apply)
     );
-    rayon::ThreadPoolBuilder::new().num_threads(1).build_global()?;
-    for (name, base_used, level) in [
-        ("patch fast", Some(base), Level::Fast),
-        ("patch small", Some(base), Level::Small),
-        ("whole fast", None, Level::Fast),
-        ("whole small", None, Level::Small),
-    ] {
-        let (started, mut delta) = (Instant::now(), Vec::new());
-        df_delta::encode(base_used, target, level, &mut delta)?;
-        report(name, 0, &delta, started, base, target.0)?;
+    for codec in Codec::ALL {
+        let StreamLen { raw, packed } = encoded.codecs.of(codec);
+        if raw > 0 {
+            println!("    {:<14}{raw:>10} -> {packed}", codec.name());
+        }
     }
-    let started = Instant::now();
-    let block_len = signature::block_len(&plan.pieces);
-    let with_base = plan.pieces.iter().filter(|piece| !piece.base.is_empty());
-    let signatures = with_base
-        .map(|piece| {
-            let bytes: Vec<u8> = piece
-                .base
-                .iter()
-                .flat_map(|s| old.blobs[&s.digest][s.offset as usize..(s.offset + s.len) as usize].to_vec())
-                .collect();
-            df_delta::signature(&bytes, block_len)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut delta = Vec::new();
-    df_delta::encode_rsync(base.0, &signatures, target, Level::Fast, &mut delta)?;
-    report("rsync fast", signatures.iter().map(Vec::len).sum(), &delta, started, base, target.0)
+    for sort in Sort::ALL {
+        let StreamLen { raw, packed } = encoded.streams[sort as usize];
+        if raw > 0 {
+            println!("        {:<14}{raw:>10} -> {packed}", format!("{sort:?}"));
+        }
+    }
+    Ok(())
 }
 
-fn report(
-    name: &str,
-    up: usize,
-    delta: &[u8],
-    started: Instant,
-    base: (&Manifest, df_delta::ReadBlob<'_>),
-    target: &Manifest,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let (encode, started) = (started.elapsed().as_secs_f64(), Instant::now());
-    df_delta::apply(Some(base), target.image(), &mut &*delta, &mut Nowhere)?;
-    println!("{name}: up {up}, down {}, encode {encode:.2} s, apply {:.2} s", delta.len(), started.elapsed().as_secs_f64());
-    Ok(())
+fn sign(old: &Side, base: &Manifest, target: &Manifest) -> Result<Vec<Vec<u8>>, df_delta::SignatureError> {
+    let plan = choose::plan(Some(base), target, &[]);
+    let block_len = signature::block_len(&plan.pieces);
+    let bytes = |slice: &df_delta::Slice| old.blobs[&slice.digest][slice.offset as usize..(slice.offset + slice.len) as usize].to_vec();
+    plan.stretches().map(|slices| df_delta::signature(&slices.iter().flat_map(bytes).collect::<Vec<u8>>(), block_len)).collect()
+}
+
+fn peak_memory() -> io::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    Ok(line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) << 10)
 }

@@ -6,9 +6,9 @@ use df_core::manifest::DecodeError;
 use df_core::{Digest, Hasher, ImageId, Manifest, limits};
 
 use crate::choose::{self, Piece, Slice};
-use crate::codec::{self, CodecError};
-use crate::format::{Codec, Header, HeaderError, Kind, PartHeader, manifest_parts, read_u32};
-use crate::read::{ReadBlob, ReadError, concat};
+use crate::codec::{self, Base, CodecError};
+use crate::format::{Codec, Header, HeaderError, Kind, PartHeader, ReadPartError, manifest_parts, read_pairs, read_varint};
+use crate::read::{self, ReadBlob, ReadError, concat};
 
 /// Takes what a delta makes: the manifest first, then each blob that the base lacks, once, in the order of the plan. Without base those are all blobs.
 pub trait Sink {
@@ -143,11 +143,14 @@ pub fn apply(
         return Err(ApplyError::TwoLengths { digest });
     }
     sink.manifest(&manifest).map_err(ApplyError::Sink)?;
-    let plan = choose::plan(old, &manifest);
+    if let Some(old) = old.filter(|_| kind == Kind::Patch) {
+        read_pairs(input, manifest.blobs().len(), old.blobs().len()).map_err(from_part)?;
+    }
+    let plan = choose::plan(old, &manifest, &[]);
     let lens = manifest.blobs().into_iter().collect();
     let mut blobs = Blobs { sink, lens, current: Hasher::new() };
     for piece in &plan.pieces {
-        let bytes = read_part(input, kind, piece.target_len(), || read_base(piece, base.map(|(_, read)| read)))?;
+        let bytes = read_part(input, kind, &read::lens(&piece.target), || read_base(piece, base.map(|(_, read)| read)))?;
         blobs.take(&piece.target, &bytes)?;
     }
     if input.take(1).read_to_end(&mut Vec::new())? > 0 {
@@ -175,7 +178,7 @@ fn read_header(base: Option<&Manifest>, expect: ImageId, input: &mut dyn Read) -
 
 /// Reads the manifest, which grows part by part: a claim of 1 GiB takes no memory before the bytes are there.
 fn read_manifest(base: Option<&Manifest>, kind: Kind, expect: ImageId, input: &mut dyn Read) -> Result<Manifest, ApplyError> {
-    let len = u64::from(read_u32(input).map_err(ended)?);
+    let len = read_varint(input).map_err(from_part)?;
     if len > limits::MANIFEST_LEN {
         return Err(ApplyError::ManifestTooLarge { len });
     }
@@ -184,8 +187,8 @@ fn read_manifest(base: Option<&Manifest>, kind: Kind, expect: ImageId, input: &m
     let kind = if kind == Kind::Rsync { Kind::Patch } else { kind };
     let mut bytes = Vec::new();
     for part in manifest_parts(old.len() as u64, len) {
-        let prefix = || Ok(old[part.base].to_vec());
-        bytes.extend(read_part(input, kind, part.target.len() as u64, prefix)?);
+        let base = || Ok(Base { lens: vec![part.base.len()], bytes: old[part.base].to_vec() });
+        bytes.extend(read_part(input, kind, &[part.target.len()], base)?);
     }
     let found = ImageId(Digest::of(&bytes));
     if found != expect {
@@ -194,24 +197,32 @@ fn read_manifest(base: Option<&Manifest>, kind: Kind, expect: ImageId, input: &m
     Manifest::decode(&bytes).map_err(ApplyError::Manifest)
 }
 
-/// Reads one part that must hold `expected` bytes; reads the base only when the part refers to it and its claims make sense.
+/// Reads one part that must hold slices of these lengths; reads the base only when the part refers to it and its claims make sense.
 ///
 /// Nothing is allocated by a claim: packed bytes take memory as they arrive, and unpacked ones take what the plan says.
 fn read_part(
     input: &mut dyn Read,
     kind: Kind,
-    expected: u64,
-    base: impl FnOnce() -> Result<Vec<u8>, ApplyError>,
+    target_lens: &[usize],
+    base: impl FnOnce() -> Result<Base, ApplyError>,
 ) -> Result<Vec<u8>, ApplyError> {
-    let header = PartHeader::read(input).map_err(ended)?.map_err(CodecError::Codec)?;
+    let expected = target_lens.iter().map(|&len| len as u64).sum();
+    let header = PartHeader::read(input, expected).map_err(from_part)?;
     codec::check(&header, kind, expected)?;
     let mut packed = Vec::new();
-    input.take(u64::from(header.packed)).read_to_end(&mut packed)?;
-    if packed.len() != header.packed as usize {
+    input.take(header.packed).read_to_end(&mut packed)?;
+    if packed.len() as u64 != header.packed {
         return Err(CodecError::Truncated.into());
     }
-    let base = if header.codec == Codec::Stored { Vec::new() } else { base()? };
-    Ok(codec::unpack(&header, packed, &base, expected)?)
+    let base = if header.codec == Codec::Stored { Base::default() } else { base()? };
+    Ok(codec::unpack(&header, packed, base, target_lens)?)
+}
+
+fn from_part(error: ReadPartError) -> ApplyError {
+    match error {
+        ReadPartError::Input(error) => ended(error),
+        ReadPartError::Codec(error) => error.into(),
+    }
 }
 
 /// Tells the end of the delta from an error of whoever brings it.
@@ -219,9 +230,10 @@ fn ended(error: io::Error) -> ApplyError {
     if error.kind() == io::ErrorKind::UnexpectedEof { CodecError::Truncated.into() } else { error.into() }
 }
 
-fn read_base(piece: &Piece, read: Option<ReadBlob<'_>>) -> Result<Vec<u8>, ApplyError> {
-    let Some(read) = read else { return Ok(Vec::new()) };
-    concat(&piece.base, read).map_err(|ReadError { digest, source }| ApplyError::ReadBase { digest, source })
+fn read_base(piece: &Piece, read: Option<ReadBlob<'_>>) -> Result<Base, ApplyError> {
+    let Some(read) = read else { return Ok(Base::default()) };
+    let bytes = concat(&piece.base, read).map_err(|ReadError { digest, source }| ApplyError::ReadBase { digest, source })?;
+    Ok(Base { bytes, lens: read::lens(&piece.base) })
 }
 
 /// Cuts the bytes of pieces into blobs again, and checks each.

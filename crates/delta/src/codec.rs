@@ -1,9 +1,13 @@
 //! Packs one part and unpacks it, strictly.
+//!
+//! What a part is decides which codecs are tried, and the smallest is taken.
 
 use zstd_safe::{CCtx, CParameter, DCtx, ErrorCode};
 
-use crate::diff::Level;
+use crate::diff::{Level, Options};
+use crate::entropy::EntropyError;
 use crate::format::{Codec, Kind, Part, PartHeader, WINDOW_LOG};
+use crate::predict::{self, Body, Sides};
 
 /// The first bytes of every frame this format allows: zstd's magic and a descriptor that announces nothing but a window.
 const FRAME: [u8; 5] = [0x28, 0xb5, 0x2f, 0xfd, 0x00];
@@ -17,6 +21,12 @@ pub enum CodecError {
     /// No such codec, or not in this kind of delta.
     #[error("unknown or unexpected codec {0}")]
     Codec(u8),
+    /// A number is not in its shortest form.
+    #[error("a number is not in its shortest form")]
+    Number,
+    /// Pairs name blobs that do not exist.
+    #[error("pairs name blobs that do not exist")]
+    Pairs,
     /// It claims to hold another number of bytes than both manifests say.
     #[error("claims {found} bytes where {expected} are due")]
     Length {
@@ -39,53 +49,87 @@ pub enum CodecError {
     /// zstd refused the frame.
     #[error("damaged zstd frame: {0}")]
     Zstd(&'static str),
+    /// A copy or a program is not made of what it should be.
+    #[error("damaged segments or corrections")]
+    Body,
+    /// The base is not the program that the delta was made for, or what is made is none.
+    #[error("not a program that this delta can be for")]
+    Program,
+    /// A stream of numbers or literals is damaged.
+    #[error("damaged stream")]
+    Stream(#[from] EntropyError),
     /// The rsync delta is damaged, or meant for other bytes.
     #[error("damaged rsync delta")]
     Rsync,
 }
 
-/// Packs bytes against a prefix. What zstd cannot make smaller is stored.
-pub(crate) fn pack(target: &[u8], prefix: &[u8], level: Level) -> Result<Part, ErrorCode> {
-    let packed = compress(target, prefix, level)?;
-    Ok(if packed.len() < target.len() {
-        Part { codec: Codec::Zstd, raw: target.len(), bytes: packed }
-    } else {
-        Part { codec: Codec::Stored, raw: target.len(), bytes: target.to_vec() }
-    })
+/// Packs a piece by the smallest codec that the options allow. What none can make smaller is stored.
+pub(crate) fn pack(sides: &Sides<'_>, paired: &[Option<u32>], options: Options) -> Result<Part, ErrorCode> {
+    let Options { level, codec } = options;
+    let allowed = |other: Codec| codec.is_none_or(|codec| codec == other);
+    let mut parts = vec![part(Codec::Stored, sides.target.to_vec())];
+    let elf = if allowed(Codec::Elf) { predict::elf(sides, paired, level) } else { None };
+    let has_elf = elf.is_some();
+    parts.extend(elf.map(|body| predicted(Codec::Elf, body)));
+    let quick = codec.is_none() && level == Level::Fast;
+    if allowed(Codec::Copy) && !(quick && (has_elf || sides.base.is_empty())) {
+        parts.extend(predict::copy(sides, level).map(|body| predicted(Codec::Copy, body)));
+    }
+    // A forced codec that is no way to pack this piece leaves it to zstd.
+    if !(quick && has_elf) && (allowed(Codec::Zstd) || parts.len() == 1) {
+        parts.push(part(Codec::Zstd, compress(sides.target, sides.base, level)?));
+    }
+    let smallest = |parts: &mut Vec<Part>| parts.iter().enumerate().min_by_key(|(_, part)| part.bytes.len()).map(|(at, _)| at);
+    let best = smallest(&mut parts).expect("stored is there");
+    Ok(parts.swap_remove(best))
+}
+
+fn part(codec: Codec, bytes: Vec<u8>) -> Part {
+    Part { codec, raw: 0, bytes, streams: Default::default() }
+}
+
+fn predicted(codec: Codec, Body { bytes, streams }: Body) -> Part {
+    Part { codec, raw: 0, bytes, streams }
 }
 
 /// Packs an rsync delta; the receiver bounds it by [`rsync_bound`].
 pub(crate) fn pack_rsync(delta: &[u8], level: Level) -> Result<Part, ErrorCode> {
-    Ok(Part { codec: Codec::Rsync, raw: delta.len(), bytes: compress(delta, &[], level)? })
+    Ok(Part { raw: delta.len(), ..part(Codec::Rsync, compress(delta, &[], level)?) })
 }
 
 /// Decides whether what a part claims fits the `expected` bytes that are due, before anything is allocated for it.
 pub(crate) fn check(header: &PartHeader, kind: Kind, expected: u64) -> Result<(), CodecError> {
-    let (raw, packed) = (u64::from(header.raw), u64::from(header.packed));
-    let fits = match header.codec {
-        Codec::Stored => raw == expected && packed == raw,
-        Codec::Zstd => raw == expected,
-        Codec::Rsync if kind != Kind::Rsync => return Err(CodecError::Codec(header.codec as u8)),
-        Codec::Rsync => raw <= rsync_bound(expected),
-    };
-    if !fits {
+    let PartHeader { codec, raw, packed } = *header;
+    if codec == Codec::Rsync && kind != Kind::Rsync {
+        return Err(CodecError::Codec(codec as u8));
+    }
+    if raw > rsync_bound(expected) {
         return Err(CodecError::Length { expected, found: raw });
     }
+    let unpacked = if codec == Codec::Rsync { raw } else { expected };
     // At most 64 MiB and an eighth, so it fits everywhere.
-    if packed > zstd_safe::compress_bound(raw as usize) as u64 {
-        return Err(CodecError::Oversized { packed, raw });
+    if packed > zstd_safe::compress_bound(unpacked as usize) as u64 {
+        return Err(CodecError::Oversized { packed, raw: unpacked });
     }
     Ok(())
 }
 
-/// Unpacks a part whose header was checked, to exactly the `expected` bytes.
-pub(crate) fn unpack(header: &PartHeader, packed: Vec<u8>, base: &[u8], expected: u64) -> Result<Vec<u8>, CodecError> {
-    let len = expected as usize;
+/// Unpacks a part whose header was checked, to exactly the bytes of all slices of the target.
+pub(crate) fn unpack(header: &PartHeader, packed: Vec<u8>, base: Base, target_lens: &[usize]) -> Result<Vec<u8>, CodecError> {
+    let len = target_lens.iter().sum();
     match header.codec {
         Codec::Stored => Ok(packed),
-        Codec::Zstd => decompress(&packed, base, len),
-        Codec::Rsync => patch(base, &decompress(&packed, &[], header.raw as usize)?, len),
+        Codec::Zstd => decompress(&packed, &base.bytes, len),
+        Codec::Rsync => patch(&base.bytes, &decompress(&packed, &[], header.raw as usize)?, len),
+        Codec::Copy | Codec::Elf => predict::decode(&packed, base.bytes, &base.lens, target_lens, header.codec == Codec::Elf),
     }
+}
+
+/// The old bytes of a piece, and the lengths of its slices.
+#[derive(Debug, Default)]
+pub(crate) struct Base {
+    pub bytes: Vec<u8>,
+    pub lens: Vec<usize>,
 }
 
 /// The longest rsync delta that makes `len` bytes: every copy of a block of 256 bytes or more and the literal before it cost at most 26 bytes more than what they hold.

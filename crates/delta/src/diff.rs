@@ -5,11 +5,13 @@ use std::io::{self, Write};
 use df_core::{Digest, Manifest};
 use rayon::prelude::*;
 
-use crate::choose::{self, Piece, Plan};
+use crate::choose::{self, Pair, Piece, Plan};
 use crate::codec;
-use crate::format::{Header, Kind, Part, manifest_parts};
-use crate::read::{ReadBlob, ReadError, concat};
+use crate::format::{Codec, Header, Kind, ManifestPart, Part, encode_pairs, manifest_parts};
+use crate::predict::{SORTS, Sides, StreamLen};
+use crate::read::{ReadBlob, ReadError, concat, lens};
 use crate::signature::{self, SignatureError};
+use crate::varint;
 
 /// How many pieces are packed at once at most, however many cores there are: each may take several hundred MiB.
 const AT_ONCE: usize = 8;
@@ -24,6 +26,21 @@ pub enum Level {
     Small,
 }
 
+/// How a delta is to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// How much time it is worth.
+    pub level: Level,
+    /// The codec of each piece that allows it, instead of the one that makes it smallest.
+    pub codec: Option<Codec>,
+}
+
+impl From<Level> for Options {
+    fn from(level: Level) -> Self {
+        Self { level, codec: None }
+    }
+}
+
 /// What was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Encoded {
@@ -31,6 +48,26 @@ pub struct Encoded {
     pub bytes: u64,
     /// Bytes of the target that the base holds already.
     pub reused_len: u64,
+    /// How its pieces are packed.
+    pub codecs: Codecs,
+    /// What the streams of all copies and elfs took, by [`Sort`](crate::predict::Sort).
+    pub streams: [StreamLen; SORTS],
+}
+
+/// Bytes by [`Codec`], of pieces only: the manifest is not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Codecs([StreamLen; Codec::ALL.len()]);
+
+impl Codecs {
+    /// Returns the bytes that a codec makes, and the packed ones that travel for it.
+    pub fn of(&self, codec: Codec) -> StreamLen {
+        self.0[codec as usize]
+    }
+
+    /// Returns the codec that makes most bytes, if there is a piece at all.
+    pub fn main(&self) -> Option<Codec> {
+        Codec::ALL.into_iter().filter(|&codec| self.of(codec).raw > 0).max_by_key(|&codec| self.of(codec).raw)
+    }
 }
 
 /// A delta was not made. What was written until then is of no use.
@@ -81,18 +118,20 @@ pub enum EncodeError {
 pub fn encode(
     base: Option<(&Manifest, ReadBlob<'_>)>,
     target: (&Manifest, ReadBlob<'_>),
-    level: Level,
+    options: impl Into<Options>,
     out: &mut dyn Write,
 ) -> Result<Encoded, EncodeError> {
     let kind = if base.is_some() { Kind::Patch } else { Kind::Whole };
-    write(kind, base.map(|(manifest, _)| manifest), target, level, out, |piece, _, target| {
-        let prefix = match base {
+    let options = options.into();
+    let pairs = base.map(|base| choose::pairs(base, target)).unwrap_or_default();
+    write(kind, base.map(|(manifest, _)| manifest), &pairs, target, options, out, |piece, _, target| {
+        let old = match base {
             Some((_, read)) => {
                 concat(&piece.base, read).map_err(|ReadError { digest, source }| EncodeError::ReadBase { digest, source })?
             }
             None => Vec::new(),
         };
-        codec::pack(target, &prefix, level).map_err(zstd)
+        pack(piece, &old, target, options)
     })
 }
 
@@ -105,37 +144,52 @@ pub fn encode_rsync(
     base: &Manifest,
     signatures: &[Vec<u8>],
     target: (&Manifest, ReadBlob<'_>),
-    level: Level,
+    options: impl Into<Options>,
     out: &mut dyn Write,
 ) -> Result<Encoded, EncodeError> {
-    let expected = choose::plan(Some(base), target.0).stretches().count();
+    let expected = choose::plan(Some(base), target.0, &[]).stretches().count();
     if expected != signatures.len() {
         return Err(SignatureError::Count { expected, found: signatures.len() }.into());
     }
-    write(Kind::Rsync, Some(base), target, level, out, |piece, nth_with_base, target| {
-        let Some(nth) = nth_with_base else { return codec::pack(target, &[], level).map_err(zstd) };
+    let options = options.into();
+    write(Kind::Rsync, Some(base), &[], target, options, out, |piece, nth_with_base, target| {
+        let Some(nth) = nth_with_base else { return pack(piece, &[], target, options) };
         let signature = signature::parse(&signatures[nth], piece.base_len())?;
         let mut delta = Vec::new();
         // It fails for signatures that `parse` refuses, and for writers that fail; a vector does not.
         fast_rsync::diff(&signature.index(), target, &mut delta).map_err(|_| SignatureError::Magic)?;
-        codec::pack_rsync(&delta, level).map_err(zstd)
+        codec::pack_rsync(&delta, options.level).map_err(zstd)
     })
+}
+
+/// Packs a piece by whatever codec makes it smallest.
+fn pack(piece: &Piece, base: &[u8], target: &[u8], options: Options) -> Result<Part, EncodeError> {
+    let base_lens = if base.is_empty() { Vec::new() } else { lens(&piece.base) };
+    let sides = Sides { base, base_lens: &base_lens, target, target_lens: &lens(&piece.target) };
+    codec::pack(&sides, &piece.paired, options).map_err(zstd)
 }
 
 /// Writes header, manifest and pieces; `pack` gets a piece, its number among those with a base, and its bytes.
 fn write(
     kind: Kind,
     base: Option<&Manifest>,
+    pairs: &[Pair],
     (target, read): (&Manifest, ReadBlob<'_>),
-    level: Level,
+    options: Options,
     out: &mut dyn Write,
     pack: impl Fn(&Piece, Option<usize>, &[u8]) -> Result<Part, EncodeError> + Sync,
 ) -> Result<Encoded, EncodeError> {
     if let Some(digest) = choose::two_lengths(base, target) {
         return Err(EncodeError::TwoLengths { digest });
     }
-    let Plan { pieces, reused_len, .. } = choose::plan(base, target);
-    let mut bytes = write_head(kind, base, target, level, out)?;
+    let Plan { pieces, reused_len, .. } = choose::plan(base, target, &[]);
+    let bytes = write_head(kind, base, target, options, out)?;
+    let mut encoded = Encoded { bytes, reused_len, codecs: Codecs::default(), streams: Default::default() };
+    if kind == Kind::Patch {
+        let pairs = encode_pairs(pairs);
+        out.write_all(&pairs).map_err(EncodeError::Write)?;
+        encoded.bytes += pairs.len() as u64;
+    }
     let numbered = number(&pieces);
     for batch in numbered.chunks(rayon::current_num_threads().clamp(1, AT_ONCE)) {
         let parts: Vec<Result<Part, EncodeError>> = batch
@@ -146,11 +200,25 @@ fn write(
                 pack(piece, *nth_with_base, &target)
             })
             .collect();
-        for part in parts {
-            bytes += part?.write(out).map_err(EncodeError::Write)?;
+        for ((piece, _), part) in batch.iter().zip(parts) {
+            let part = part?;
+            let packed = part.write(out).map_err(EncodeError::Write)?;
+            encoded.count(&part, piece.target_len(), packed);
         }
     }
-    Ok(Encoded { bytes, reused_len })
+    Ok(encoded)
+}
+
+impl Encoded {
+    fn count(&mut self, part: &Part, raw: u64, packed: u64) {
+        self.bytes += packed;
+        let add = |sum: &mut StreamLen, more: StreamLen| {
+            sum.raw += more.raw;
+            sum.packed += more.packed;
+        };
+        add(&mut self.codecs.0[part.codec as usize], StreamLen { raw, packed });
+        self.streams.iter_mut().zip(part.streams).for_each(|(sum, more)| add(sum, more));
+    }
 }
 
 /// Writes what comes before the pieces; returns how many bytes.
@@ -158,17 +226,18 @@ fn write_head(
     kind: Kind,
     base: Option<&Manifest>,
     target: &Manifest,
-    level: Level,
+    options: Options,
     out: &mut dyn Write,
 ) -> Result<u64, EncodeError> {
     let (old, new) = (base.map(Manifest::encode).unwrap_or_default(), target.encode());
-    let header = Header { kind, base: base.map(Manifest::image), target: target.image() };
-    out.write_all(&header.encode()).map_err(EncodeError::Write)?;
-    let len = u32::try_from(new.len()).expect("a manifest is at most 1 GiB");
-    out.write_all(&len.to_le_bytes()).map_err(EncodeError::Write)?;
-    let mut bytes = (Header::LEN + 4) as u64;
-    for part in manifest_parts(old.len() as u64, new.len() as u64) {
-        let part = codec::pack(&new[part.target], &old[part.base], level).map_err(zstd)?;
+    let mut header = Header { kind, base: base.map(Manifest::image), target: target.image() }.encode().to_vec();
+    varint::put(&mut header, new.len() as u64);
+    out.write_all(&header).map_err(EncodeError::Write)?;
+    let mut bytes = header.len() as u64;
+    for ManifestPart { target, base } in manifest_parts(old.len() as u64, new.len() as u64) {
+        let (base_lens, target_lens) = ([base.len()], [target.len()]);
+        let sides = Sides { base: &old[base], base_lens: &base_lens, target: &new[target], target_lens: &target_lens };
+        let part = codec::pack(&sides, &[], options).map_err(zstd)?;
         bytes += part.write(out).map_err(EncodeError::Write)?;
     }
     Ok(bytes)

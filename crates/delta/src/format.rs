@@ -1,46 +1,59 @@
 //! The bytes of a delta.
 //!
-//! # Format, version 1
+//! # Format, version 2
 //!
 //! ```text
-//! delta    = header, length, part*, part*         the manifest's parts, then one part for each piece of the plan; nothing after the last
-//! header   = "dfd" 0x01, kind, base, target
+//! delta    = header, length, part*, pairs, part*  the manifest's parts, then one part for each piece of the plan; nothing after the last
+//! header   = "dfd" 0x02, kind, base, target
 //! kind     = 0x00                                 whole: there is no base
 //!          | 0x01                                 patch: the sender had the base
 //!          | 0x02                                 rsync: the sender had the base's manifest and signatures of its bytes
 //! base     = 32 bytes                             image id of the base; zeroes when whole
 //! target   = 32 bytes                             image id of the target
-//! length   = u32                                  bytes of the target's manifest
-//! part     = codec, raw, packed, bytes            `packed` bytes, from which `raw` bytes are unpacked
-//! raw, packed, length = u32, little endian
-//! codec    = 0x00                                 stored: `bytes` are the target's, raw = packed
-//!          | 0x01                                 zstd: one frame that refers to the base's bytes as its prefix
-//!          | 0x02                                 rsync: one zstd frame without prefix that holds an rsync delta of `raw` bytes; only in deltas of that kind
+//! length   = varint                               bytes of the target's manifest
+//! pairs    = count, pair*                         only in a patch: which blobs resemble each other, where names do not tell
+//! pair     = varint, varint                       number of a blob in the target, less those up to the pair before; and of one in the base
+//! part     = 0x00, bytes                          stored: `bytes` are the target's
+//!          | 0x01, packed, bytes                  zstd: one frame that refers to the base's bytes as its prefix
+//!          | 0x02, raw, packed, bytes             rsync: a zstd frame without prefix that holds an rsync delta of `raw` bytes; only in deltas of that kind
+//!          | 0x03, packed, bytes                  copy: stretches of the base, and what differs
+//!          | 0x04, packed, bytes                  elf: the same, and programs of which addresses moved
+//! count, raw, packed = varint                     LEB128, unsigned, in its shortest form
 //! ```
 //!
+//! How many bytes a part unpacks to is never said: the plan says it. `packed` is the length of `bytes`.
+//!
 //! A zstd frame is exactly one, begins with `28 b5 2f fd 00` (no content size, no checksum, no dictionary: BLAKE3 checks everything), has a window of at most 2^27 bytes,
-//! and ends where the part ends. An rsync delta is one of librsync's format: magic `72 73 02 36`, literals and copies, one end command.
+//! and ends where the part ends. An rsync delta is one of librsync's format: magic `72 73 02 36`, literals and copies, one end command. What copy and elf hold
+//! is told in `predict`.
 //!
 //! The manifest is cut into parts of 32 MiB, the last one shorter. The prefix of the part at byte `a` is the base manifest's canonical bytes, or, of one
-//! beyond 64 MiB, the 64 MiB around the proportional place. The pieces, their bases and their lengths are those of [`crate::choose::plan`], which is part of this
-//! format: changing it needs a new version. A part that unpacks to any other length is refused.
+//! beyond 64 MiB, the 64 MiB around the proportional place. Blobs are numbered as in [`df_core::Manifest::blobs`]; each target occurs once, in ascending order. The pieces,
+//! their bases and their lengths are those of [`crate::choose::plan`], which is part of this format: changing it needs a new version. A part that unpacks to
+//! any other length is refused.
 //!
-//! Example: from nothing to the image of one file `a` that holds `hi\n` (testdata/whole-v1.bin):
+//! Example: from nothing to the image of one file `a` that holds `hi\n` (testdata/whole-v2.bin):
 //!
 //! ```text
-//! 64 66 64 01  00  <32 zero bytes>  <32 bytes>    "dfd", version 1, whole, no base, the target's image id
-//! 29 00 00 00                                     its manifest has 41 bytes
-//! 00  29 00 00 00  29 00 00 00                    stored
+//! 64 66 64 02  00  <32 zero bytes>  <32 bytes>    "dfd", version 2, whole, no base, the target's image id
+//! 29                                              its manifest has 41 bytes
+//! 00                                              stored
 //! 64 66 6d 01 01 01 01 61 03  <32 bytes>          the manifest itself
-//! 00  03 00 00 00  03 00 00 00  68 69 0a          the only piece: "hi\n", stored
+//! 00  68 69 0a                                    the only piece: "hi\n", stored
 //! ```
 //!
 //! Compatibility: a new layout or plan gets a new fourth byte; a reader refuses one it does not know, and the sender's fallback is the newest version that both know.
-//! Deltas are kept only as a cache, so an old one that is refused costs making it again.
+//! Deltas are kept only as a cache, so an old one that is refused costs making it again. Version 1 had fixed lengths and neither pairs, copy nor elf; nothing
+//! reads or writes it any more.
 
 use std::io::{self, Read, Write};
 
 use df_core::{Digest, ImageId};
+
+use crate::choose::Pair;
+use crate::codec::CodecError;
+use crate::predict::{SORTS, StreamLen};
+use crate::varint;
 
 /// Bytes of the old that one piece may refer to.
 pub const BASE_LEN: u64 = 64 << 20;
@@ -51,8 +64,7 @@ pub const WINDOW_LOG: u32 = 27;
 /// Bytes of a part of the manifest.
 pub(crate) const MANIFEST_PART: u64 = 32 << 20;
 
-const MAGIC: &[u8; 4] = b"dfd\x01";
-const PART_HEADER: usize = 9;
+const MAGIC: &[u8; 4] = b"dfd\x02";
 
 /// How a delta was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,23 +88,45 @@ pub struct Header {
     pub target: ImageId,
 }
 
-/// How the bytes of a part are packed. Another codec, say one that understands executables, takes the next number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the bytes of a part are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Codec {
     /// As they are.
-    Stored,
+    Stored = 0,
     /// A zstd frame with the base as prefix.
-    Zstd,
+    Zstd = 1,
     /// A zstd frame that holds an rsync delta.
-    Rsync,
+    Rsync = 2,
+    /// Stretches of the base, and what differs.
+    Copy = 3,
+    /// The same for programs whose addresses moved.
+    Elf = 4,
+}
+
+impl Codec {
+    /// All of them, by number.
+    pub const ALL: [Self; 5] = [Self::Stored, Self::Zstd, Self::Rsync, Self::Copy, Self::Elf];
+
+    /// Returns its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stored => "stored",
+            Self::Zstd => "patch",
+            Self::Rsync => "rsync",
+            Self::Copy => "copy",
+            Self::Elf => "elf",
+        }
+    }
 }
 
 /// What a part begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PartHeader {
     pub codec: Codec,
-    pub raw: u32,
-    pub packed: u32,
+    /// Bytes of the rsync delta; of no other codec.
+    pub raw: u64,
+    /// Bytes that follow; of a stored part, those that are due.
+    pub packed: u64,
 }
 
 /// Bytes are not the header of a delta.
@@ -148,50 +182,87 @@ impl Header {
 }
 
 impl PartHeader {
-    fn encode(self) -> [u8; PART_HEADER] {
-        let mut bytes = [0; PART_HEADER];
-        bytes[0] = self.codec as u8;
-        bytes[1..5].copy_from_slice(&self.raw.to_le_bytes());
-        bytes[5..].copy_from_slice(&self.packed.to_le_bytes());
-        bytes
-    }
-
-    /// Reads the bytes; `Ok(Err(codec))` for a codec that does not exist.
-    pub fn read(input: &mut dyn Read) -> io::Result<Result<Self, u8>> {
+    /// Reads what a part of `expected` bytes begins with.
+    pub fn read(input: &mut dyn Read, expected: u64) -> Result<Self, ReadPartError> {
         let mut codec = [0];
         input.read_exact(&mut codec)?;
-        let (raw, packed) = (read_u32(input)?, read_u32(input)?);
-        let codec = match codec[0] {
-            0 => Codec::Stored,
-            1 => Codec::Zstd,
-            2 => Codec::Rsync,
-            other => return Ok(Err(other)),
-        };
-        Ok(Ok(Self { codec, raw, packed }))
+        let codec = *Codec::ALL.get(usize::from(codec[0])).ok_or(CodecError::Codec(codec[0]))?;
+        let raw = if codec == Codec::Rsync { read_varint(input)? } else { 0 };
+        let packed = if codec == Codec::Stored { expected } else { read_varint(input)? };
+        Ok(Self { codec, raw, packed })
     }
 }
 
-pub(crate) fn read_u32(input: &mut dyn Read) -> io::Result<u32> {
-    let mut bytes = [0; 4];
-    input.read_exact(&mut bytes)?;
-    Ok(u32::from_le_bytes(bytes))
+/// What was to be read is not there, or not right.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadPartError {
+    #[error(transparent)]
+    Input(#[from] io::Error),
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+pub(crate) fn read_varint(input: &mut dyn Read) -> Result<u64, ReadPartError> {
+    Ok(varint::read(input)?.map_err(|_| CodecError::Number)?)
+}
+
+/// Returns the bytes of pairs, which are in ascending order of their targets.
+pub(crate) fn encode_pairs(pairs: &[Pair]) -> Vec<u8> {
+    let mut out = Vec::new();
+    varint::put(&mut out, pairs.len() as u64);
+    let mut next = 0;
+    for pair in pairs {
+        varint::put(&mut out, u64::from(pair.target - next));
+        varint::put(&mut out, pair.base.into());
+        next = pair.target + 1;
+    }
+    out
+}
+
+/// Reads pairs of a target of `n_target` blobs and a base of `n_base`.
+pub(crate) fn read_pairs(input: &mut dyn Read, n_target: usize, n_base: usize) -> Result<Vec<Pair>, ReadPartError> {
+    let count = read_varint(input)?;
+    if count > n_target as u64 {
+        return Err(CodecError::Pairs.into());
+    }
+    let mut pairs = Vec::new();
+    let mut next = 0_u64;
+    for _ in 0..count {
+        let (target, base) = (next.saturating_add(read_varint(input)?), read_varint(input)?);
+        if target >= n_target as u64 || base >= n_base as u64 {
+            return Err(CodecError::Pairs.into());
+        }
+        // Both are below the number of entries of a manifest, which is far below 2^32.
+        pairs.push(Pair { target: target as u32, base: base as u32 });
+        next = target + 1;
+    }
+    Ok(pairs)
 }
 
 /// A packed part, ready to be written.
 #[derive(Debug)]
 pub(crate) struct Part {
     pub codec: Codec,
+    /// Bytes of the rsync delta; of no other codec.
     pub raw: usize,
     pub bytes: Vec<u8>,
+    /// What the streams of a copy or an elf took.
+    pub streams: [StreamLen; SORTS],
 }
 
 impl Part {
     /// Writes header and bytes; returns how many.
     pub fn write(&self, out: &mut dyn Write) -> io::Result<u64> {
-        let fits = |len: usize| u32::try_from(len).expect("a part is far below 4 GiB");
-        out.write_all(&PartHeader { codec: self.codec, raw: fits(self.raw), packed: fits(self.bytes.len()) }.encode())?;
+        let mut header = vec![self.codec as u8];
+        if self.codec == Codec::Rsync {
+            varint::put(&mut header, self.raw as u64);
+        }
+        if self.codec != Codec::Stored {
+            varint::put(&mut header, self.bytes.len() as u64);
+        }
+        out.write_all(&header)?;
         out.write_all(&self.bytes)?;
-        Ok((PART_HEADER + self.bytes.len()) as u64)
+        Ok((header.len() + self.bytes.len()) as u64)
     }
 }
 
@@ -231,13 +302,26 @@ mod tests {
         let good = Header { kind: Kind::Whole, base: None, target: ImageId(Digest::of(b"b")) }.encode();
         for (at, value, error) in [
             (0, b'x', HeaderError::Magic),
-            (3, 2, HeaderError::Magic),
+            (3, 1, HeaderError::Magic),
             (4, 3, HeaderError::Kind(3)),
             (5, 1, HeaderError::BaseOfWhole),
         ] {
             let mut bad = good;
             bad[at] = value;
             assert_eq!(Header::decode(&bad), Err(error));
+        }
+    }
+
+    #[test]
+    fn pairs_survive_and_others_are_refused() {
+        let pairs = [(0, 5), (1, 5), (300, 0), (999, 499)].map(|(target, base)| Pair { target, base });
+        let bytes = encode_pairs(&pairs);
+        assert_eq!(read_pairs(&mut &bytes[..], 1000, 500).expect("good"), pairs);
+        for (n_target, n_base) in [(999, 500), (1000, 499), (3, 500), (0, 0)] {
+            assert!(matches!(read_pairs(&mut &bytes[..], n_target, n_base), Err(ReadPartError::Codec(CodecError::Pairs))));
+        }
+        for len in 0..bytes.len() {
+            assert!(matches!(read_pairs(&mut &bytes[..len], 1000, 500), Err(ReadPartError::Input(_))));
         }
     }
 

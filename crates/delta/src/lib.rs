@@ -26,11 +26,15 @@ mod align;
 mod codec;
 #[allow(dead_code)]
 mod elf;
+mod predict;
 mod read;
+mod varint;
 
 pub use apply::{Applied, ApplyError, Sink, apply};
 pub use choose::{Piece, Plan, Slice};
 pub use codec::CodecError;
-pub use diff::{EncodeError, Encoded, Level, encode, encode_rsync};
+pub use diff::{Codecs, EncodeError, Encoded, Level, Options, encode, encode_rsync};
+pub use format::Codec;
+pub use predict::{Sort, StreamLen};
 pub use read::ReadBlob;
 pub use signature::{SignatureError, signature};

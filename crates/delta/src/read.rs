@@ -29,3 +29,8 @@ pub(crate) fn concat(slices: &[Slice], read: ReadBlob<'_>) -> Result<Vec<u8>, Re
     }
     Ok(out)
 }
+
+/// Returns the lengths of slices.
+pub(crate) fn lens(slices: &[Slice]) -> Vec<usize> {
+    slices.iter().map(|slice| usize::try_from(slice.len).expect("a piece is at most 64 MiB")).collect()
+}

@@ -1,0 +1,222 @@
+//! Makes bodies.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use crate::align::{self, Effort, Segment};
+use crate::diff::Level;
+use crate::elf::{self, Image, Transformed};
+
+use super::bytes;
+use super::program::{self, Program};
+use super::references::Known;
+use super::segments;
+use super::streams::{Body, Sort, Streams, max_len};
+use super::{Sides, decode, ranges};
+
+/// How long a base may be to be the context of literals as a whole at [`Level::Fast`].
+const WHOLE_CONTEXT: usize = 1 << 20;
+
+/// Packs a piece as stretches of the base, and what differs. `None` when that is no way to do it.
+pub(crate) fn copy(sides: &Sides<'_>, level: Level) -> Option<Body> {
+    let (base, target) = (sides.base, sides.target);
+    let effort = effort(level);
+    let exact = pack_plain(base, target, &align::align_exact(base, target, effort), level);
+    let bodies = match level {
+        Level::Fast => vec![exact],
+        Level::Small => vec![exact, pack_plain(base, target, &align::align(base, target, effort), level)],
+    };
+    let best = bodies.into_iter().flatten().min_by_key(|body| body.bytes.len())?;
+    proven(best, sides, false)
+}
+
+/// Packs a piece of which some members are programs that come from programs. `None` when there are none, or that is no way to do it.
+pub(crate) fn elf(sides: &Sides<'_>, paired: &[Option<u32>], level: Level) -> Option<Body> {
+    let (slices, members) = (ranges(sides.base_lens), ranges(sides.target_lens));
+    let programs = find(sides, &slices, &members, paired);
+    if programs.is_empty() {
+        return None;
+    }
+    let mut base = sides.base.to_vec();
+    let transformed = transform_bases(&mut base, &slices, &programs);
+    let mut body = Making::new(&base, level);
+    let plain = gather(sides.target, &members, &programs);
+    body.streams.put(Sort::Head, programs.len() as u64);
+    let mut next = 0;
+    let mut parts = Vec::new();
+    for found in &programs {
+        let (_, old) = transformed.iter().find(|(slice, _)| *slice == found.base)?;
+        let old = Program::read(&base[slices[found.base].clone()], old)?;
+        let new = Program::read(&found.bytes, found.transformed.as_ref().unwrap_or(&Transformed::default()))?;
+        body.streams.put(Sort::Head, (found.member - next) as u64);
+        body.streams.put(Sort::Head, found.base as u64);
+        body.streams.put(Sort::Head, found.transformed.as_ref().map_or(0, |transformed| u64::from(transformed.flags.0) + 1));
+        let mut layout = Vec::new();
+        new.image.layout().encode(old.image.layout(), &mut layout);
+        body.streams.extend(Sort::Head, &layout);
+        next = found.member + 1;
+        let segments = program::align(&old, &new, effort(level));
+        parts.push((old, new, segments));
+    }
+    let plain_segments = align::align_exact(&base, &plain, effort(level));
+    segments::put(&plain_segments, plain.len(), &mut body.streams);
+    parts.iter().for_each(|(_, new, segments)| segments::put(segments, new.bytes.len(), &mut body.streams));
+    body.plain(&plain_segments, &plain);
+    for (old, new, segments) in &parts {
+        body.program(old, new, segments)?;
+    }
+    proven(body.pack()?, sides, true)
+}
+
+/// Returns a body when it makes the target.
+fn proven(body: Body, sides: &Sides<'_>, programs: bool) -> Option<Body> {
+    let made = decode(&body.bytes, sides.base.to_vec(), sides.base_lens, sides.target_lens, programs);
+    made.is_ok_and(|made| made == sides.target).then_some(body)
+}
+
+fn effort(level: Level) -> Effort {
+    match level {
+        Level::Fast => Effort::Fast,
+        Level::Small => Effort::Small,
+    }
+}
+
+/// A member that is a program, and the base's slice it comes from.
+struct Found {
+    member: usize,
+    base: usize,
+    bytes: Vec<u8>,
+    transformed: Option<Transformed>,
+}
+
+/// Finds the programs whose transform can be undone.
+fn find(sides: &Sides<'_>, slices: &[Range<usize>], members: &[Range<usize>], paired: &[Option<u32>]) -> Vec<Found> {
+    let is_program = |bytes: &[u8]| bytes.starts_with(b"\x7fELF") && Image::read(bytes).is_some();
+    let bases: Vec<usize> = (0..slices.len()).filter(|&slice| is_program(&sides.base[slices[slice].clone()])).collect();
+    let mut found = Vec::new();
+    for (member, range) in members.iter().enumerate() {
+        let new = &sides.target[range.clone()];
+        if bases.is_empty() || !is_program(new) {
+            continue;
+        }
+        let named = paired.get(member).copied().flatten().map(|base| base as usize).filter(|base| bases.contains(base));
+        let base = named.unwrap_or_else(|| most_alike(new, &bases, sides.base, slices));
+        let mut bytes = new.to_vec();
+        let transformed = elf::forward(&mut bytes).filter(|transformed| {
+            let mut back = bytes.clone();
+            elf::inverse(&mut back, transformed.flags).is_some() && back == new
+        });
+        let bytes = if transformed.is_some() { bytes } else { new.to_vec() };
+        found.push(Found { member, base, bytes, transformed });
+    }
+    found
+}
+
+/// Returns the slice that has most in common with a program.
+fn most_alike(new: &[u8], bases: &[usize], base: &[u8], slices: &[Range<usize>]) -> usize {
+    if bases.len() == 1 {
+        return bases[0];
+    }
+    let sketch = |bytes: &[u8]| -> HashSet<u64> {
+        let hashes = bytes.windows(8).map(|w| u64::from_le_bytes(w.try_into().expect("eight")).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        hashes.filter(|hash| hash >> 54 == 1).take(4096).collect()
+    };
+    let wanted = sketch(new);
+    let score = |slice: &usize| {
+        let range = slices[*slice].clone();
+        (sketch(&base[range.clone()]).intersection(&wanted).count(), std::cmp::Reverse(range.len().abs_diff(new.len())))
+    };
+    bases.iter().copied().max_by_key(score).unwrap_or(bases[0])
+}
+
+fn transform_bases(base: &mut [u8], slices: &[Range<usize>], programs: &[Found]) -> Vec<(usize, Transformed)> {
+    let mut used: Vec<usize> = programs.iter().map(|program| program.base).collect();
+    used.sort_unstable();
+    used.dedup();
+    used.into_iter().map(|slice| (slice, elf::forward(&mut base[slices[slice].clone()]).unwrap_or_default())).collect()
+}
+
+/// Returns the members that are no programs, one after the other.
+fn gather(target: &[u8], members: &[Range<usize>], programs: &[Found]) -> Vec<u8> {
+    let is_program = |member: &usize| programs.iter().any(|program| program.member == *member);
+    let plain = (0..members.len()).filter(|member| !is_program(member));
+    plain.flat_map(|member| &target[members[member].clone()]).copied().collect()
+}
+
+fn pack_plain(base: &[u8], target: &[u8], segments: &[Segment], level: Level) -> Option<Body> {
+    let mut body = Making::new(base, level);
+    segments::put(segments, target.len(), &mut body.streams);
+    body.plain(segments, target);
+    body.pack()
+}
+
+/// A body in the making.
+struct Making<'a> {
+    base: &'a [u8],
+    level: Level,
+    streams: Streams,
+    gap: u64,
+    right: u64,
+    text_context: Vec<u8>,
+    code_context: Vec<u8>,
+    len: usize,
+    n_segments_fit: bool,
+}
+
+impl<'a> Making<'a> {
+    fn new(base: &'a [u8], level: Level) -> Self {
+        Self {
+            base,
+            level,
+            streams: Streams::default(),
+            gap: 0,
+            right: 0,
+            text_context: Vec::new(),
+            code_context: Vec::new(),
+            len: 0,
+            n_segments_fit: true,
+        }
+    }
+
+    fn plain(&mut self, segments: &[Segment], new: &[u8]) {
+        let mut predicted = vec![0; new.len()];
+        for segment in segments {
+            let (from, to, len) = (segment.old as usize, segment.new as usize, segment.len as usize);
+            predicted[to..to + len].copy_from_slice(&self.base[from..from + len]);
+        }
+        bytes::put(segments, &predicted, new, &mut self.gap, &mut self.streams);
+        segments::put_surroundings(segments, self.base, new.len(), &mut self.text_context);
+        self.literals(segments, new, Sort::Text);
+    }
+
+    fn program(&mut self, old: &Program<'_>, new: &Program<'_>, segments: &[Segment]) -> Option<()> {
+        let mut predicted = vec![0; new.bytes.len()];
+        let (old_layout, layout) = (old.image.layout(), new.image.layout());
+        let mut known = Known { new: new.bytes, layout, streams: &mut self.streams, right: self.right };
+        program::predict_with(old.bytes, old_layout, &old.references, layout, segments, &mut known, &mut predicted).ok()?;
+        self.right = known.right;
+        bytes::put(segments, &predicted, new.bytes, &mut self.gap, &mut self.streams);
+        segments::put_surroundings(segments, old.bytes, new.bytes.len(), &mut self.code_context);
+        self.literals(segments, new.bytes, Sort::Code);
+        Some(())
+    }
+
+    fn literals(&mut self, segments: &[Segment], new: &[u8], sort: Sort) {
+        segments::uncovered(segments, new.len()).for_each(|range| self.streams.extend(sort, &new[range]));
+        self.len += new.len();
+        self.n_segments_fit &= segments.len() <= segments::max_segments(new.len());
+    }
+
+    fn pack(self) -> Option<Body> {
+        if self.streams.total() > max_len(self.len) || !self.n_segments_fit {
+            return None;
+        }
+        let local = |sort| if sort == Sort::Text { &self.text_context[..] } else { &self.code_context[..] };
+        let near = self.streams.pack(false, local, self.level);
+        if self.level == Level::Fast && self.base.len() > WHOLE_CONTEXT || self.base.is_empty() {
+            return Some(near);
+        }
+        let whole = self.streams.pack(true, |_| self.base, self.level);
+        Some(if whole.bytes.len() < near.bytes.len() { whole } else { near })
+    }
+}

@@ -1,0 +1,55 @@
+//! The new bytes as a prediction, and what was predicted wrong.
+//!
+//! A piece is made of *members*, the slices of its target. Those that are programs, and have one among the base's slices that they come from, are predicted on their
+//! own: both are transformed ([`crate::elf`]), stretches of the old one are copied with their references moved, and what is wrong then is mended. All other
+//! members, one after the other, are copied from stretches of all of the base and mended the same way, without references.
+//!
+//! ```text
+//! body = the streams of `streams`, which hold, in this order:
+//! 1. Head: number of programs, and for each: members since the last one, number of the base's slice, flags and one or 0 if it is not transformed,
+//!    layout (`elf::Layout`)
+//! 2. the segments of all other members together (`segments`), when there are any, then of each program
+//! 3. what is wrong with them (`references`, `bytes`), and what is like nothing (Text for the former, Code for the latter), in the same order
+//! ```
+//!
+//! A base's slice that is the base of a program is transformed in place, before anything refers to it, for other members too. The base of a body without programs is as
+//! it is. Numbers are bounded by the lengths that both sides know; whatever the bytes are, decoding ends in time linear in them and the two lengths.
+//!
+//! Another machine's programs fit without a change here: see [`crate::elf`].
+
+mod bytes;
+mod decode;
+mod encode;
+mod map;
+mod program;
+mod references;
+mod segments;
+mod streams;
+
+pub(crate) use decode::decode;
+pub(crate) use encode::{copy, elf};
+pub(crate) use streams::Body;
+pub use streams::{SORTS, Sort, StreamLen};
+
+/// The two sides of a piece: bytes, and where one slice ends and the next begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sides<'a> {
+    /// All old bytes.
+    pub base: &'a [u8],
+    /// The lengths of its slices.
+    pub base_lens: &'a [usize],
+    /// All new bytes.
+    pub target: &'a [u8],
+    /// The lengths of its slices.
+    pub target_lens: &'a [usize],
+}
+
+/// Returns where the slices of these lengths are.
+fn ranges(lens: &[usize]) -> Vec<std::ops::Range<usize>> {
+    let mut end = 0;
+    let range = |len: &usize| {
+        end += len;
+        end - len..end
+    };
+    lens.iter().map(range).collect()
+}
