@@ -4,11 +4,15 @@ use std::collections::{HashMap, HashSet};
 
 use df_core::{Digest, Kind, Manifest};
 
+mod content;
 mod cut;
 mod pair;
 mod resemble;
+mod sketch;
 
+pub use content::pairs;
 pub(crate) use cut::window;
+pub use pair::Pair;
 
 /// A part of a file's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +32,8 @@ pub struct Piece {
     pub base: Vec<Slice>,
     /// Slices of the target's files, one after the other.
     pub target: Vec<Slice>,
+    /// For each slice of the target, the place in `base` of the slice that it was paired with; `None` when it was paired with nothing, or with several.
+    pub paired: Vec<Option<u32>>,
 }
 
 /// What a delta holds.
@@ -39,6 +45,21 @@ pub struct Plan {
     pub reused_len: u64,
     /// Bytes of distinct blobs that only the target holds.
     pub new_len: u64,
+}
+
+/// What of a target a base would save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resemblance {
+    /// Bytes of distinct blobs that the base holds.
+    pub reused: u64,
+    /// Bytes in pieces that have a base.
+    pub changed: u64,
+    /// Bytes in pieces that have none.
+    pub fresh: u64,
+    /// Bytes of the largest piece.
+    pub largest: u64,
+    /// About so many bytes are new: all of a file that resembles nothing, an eighth of one with the same path, more of one whose name is only alike.
+    pub expected: u64,
 }
 
 impl Plan {
@@ -64,16 +85,37 @@ impl Piece {
 ///
 /// Blobs that both manifests hold are left out. Each other one, in the order of the target's manifest, is paired with the base's file of the same path; else of
 /// the same path without digits, so that version numbers do not matter; else of the same name and about the same length; else of a similar name; else of the same
-/// extension and nearly the same length; else with whatever is left in the base that nothing else wants. Small files share a piece, so that what moved
-/// between them costs nothing; those of 16 MiB and more have one each, and those of 64 MiB and more are cut in windows of 32 MiB, each against 64 MiB around
-/// the proportional place of the old.
+/// extension and nearly the same length; else with whatever is left in the base that nothing else wants. `pairs` come before all of that: the sender compared
+/// contents. Those of blobs that do not travel, and those that name no blob, mean nothing.
+///
+/// Small files share a piece, so that what moved between them costs nothing, those that look like programs by their names apart from the others; those of
+/// 16 MiB and more have one each, and those of 64 MiB and more are cut in windows of 32 MiB, each against 64 MiB around the proportional place of the old.
 ///
 /// Takes O(n log n) of the entries of both.
-pub fn plan(base: Option<&Manifest>, target: &Manifest) -> Plan {
-    let held: HashSet<Digest> = base.map(|base| base.blobs().into_iter().map(|(digest, _)| digest).collect()).unwrap_or_default();
+pub fn plan(base: Option<&Manifest>, target: &Manifest, pairs: &[Pair]) -> Plan {
+    let held = held(base);
     let (reused, new): (Vec<_>, Vec<_>) = target.blobs().into_iter().partition(|(digest, _)| held.contains(digest));
     let total = |blobs: &[(Digest, u64)]| blobs.iter().map(|(_, len)| len).sum();
-    Plan { pieces: cut::pieces(&pair::pair(base, target, &held)), reused_len: total(&reused), new_len: total(&new) }
+    Plan { pieces: cut::pieces(&pair::pair(base, target, &held, pairs)), reused_len: total(&reused), new_len: total(&new) }
+}
+
+/// Judges by names and lengths alone what of the target a base would save: for choosing among bases.
+pub fn resemblance(base: &Manifest, target: &Manifest) -> Resemblance {
+    let held = held(Some(base));
+    let plan = plan(Some(base), target, &[]);
+    let with_base = plan.pieces.iter().filter(|piece| !piece.base.is_empty());
+    let changed = with_base.map(Piece::target_len).sum();
+    Resemblance {
+        reused: plan.reused_len,
+        changed,
+        fresh: plan.new_len - changed,
+        largest: plan.pieces.iter().map(Piece::target_len).max().unwrap_or(0),
+        expected: pair::expected_new(base, target, &held),
+    }
+}
+
+fn held(base: Option<&Manifest>) -> HashSet<Digest> {
+    base.map(|base| base.blobs().into_iter().map(|(digest, _)| digest).collect()).unwrap_or_default()
 }
 
 /// Returns a blob that is listed with two lengths, in one manifest or between the two. No tree has one; a plan of such lists makes no sense.
@@ -121,7 +163,7 @@ mod tests {
             };
             slices.iter().map(one).collect::<Vec<_>>().join(" ")
         };
-        let plan = plan(Some(&manifest(base)), &manifest(target));
+        let plan = plan(Some(&manifest(base)), &manifest(target), &[]);
         let shown: Vec<String> =
             plan.pieces.iter().map(|piece| format!("{} > {}", show(&piece.base), show(&piece.target))).collect();
         assert_eq!(shown, expected);
@@ -144,8 +186,8 @@ mod tests {
     #[test]
     fn the_same_path_comes_first_then_the_same_but_for_digits() {
         check(
-            &[("bin/a", 900, "a"), ("lib/foo-1.2.so", 900, "foo1"), ("lib/bar-1.so", 900, "bar1")],
-            &[("bin/a", 900, "A"), ("lib/bar-2.so", 900, "bar2"), ("lib/foo-1.10.so", 900, "foo2")],
+            &[("bin/a", 900, "a"), ("lib/foo-1.2.js", 900, "foo1"), ("lib/bar-1.js", 900, "bar1")],
+            &[("bin/a", 900, "A"), ("lib/bar-2.js", 900, "bar2"), ("lib/foo-1.10.js", 900, "foo2")],
             &["a bar1 foo1 > A bar2 foo2"],
         );
     }
@@ -231,6 +273,46 @@ mod tests {
     fn empty_files_travel_and_help_nobody() {
         check(&[("a", 0, "")], &[("a", 5, "x")], &[" > x"]);
         check(&[("a", 5, "x")], &[("a", 0, "")], &[" > "]);
+    }
+
+    #[test]
+    fn programs_do_not_share_pieces_with_the_rest() {
+        check(
+            &[("a.py", 9, "a"), ("b.cpython-311.so", 9, "b"), ("c.py", 9, "c"), ("libd.so.1", 9, "d")],
+            &[("a.py", 9, "A"), ("b.cpython-311.so", 9, "B"), ("c.py", 9, "C"), ("libd.so.1", 9, "D")],
+            &["b d > B D", "a c > A C"],
+        );
+    }
+
+    #[test]
+    fn what_the_sender_found_comes_before_names_and_nonsense_means_nothing() {
+        let base = manifest(&[("a", 900, "a"), ("b", 900, "b"), ("empty", 0, ""), ("kept", 9, "k")]);
+        let target = manifest(&[("a", 900, "A"), ("b", 900, "B"), ("c", 900, "C"), ("kept", 9, "k")]);
+        let pair = |target, base| Pair { target, base };
+        let paired = |pairs: &[Pair]| {
+            let pieces = plan(Some(&base), &target, pairs).pieces;
+            assert_eq!(pieces.len(), 1);
+            let name = |place: u32| base.blobs().iter().position(|(digest, _)| *digest == pieces[0].base[place as usize].digest);
+            pieces[0].paired.iter().map(|place| place.and_then(name)).collect::<Vec<_>>()
+        };
+        assert_eq!(paired(&[]), [Some(0), Some(1), None]);
+        assert_eq!(paired(&[pair(0, 1), pair(2, 0)]), [Some(1), Some(1), Some(0)]);
+        assert_eq!(paired(&[pair(3, 0), pair(9, 0), pair(0, 9), pair(0, 2)]), [Some(0), Some(1), None]);
+    }
+
+    #[test]
+    fn the_base_that_saves_most_is_expected_to() {
+        let target = manifest(&[("bin/a", 1000, "A"), ("data", 5000, "d")]);
+        let expected = |files: &[_]| resemblance(&manifest(files), &target).expected;
+        let (other, digits) = (expected(&[("x", 1000, "x")]), expected(&[("bin/a2", 1000, "a")]));
+        let (same, data, longer) = (
+            expected(&[("bin/a", 1000, "a")]),
+            expected(&[("bin/a", 1000, "a"), ("q", 5000, "d")]),
+            expected(&[("bin/a", 600, "a")]),
+        );
+        assert_eq!((other, digits, same, data, longer), (6000, 5125, 5125, 125, 5475));
+        let judged = resemblance(&manifest(&[("bin/a", 1000, "a"), ("q", 5000, "d")]), &target);
+        assert_eq!((judged.reused, judged.changed, judged.fresh, judged.largest), (5000, 1000, 0, 1000));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Lays what was paired into pieces of bounded length.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use df_core::Digest;
 
@@ -19,11 +19,14 @@ const WINDOW: u64 = 32 << 20;
 pub(super) fn pieces(wanted: &[Wanted]) -> Vec<Piece> {
     let mut pieces = Vec::new();
     wanted.iter().filter(|wanted| wanted.len >= ALONE).for_each(|wanted| alone(wanted, &mut pieces));
-    let mut solid = Solid::default();
-    for wanted in wanted.iter().filter(|wanted| wanted.len < ALONE) {
-        solid.add(wanted, &mut pieces);
+    // Programs apart from the rest: what packs the ones best does little for the others, and a piece is packed one way.
+    for is_program in [true, false] {
+        let mut solid = Solid::default();
+        for wanted in wanted.iter().filter(|wanted| wanted.len < ALONE && wanted.is_program == is_program) {
+            solid.add(wanted, &mut pieces);
+        }
+        solid.close(&mut pieces);
     }
-    solid.close(&mut pieces);
     pieces
 }
 
@@ -43,7 +46,9 @@ fn alone(wanted: &Wanted, pieces: &mut Vec<Piece>) {
     let mut offset = 0;
     while offset < wanted.len {
         let len = step.min(wanted.len - offset);
-        pieces.push(Piece { base: base_of(wanted, offset, len), target: vec![Slice { digest: wanted.digest, offset, len }] });
+        let base = base_of(wanted, offset, len);
+        let paired = vec![(base.len() == 1).then_some(0)];
+        pieces.push(Piece { base, target: vec![Slice { digest: wanted.digest, offset, len }], paired });
         offset += len;
     }
 }
@@ -78,29 +83,37 @@ struct Solid {
     target: Vec<Slice>,
     base_len: u64,
     target_len: u64,
-    seen: HashSet<Slice>,
+    paired: Vec<Option<u32>>,
+    /// Where in `base` each slice of it is.
+    places: HashMap<Slice, u32>,
 }
 
 impl Solid {
     fn add(&mut self, wanted: &Wanted, pieces: &mut Vec<Piece>) {
         let base = base_of(wanted, 0, wanted.len);
-        let more = base.iter().filter(|slice| !self.seen.contains(slice)).map(|slice| slice.len).sum::<u64>();
+        let more = base.iter().filter(|slice| !self.places.contains_key(slice)).map(|slice| slice.len).sum::<u64>();
         if self.target_len + wanted.len > SOLID || self.base_len + more > BASE_LEN {
             std::mem::take(self).close(pieces);
         }
-        for slice in base {
-            if self.seen.insert(slice) {
-                self.base_len += slice.len;
-                self.base.push(slice);
-            }
-        }
+        let places: Vec<u32> = base.into_iter().map(|slice| self.place(slice)).collect();
+        self.paired.push(if let [place] = places[..] { Some(place) } else { None });
         self.target_len += wanted.len;
         self.target.push(Slice { digest: wanted.digest, offset: 0, len: wanted.len });
     }
 
+    /// Returns where a slice is in the base; it is added if it is not there.
+    fn place(&mut self, slice: Slice) -> u32 {
+        let next = u32::try_from(self.base.len()).expect("each slice has a byte of at most 64 MiB");
+        *self.places.entry(slice).or_insert_with(|| {
+            self.base_len += slice.len;
+            self.base.push(slice);
+            next
+        })
+    }
+
     fn close(self, pieces: &mut Vec<Piece>) {
         if !self.target.is_empty() {
-            pieces.push(Piece { base: self.base, target: self.target });
+            pieces.push(Piece { base: self.base, target: self.target, paired: self.paired });
         }
     }
 }

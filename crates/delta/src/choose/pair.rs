@@ -1,17 +1,28 @@
 //! Which files of the base a new file may resemble.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use df_core::{Digest, Kind, Manifest, TreePath};
 
-use super::resemble::{File, Index, files};
+use super::resemble::{File, Index, SAME_FILE, files};
+
+/// A blob of the target and the one of the base that it resembles, each by its number in [`Manifest::blobs`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pair {
+    /// In the target.
+    pub target: u32,
+    /// In the base.
+    pub base: u32,
+}
 
 /// A blob that the base lacks, and those of the base that it may resemble.
 pub(super) struct Wanted {
     pub digest: Digest,
     pub len: u64,
     pub bases: Vec<(Digest, u64)>,
+    /// Looks like a program or a library, by its name.
+    pub is_program: bool,
 }
 
 impl Wanted {
@@ -24,20 +35,55 @@ impl Wanted {
 const LEFTOVERS: usize = 16;
 
 /// Pairs each blob of the target that is not held with blobs of the base, in the order of the target's manifest.
-pub(super) fn pair(base: Option<&Manifest>, target: &Manifest, held: &HashSet<Digest>) -> Vec<Wanted> {
-    let mut seen = HashSet::new();
-    let new: Vec<File<'_>> = files(target).filter(|file| !held.contains(&file.digest) && seen.insert(file.digest)).collect();
-    let same_path = |file: &File<'_>| base.and_then(|base| file_at(base, file.path)).filter(|_| file.len > 0);
-    let index = Index::new(base, new.iter().filter(|file| file.len > 0 && same_path(file).is_none()));
+pub(super) fn pair(base: Option<&Manifest>, target: &Manifest, held: &HashSet<Digest>, pairs: &[Pair]) -> Vec<Wanted> {
+    let new = new_files(target, held);
+    let told = base.map(|base| resolve(base, target, pairs)).unwrap_or_default();
+    let known = |file: &File<'_>| told.get(&file.digest).copied().or_else(|| same_path(base, file)).filter(|_| file.len > 0);
+    let index = Index::new(base, new.iter().filter(|file| file.len > 0 && known(file).is_none()));
     let paired = new.iter().map(|file| {
-        let found = same_path(file).or_else(|| index.resembling(file));
-        Wanted { digest: file.digest, len: file.len, bases: found.into_iter().collect() }
+        let found = known(file).or_else(|| index.resembling(file).map(|(found, _)| found));
+        Wanted { digest: file.digest, len: file.len, bases: found.into_iter().collect(), is_program: file.is_program() }
     });
     let mut wanted: Vec<Wanted> = paired.collect();
     if let Some(base) = base {
         hand_out_leftovers(&mut wanted, base, target);
     }
     wanted
+}
+
+/// Returns about how many bytes travel: of files that resemble nothing all, of the others a part.
+pub(super) fn expected_new(base: &Manifest, target: &Manifest, held: &HashSet<Digest>) -> u64 {
+    let new = new_files(target, held);
+    let index = Index::new(Some(base), new.iter().filter(|file| same_path(Some(base), file).is_none()));
+    let expected = |file: &File<'_>| {
+        let same = same_path(Some(base), file).map(|found| (found, SAME_FILE));
+        let Some(((_, base_len), part)) = same.or_else(|| index.resembling(file)) else { return file.len };
+        // What it is longer by is new anyway.
+        let longer = file.len.saturating_sub(base_len);
+        longer + (file.len - longer).div_ceil(part)
+    };
+    new.iter().fold(0, |sum, file| sum.saturating_add(expected(file)))
+}
+
+/// Returns the first file of each blob that is not held.
+pub(super) fn new_files<'a>(target: &'a Manifest, held: &HashSet<Digest>) -> Vec<File<'a>> {
+    let mut seen = HashSet::new();
+    files(target).filter(|file| !held.contains(&file.digest) && seen.insert(file.digest)).collect()
+}
+
+/// Returns what the base has at a file's path, when both hold something.
+pub(super) fn same_path(base: Option<&Manifest>, file: &File<'_>) -> Option<(Digest, u64)> {
+    base.filter(|_| file.len > 0).and_then(|base| file_at(base, file.path))
+}
+
+/// Looks up the blobs that pairs mean.
+fn resolve(base: &Manifest, target: &Manifest, pairs: &[Pair]) -> HashMap<Digest, (Digest, u64)> {
+    if pairs.is_empty() {
+        return HashMap::new();
+    }
+    let (from, to) = (base.blobs(), target.blobs());
+    let one = |pair: &Pair| Some((to.get(pair.target as usize)?.0, *from.get(pair.base as usize).filter(|(_, len)| *len > 0)?));
+    pairs.iter().filter_map(one).collect()
 }
 
 /// Gives blobs of the base that are neither in the target nor paired yet to new blobs that resemble nothing, the longest first.

@@ -7,17 +7,33 @@ use df_core::{Digest, Kind, Manifest, TreePath};
 /// A file of a manifest.
 pub(super) struct File<'a> {
     pub path: &'a TreePath,
+    pub executable: bool,
     pub digest: Digest,
     pub len: u64,
+}
+
+impl File<'_> {
+    /// Returns whether it looks like a program or a library: executable and without an extension, or with one that libraries and objects have.
+    pub fn is_program(&self) -> bool {
+        let name = self.path.file_name();
+        let mut words = name.split(|&b| b == b'.').skip(1).peekable();
+        if words.peek().is_none() {
+            return self.executable;
+        }
+        words.any(|word| [&b"so"[..], b"node", b"pyd", b"o", b"a", b"ko", b"exe", b"debug"].contains(&word))
+    }
 }
 
 /// Returns the files of a manifest, in its order.
 pub(super) fn files(manifest: &Manifest) -> impl Iterator<Item = File<'_>> {
     manifest.entries().iter().filter_map(|entry| match entry.kind {
-        Kind::File { len, digest, .. } => Some(File { path: &entry.path, digest, len }),
+        Kind::File { executable, len, digest } => Some(File { path: &entry.path, executable, digest, len }),
         _ => None,
     })
 }
+
+/// Which part of a file is new when the old one has the same path: one in so many.
+pub(super) const SAME_FILE: u64 = 8;
 
 /// Files of the base by what their names have in common with those that look for one, each group sorted by length.
 pub(super) struct Index(HashMap<Key, Vec<(u64, Digest)>>);
@@ -30,7 +46,7 @@ impl Index {
         if groups.is_empty() {
             return Self(groups);
         }
-        for File { path, digest, len } in base.into_iter().flat_map(files).filter(|file| file.len > 0) {
+        for File { path, digest, len, .. } in base.into_iter().flat_map(files).filter(|file| file.len > 0) {
             for key in Key::all(path) {
                 if let Some(group) = groups.get_mut(&key) {
                     group.push((len, digest));
@@ -41,14 +57,14 @@ impl Index {
         Self(groups)
     }
 
-    /// Returns the blob of the base that a new file resembles most, by name and length.
-    pub fn resembling(&self, file: &File<'_>) -> Option<(Digest, u64)> {
+    /// Returns the blob of the base that a new file resembles most, by name and length, and how much new bytes are to be expected then: a part in so many.
+    pub fn resembling(&self, file: &File<'_>) -> Option<((Digest, u64), u64)> {
         Key::all(file.path).filter(|_| file.len > 0).find_map(|key| {
             let group = self.0.get(&key)?;
             let at = group.partition_point(|(found, _)| *found < file.len);
             let around = &group[at.saturating_sub(1)..group.len().min(at + 1)];
             let &(found, digest) = around.iter().min_by_key(|(found, _)| found.abs_diff(file.len))?;
-            key.allows(file.len, found).then_some((digest, found))
+            key.allows(file.len, found).then_some(((digest, found), key.part_new()))
         })
     }
 }
@@ -76,6 +92,15 @@ impl Key {
         ]
         .into_iter()
         .flatten()
+    }
+
+    /// Returns which part of a file is new when it has this in common with an old one: one in so many. Only for comparing bases.
+    fn part_new(&self) -> u64 {
+        match self {
+            Self::PathWithoutDigits(_) => SAME_FILE,
+            Self::Name(_) | Self::Words(_) => 4,
+            Self::Extension(_) => 2,
+        }
     }
 
     /// Returns whether a file of one length is near enough to one of another, given what their names have in common.
