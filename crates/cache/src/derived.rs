@@ -1,10 +1,13 @@
 //! Deltas that were made once and may be wanted again: a cache in the strict sense, every file of it may vanish.
 //!
 //! A file holds the delta, then the BLAKE3 of the delta (32 bytes) and `dfdelta1`. One that is not whole is removed when it is asked for. Nothing here is synced.
+//! Who makes one may say so by a locked file `KEY.making` beside it, so that others on the machine wait instead of making it twice; a killed maker's lock is gone
+//! with it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek as _, Write};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use df_core::{Digest, Hasher, ImageId};
 
@@ -15,6 +18,8 @@ use crate::place::At as _;
 
 const END: &[u8; 8] = b"dfdelta1";
 const TRAILER_LEN: u64 = Digest::LEN as u64 + END.len() as u64;
+/// How often it is looked whether a delta that somebody else makes is there.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The derived deltas of a store.
 #[derive(Debug, Clone)]
@@ -46,6 +51,21 @@ impl Read for Delta {
     }
 }
 
+/// Says to others of this machine that a delta is being made, until it is dropped.
+#[derive(Debug)]
+pub struct Making {
+    path: PathBuf,
+    /// Holds the lock.
+    _file: File,
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        // Before the lock goes: who waits finds either the lock or no file.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 /// A delta being kept; it is there only after [`Writer::finish`].
 pub struct Writer {
     pending: Pending,
@@ -67,6 +87,36 @@ impl Deltas {
             let _ = fs::remove_file(&path);
         }
         delta.ok()
+    }
+
+    /// Returns the length of a delta that seems to be there, without reading it.
+    pub fn len(&self, key: Key<'_>) -> Option<u64> {
+        fs::symlink_metadata(self.path(key)).ok().filter(fs::Metadata::is_file)?.len().checked_sub(TRAILER_LEN)
+    }
+
+    /// Says that a delta is being made; `None` when somebody else is making it, or nothing can be written here.
+    pub fn making(&self, key: Key<'_>) -> Option<Making> {
+        let path = self.mark(key);
+        let file = File::create(&path).ok()?;
+        file.try_lock().ok()?;
+        Some(Making { path, _file: file })
+    }
+
+    /// Waits while somebody else of this machine makes a delta, but no longer than so long. Returns whether it is there then.
+    pub fn await_made(&self, key: Key<'_>, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while self.is_being_made(key) && Instant::now() < deadline {
+            std::thread::sleep(PAUSE);
+        }
+        self.len(key).is_some()
+    }
+
+    fn is_being_made(&self, key: Key<'_>) -> bool {
+        File::open(self.mark(key)).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
+    fn mark(&self, key: Key<'_>) -> PathBuf {
+        self.path(key).with_extension("making")
     }
 
     /// Begins to keep a delta.
@@ -174,5 +224,27 @@ mod tests {
         deltas.put(key, b"delta").expect("kept");
         deltas.retain(|image| image != key.to).expect("swept");
         assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 0);
+    }
+    #[test]
+    fn who_waits_for_a_delta_gets_it_when_it_is_made_and_waits_for_nobody_who_is_gone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let deltas = Deltas::new(dir.path().to_owned());
+        let key = Key { from: None, to: ImageId(Digest::of(b"b")), level: "fast" };
+        let hour = Duration::from_secs(3600);
+        assert!(!deltas.await_made(key, hour), "nobody makes it");
+        let making = deltas.making(key).expect("nobody else makes it");
+        assert!(deltas.making(key).is_none());
+        assert!(!deltas.await_made(key, Duration::ZERO), "it is not there yet");
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| deltas.await_made(key, hour));
+            deltas.put(key, b"delta").expect("kept");
+            drop(making);
+            assert!(waiting.join().expect("no panic"));
+        });
+        assert_eq!(deltas.len(key), Some(5));
+        assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 1, "no mark is left");
+        // A maker that was killed leaves its file, and no lock.
+        fs::write(deltas.mark(key), b"").expect("written");
+        assert!(deltas.await_made(key, hour) && deltas.making(key).is_some());
     }
 }
