@@ -7,6 +7,14 @@ use super::index::{Index, KEY};
 use super::runs;
 use super::{Effort, Segment};
 
+/// A stretch that belongs together for sure, or nearly.
+#[derive(Clone, Copy)]
+pub(super) struct Anchor {
+    pub(super) segment: Segment,
+    /// So many bytes of it are wrong: few.
+    pub(super) n_wrong: u32,
+}
+
 /// How the walk looks for anchors.
 pub(super) struct Search {
     /// An indexed place every so many old bytes.
@@ -15,28 +23,28 @@ pub(super) struct Search {
     pub(super) n_places: usize,
     /// The shortest stretch that is an anchor.
     pub(super) least: usize,
-    /// So many equal bytes soon after a difference, and no other place is looked for.
-    pub(super) resume: usize,
+    /// With so many equal bytes in the window no other place is looked for.
+    pub(super) alike: usize,
 }
 
 impl Search {
     pub(super) fn by(effort: Effort) -> Self {
         match effort {
-            Effort::Fast => Self { step: 4, n_places: 8, least: 12, resume: 16 },
-            Effort::Small => Self { step: 1, n_places: 64, least: 10, resume: 24 },
+            Effort::Fast => Self { step: 4, n_places: 8, least: 12, alike: 28 },
+            Effort::Small => Self { step: 1, n_places: 64, least: 10, alike: WINDOW + 1 },
         }
     }
 }
 
-/// How many bytes an operand has at most: so far we look for the same stretch to go on.
-const OPERAND: usize = 8;
+/// So many bytes are looked at to see whether the old bytes beside which we walk go on being the right ones.
+const WINDOW: usize = 32;
 /// How many equal bytes more than where we walk another place must have.
-const BETTER: usize = 8;
+const BETTER: usize = 4;
 /// From this length on a stretch that was not better is passed over as a whole, or many such would be compared again and again.
 const LONG: usize = 64;
 
-/// Returns equal stretches: sorted by `new`, not overlapping in `new`.
-pub(super) fn find(old: &[u8], new: &[u8], index: &Index, search: &Search) -> Vec<Segment> {
+/// Returns anchors sorted by `new`, not overlapping in `new`.
+pub(super) fn find(old: &[u8], new: &[u8], index: &Index, search: &Search) -> Vec<Anchor> {
     let mut walk = Walk { old, new, index, search, found: Vec::new(), beside: 0, end: 0 };
     let mut at = 0;
     while at < new.len() {
@@ -50,7 +58,7 @@ struct Walk<'a> {
     new: &'a [u8],
     index: &'a Index,
     search: &'a Search,
-    found: Vec<Segment>,
+    found: Vec<Anchor>,
     /// The old place beside new place 0, where we walk.
     beside: i64,
     /// Where the last anchor ends.
@@ -60,9 +68,9 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Decides what begins at `at` and returns where to go on.
     fn advance(&mut self, at: usize) -> usize {
-        if let Some((skip, len)) = self.goes_on(at) {
-            self.push(at + skip, len, self.beside);
-            return at + skip + len;
+        if let Some(len) = self.goes_on(at) {
+            self.go_on(at, len);
+            return at + len;
         }
         let Some(key) = self.new.get(at..at + KEY) else { return self.new.len() };
         let repeats = key[1..] == key[..KEY - 1];
@@ -70,7 +78,8 @@ impl Walk<'_> {
             Some(Found { beside, back, len }) if back + len >= self.search.least => {
                 let here = runs::equal(self.old_beside(at, self.beside), &self.new[at..at + len]);
                 if len > here + BETTER {
-                    self.push(at - back, back + len, beside);
+                    let start = self.give_back(at - back);
+                    self.push(start, at + len - start, beside);
                     return at + len;
                 }
                 if len >= LONG { at + len } else { at + 1 }
@@ -81,21 +90,20 @@ impl Walk<'_> {
         }
     }
 
-    /// Returns how far ahead the old bytes beside us are equal again, and for how long.
-    fn goes_on(&self, at: usize) -> Option<(usize, usize)> {
-        let old = self.old_beside(at, self.beside);
-        let new = &self.new[at..];
-        let most = old.len().min(new.len());
-        for skip in 0..OPERAND.min(most) {
-            if old[skip] != new[skip] {
-                continue;
-            }
-            let len = runs::forward(&old[skip..], &new[skip..]);
-            if len >= self.search.resume {
-                return Some((skip, len));
-            }
+    /// Returns for how long the old bytes beside us go on being equal, or nearly.
+    fn goes_on(&self, at: usize) -> Option<usize> {
+        let (old, new) = (self.old_beside(at, self.beside), &self.new[at..]);
+        let len = runs::forward(old, new);
+        if len >= WINDOW / 2 {
+            return Some(len);
         }
-        None
+        let (old, new) = (old.first_chunk::<WINDOW>()?, new.first_chunk::<WINDOW>()?);
+        if runs::equal(old, new) < self.search.alike {
+            return None;
+        }
+        // What is better elsewhere begins with a difference: end with a few equal bytes.
+        let ends = |len: &usize| old[len - 4..*len] == new[len - 4..*len];
+        (4..=WINDOW).rev().find(ends)
     }
 
     fn elsewhere(&self, at: usize, key: u64) -> Option<Found> {
@@ -107,7 +115,7 @@ impl Walk<'_> {
                 continue;
             }
             let len = KEY + runs::forward(&self.old[place + KEY..], &self.new[at + KEY..]);
-            let back = runs::backward(&self.old[..place], &self.new[self.end..at]);
+            let back = runs::backward(&self.old[..place], &self.new[self.least_start()..at]);
             let found = Found { beside: place as i64 - at as i64, back, len };
             if best.as_ref().is_none_or(|best| found.rank(self.beside) > best.rank(self.beside)) {
                 best = Some(found);
@@ -120,8 +128,45 @@ impl Walk<'_> {
         usize::try_from(at as i64 + beside).ok().and_then(|place| self.old.get(place..)).unwrap_or_default()
     }
 
+    /// Goes on beside the same old bytes: when the last anchor ends here, it becomes longer.
+    fn go_on(&mut self, at: usize, len: usize) {
+        let n_wrong = len - runs::equal(self.old_beside(at, self.beside), &self.new[at..at + len]);
+        match self.found.last_mut() {
+            Some(last) if self.end == at => last.segment.len += len as u32,
+            _ => self.push(at, len, self.beside),
+        }
+        if let Some(last) = self.found.last_mut() {
+            last.n_wrong += n_wrong as u32;
+        }
+        self.end = at + len;
+    }
+
+    /// Returns how far back an anchor may reach: a little into the last one, which may be wrong there.
+    fn least_start(&self) -> usize {
+        match self.found.last() {
+            Some(last) if last.n_wrong > 0 => self.end - (WINDOW * 2).min(last.segment.len as usize - 1),
+            _ => self.end,
+        }
+    }
+
+    /// Ends the last anchor before its first wrong byte from `start` on, and returns where another may begin.
+    fn give_back(&mut self, start: usize) -> usize {
+        let (beside, end) = (self.beside, self.end);
+        if start >= end {
+            return start;
+        }
+        let keep = start + runs::forward(self.old_beside(start, beside), &self.new[start..end]);
+        let n_wrong = end - keep - runs::equal(self.old_beside(keep, beside), &self.new[keep..end]);
+        if let Some(last) = self.found.last_mut() {
+            last.segment.len -= (end - keep) as u32;
+            last.n_wrong -= n_wrong as u32;
+        }
+        keep
+    }
+
     fn push(&mut self, at: usize, len: usize, beside: i64) {
-        self.found.push(Segment { old: (at as i64 + beside) as u32, new: at as u32, len: len as u32 });
+        let segment = Segment { old: (at as i64 + beside) as u32, new: at as u32, len: len as u32 };
+        self.found.push(Anchor { segment, n_wrong: 0 });
         (self.end, self.beside) = (at + len, beside);
     }
 }

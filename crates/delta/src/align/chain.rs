@@ -4,7 +4,8 @@
 //! to a given anchor comes from one of the few before it, with only short ones passed over.
 
 use super::Segment;
-use super::extend::{self, Between, EQUAL};
+use super::anchors::Anchor;
+use super::extend::{self, Between};
 
 /// Anchors longer than this are never passed over.
 const DOUBTFUL: u32 = 48;
@@ -12,11 +13,11 @@ const DOUBTFUL: u32 = 48;
 const PASSED: usize = 6;
 
 /// Returns segments made of those anchors that pay, extended into what is between them.
-pub(super) fn choose(old: &[u8], new: &[u8], anchors: &[Segment]) -> Vec<Segment> {
+pub(super) fn choose(old: &[u8], new: &[u8], anchors: &[Anchor]) -> Vec<Segment> {
     let chosen = best_way(old, new, anchors);
     let mut segments: Vec<Segment> = Vec::with_capacity(chosen.len());
     let mut before: Option<&Segment> = None;
-    for after in chosen.iter().map(|&n| &anchors[n]).map(Some).chain([None]) {
+    for after in chosen.iter().map(|&n| &anchors[n].segment).map(Some).chain([None]) {
         let between = extend::between(old, new, before, after);
         if let Some(last) = segments.last_mut() {
             last.len += between.forward as u32;
@@ -42,7 +43,7 @@ struct Way {
     from: Option<usize>,
 }
 
-fn best_way(old: &[u8], new: &[u8], anchors: &[Segment]) -> Vec<usize> {
+fn best_way(old: &[u8], new: &[u8], anchors: &[Anchor]) -> Vec<usize> {
     let mut ways: Vec<Way> = Vec::with_capacity(anchors.len());
     for n in 0..anchors.len() {
         let way = way_to(old, new, anchors, &ways, n);
@@ -58,11 +59,12 @@ fn best_way(old: &[u8], new: &[u8], anchors: &[Segment]) -> Vec<usize> {
     chosen
 }
 
-fn way_to(old: &[u8], new: &[u8], anchors: &[Segment], ways: &[Way], n: usize) -> Way {
-    let worth = i64::from(anchors[n].len) * EQUAL;
+fn way_to(old: &[u8], new: &[u8], anchors: &[Anchor], ways: &[Way], n: usize) -> Way {
+    let Anchor { segment, n_wrong } = anchors[n];
+    let worth = extend::score((segment.len - n_wrong) as usize, segment.len as usize);
     let mut best: Option<Way> = None;
     for from in before(anchors, n) {
-        let Between { score, .. } = extend::between(old, new, from.map(|from| &anchors[from]), Some(&anchors[n]));
+        let Between { score, .. } = extend::between(old, new, from.map(|from| &anchors[from].segment), Some(&anchors[n].segment));
         let score = score + worth + from.map_or(0, |from| ways[from].score);
         if best.is_none_or(|best| score > best.score) {
             best = Some(Way { score, from });
@@ -71,9 +73,9 @@ fn way_to(old: &[u8], new: &[u8], anchors: &[Segment], ways: &[Way], n: usize) -
     best.unwrap_or(Way { score: worth, from: None })
 }
 
-fn last(old: &[u8], new: &[u8], anchors: &[Segment], ways: &[Way]) -> Option<usize> {
+fn last(old: &[u8], new: &[u8], anchors: &[Anchor], ways: &[Way]) -> Option<usize> {
     let score = |&from: &Option<usize>| {
-        let between = extend::between(old, new, from.map(|from| &anchors[from]), None);
+        let between = extend::between(old, new, from.map(|from| &anchors[from].segment), None);
         between.score + from.map_or(0, |from| ways[from].score)
     };
     // The first of equals: `max_by_key` would take the last, which passes over more.
@@ -81,11 +83,11 @@ fn last(old: &[u8], new: &[u8], anchors: &[Segment], ways: &[Way]) -> Option<usi
 }
 
 /// Returns from where one may come to anchor `n`: the nearest first, and at last from the beginning when only doubtful ones are passed over.
-fn before(anchors: &[Segment], n: usize) -> std::vec::IntoIter<Option<usize>> {
+fn before(anchors: &[Anchor], n: usize) -> std::vec::IntoIter<Option<usize>> {
     let mut ways = Vec::with_capacity(PASSED + 1);
     for from in (0..n).rev().take(PASSED) {
         ways.push(Some(from));
-        if anchors[from].len > DOUBTFUL {
+        if anchors[from].segment.len > DOUBTFUL {
             return ways.into_iter();
         }
     }

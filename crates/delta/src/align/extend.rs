@@ -7,11 +7,11 @@ use super::Segment;
 use super::runs;
 
 /// Bits saved by an equal byte, which would be a literal.
-pub(super) const EQUAL: i64 = 6;
+const EQUAL: i64 = 6;
 /// Bits that a wrong byte costs more than a literal: that it is wrong must be said, too.
-pub(super) const WRONG: i64 = -5;
+const WRONG: i64 = -5;
 /// Bits that a segment costs.
-pub(super) const SEGMENT: i64 = -28;
+const SEGMENT: i64 = -28;
 /// When a stretch is so much worse than it was, it does not get better: what comes after has an anchor of its own.
 const HOPELESS: i64 = 400;
 
@@ -50,7 +50,7 @@ pub(super) fn between(old: &[u8], new: &[u8], before: Option<&Segment>, after: O
     let apart = Between { forward, backward, joined: false, score: score + segment };
     match (before, after) {
         (Some(a), Some(b)) if same_diagonal(a, b) => {
-            let whole = score_of(runs::equal(beside_before, gap), gap.len());
+            let whole = self::score(runs::equal(beside_before, gap), gap.len());
             if whole >= apart.score { Between { forward: gap.len(), backward: 0, joined: true, score: whole } } else { apart }
         }
         _ => apart,
@@ -61,7 +61,8 @@ pub(super) fn same_diagonal(a: &Segment, b: &Segment) -> bool {
     i64::from(a.old) - i64::from(a.new) == i64::from(b.old) - i64::from(b.new)
 }
 
-fn score_of(n_equal: usize, len: usize) -> i64 {
+/// Returns what bytes save, so many of them equal, in bits.
+pub(super) fn score(n_equal: usize, len: usize) -> i64 {
     n_equal as i64 * EQUAL + (len - n_equal) as i64 * WRONG
 }
 
