@@ -5,7 +5,7 @@
 //!
 //! | bits of the first byte | |
 //! |---|---|
-//! | 0-3 | coder: 0 stored, 1 zstd |
+//! | 0-3 | coder: 0 stored, 1 zstd, 2 mixed contexts |
 //! | 4-5 | shape |
 //! | 6   | 1: the context was referred to |
 //! | 7   | 0 |
@@ -13,6 +13,8 @@
 //! An empty stream packs to nothing.
 
 mod frame;
+mod mix;
+mod range;
 
 use crate::diff::Level;
 
@@ -51,39 +53,136 @@ pub enum EntropyError {
 
 const STORED: u8 = 0;
 const ZSTD: u8 = 1;
+const MIX: u8 = 2;
 const CONTEXT: u8 = 0x40;
+
+/// The longest stream that is mixed: it takes a second or two a MB.
+const MIX_LIMIT: usize = 8 << 20;
 
 /// Packs `bytes`, of which some may resemble stretches of `context`; appends to `out`.
 pub fn pack(bytes: &[u8], context: &[u8], shape: Shape, level: Level, out: &mut Vec<u8>) {
     if bytes.is_empty() {
         return;
     }
-    let shape = (shape as u8) << 4;
-    let mut best = (STORED | shape, bytes.to_vec());
-    let mut offer = |coder: u8, packed: Option<Vec<u8>>| {
-        if let Some(packed) = packed.filter(|packed| packed.len() < best.1.len()) {
-            best = (coder | shape, packed);
+    let (mut coder, mut best) = (STORED, bytes.to_vec());
+    for (candidate, context) in candidates(bytes.len(), context, shape, level) {
+        let packed = match candidate & 0x0f {
+            ZSTD => frame::compress(bytes, context, level),
+            _ => mix::encode(bytes, context, shape, best.len()),
+        };
+        if let Some(packed) = packed.filter(|packed| packed.len() < best.len()) {
+            (coder, best) = (candidate, packed);
         }
-    };
-    offer(ZSTD, frame::compress(bytes, &[], level));
-    if !context.is_empty() {
-        offer(ZSTD | CONTEXT, frame::compress(bytes, context, level));
     }
-    out.push(best.0);
-    out.extend_from_slice(&best.1);
+    out.push(coder | (shape as u8) << 4);
+    out.extend_from_slice(&best);
 }
 
 /// Unpacks exactly `len` bytes of what [`pack`] made with the same context; in time linear in `len` and that of the context, without allocating more than `len`
 /// and fixed tables.
 pub fn unpack(packed: &[u8], context: &[u8], len: usize) -> Result<Vec<u8>, EntropyError> {
-    let Some((&first, body)) = packed.split_first() else {
-        return if len == 0 { Ok(Vec::new()) } else { Err(EntropyError::Length { expected: len }) };
+    let (first, body) = match packed.split_first() {
+        None if len == 0 => return Ok(Vec::new()),
+        Some((first, body)) if len > 0 => (*first, body),
+        _ => return Err(EntropyError::Length { expected: len }),
     };
     let context = if first & CONTEXT == 0 { &[] } else { context };
     match first & 0x8f {
         STORED if body.len() == len => Ok(body.to_vec()),
         STORED => Err(EntropyError::Length { expected: len }),
         ZSTD => frame::decompress(body, context, len),
+        MIX if len <= MIX_LIMIT => mix::decode(body, context, shape(first), len),
         _ => Err(EntropyError::Coder(first)),
+    }
+}
+
+/// The coders that are worth trying, and what each may refer to.
+fn candidates(len: usize, context: &[u8], shape: Shape, level: Level) -> Vec<(u8, &[u8])> {
+    let refers = !context.is_empty() && matches!(shape, Shape::Text | Shape::Code);
+    let mix_limit = if level == Level::Small { MIX_LIMIT } else { 16 << 10 };
+    let mut candidates: Vec<(u8, &[u8])> = vec![(ZSTD, &[])];
+    if len <= mix_limit {
+        candidates.push((MIX, &[]));
+        if refers && level == Level::Small {
+            candidates.push((MIX | CONTEXT, context));
+        }
+    } else if refers {
+        candidates.push((ZSTD | CONTEXT, context));
+    }
+    candidates
+}
+
+fn shape(first: u8) -> Shape {
+    match first >> 4 & 3 {
+        0 => Shape::Numbers,
+        1 => Shape::Bytes,
+        2 => Shape::Text,
+        _ => Shape::Code,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SHAPES: [Shape; 4] = [Shape::Numbers, Shape::Bytes, Shape::Text, Shape::Code];
+
+    fn packed(bytes: &[u8], context: &[u8], shape: Shape, level: Level) -> Vec<u8> {
+        let mut out = Vec::new();
+        pack(bytes, context, shape, level, &mut out);
+        out
+    }
+
+    /// Bytes that a coder finds something in: runs, repetitions and noise.
+    fn stream() -> impl Strategy<Value = Vec<u8>> {
+        let stretch = (prop::collection::vec(any::<u8>(), 1..20), 1..12usize).prop_map(|(bytes, n)| bytes.repeat(n));
+        prop::collection::vec(stretch, 0..12).prop_map(|stretches| stretches.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_was_packed_unpacks(bytes in stream(), context in stream()) {
+            for shape in SHAPES {
+                for level in [Level::Fast, Level::Small] {
+                    for context in [&[][..], &context] {
+                        let packed = packed(&bytes, context, shape, level);
+                        prop_assert!(packed.len() <= bytes.len() + 1);
+                        prop_assert_eq!(unpack(&packed, context, bytes.len()), Ok(bytes.clone()));
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn anything_unpacks_to_its_length_or_not(packed in prop::collection::vec(any::<u8>(), 0..200), context in stream(), len in 0..3000usize) {
+            for coder in 0..3 {
+                let packed = [vec![coder | packed.first().copied().unwrap_or(0) & 0xf0], packed.clone()].concat();
+                if let Ok(bytes) = unpack(&packed, &context, len) {
+                    prop_assert_eq!(bytes.len(), len);
+                }
+            }
+        }
+
+        #[test]
+        fn bytes_have_one_packing(bytes in stream(), level in prop::sample::select(vec![Level::Fast, Level::Small]), shape in prop::sample::select(SHAPES.to_vec())) {
+            let packed = packed(&bytes, &[], shape, level);
+            for len in 0..packed.len() {
+                prop_assert_ne!(unpack(&packed[..len], &[], bytes.len()), Ok(bytes.clone()));
+            }
+            for more in [0, 7] {
+                prop_assert_ne!(unpack(&[&packed[..], &[more]].concat(), &[], bytes.len()), Ok(bytes.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_costs_nothing() {
+        assert_eq!(packed(b"", b"context", Shape::Text, Level::Small), b"");
+        assert_eq!(unpack(b"", b"context", 0), Ok(vec![]));
+        assert_eq!(unpack(b"", b"context", 1), Err(EntropyError::Length { expected: 1 }));
     }
 }
