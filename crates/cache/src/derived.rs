@@ -1,6 +1,9 @@
 //! Deltas that were made once and may be wanted again: a cache in the strict sense, every file of it may vanish.
 //!
-//! A file holds the delta, then the BLAKE3 of the delta (32 bytes) and `dfdelta1`. One that is not whole is removed when it is asked for. Nothing here is synced.
+//! A file holds the delta, then the BLAKE3 of the delta (32 bytes), a note of whoever made it (8 bytes, the last of them zero where it is shorter), and the first
+//! 8 bytes of the BLAKE3 of `dfdelta2`, that digest and the note. One that is not whole, or of an older format, is removed when it is asked for. Nothing here is
+//! synced.
+//!
 //! Who makes one may say so by a locked file `KEY.making` beside it, so that others on the machine wait instead of making it twice; a killed maker's lock is gone
 //! with it.
 
@@ -16,8 +19,10 @@ use crate::durable::Pending;
 use crate::index::list;
 use crate::place::At as _;
 
-const END: &[u8; 8] = b"dfdelta1";
-const TRAILER_LEN: u64 = Digest::LEN as u64 + END.len() as u64;
+const FORMAT: &[u8; 8] = b"dfdelta2";
+const NOTE_LEN: usize = 8;
+const CHECK_LEN: usize = 8;
+const TRAILER_LEN: u64 = (Digest::LEN + NOTE_LEN + CHECK_LEN) as u64;
 /// How often it is looked whether a delta that somebody else makes is there.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -42,7 +47,18 @@ pub struct Key<'a> {
 pub struct Delta {
     /// Bytes of the delta.
     pub len: u64,
+    /// Its digest.
+    pub digest: Digest,
+    /// What whoever made it noted about it.
+    pub note: String,
     reader: io::Take<File>,
+}
+
+impl Delta {
+    /// Returns the file; the delta is its first bytes.
+    pub fn into_file(self) -> File {
+        self.reader.into_inner()
+    }
 }
 
 impl Read for Delta {
@@ -70,6 +86,7 @@ impl Drop for Making {
 pub struct Writer {
     pending: Pending,
     path: PathBuf,
+    note: [u8; NOTE_LEN],
     hasher: Hasher,
 }
 
@@ -119,20 +136,23 @@ impl Deltas {
         self.path(key).with_extension("making")
     }
 
-    /// Begins to keep a delta.
+    /// Begins to keep a delta, with a note of at most 8 letters.
     ///
     /// # Errors
     /// Those of making a file; a caller that only wants the delta goes on without.
-    pub fn create(&self, key: Key<'_>) -> io::Result<Writer> {
-        Ok(Writer { pending: Pending::beside(&self.directory)?, path: self.path(key), hasher: Hasher::new() })
+    pub fn create(&self, key: Key<'_>, note: &str) -> io::Result<Writer> {
+        let letters = note.bytes().filter(u8::is_ascii_alphanumeric).chain(std::iter::repeat(0));
+        let mut note = [0; NOTE_LEN];
+        note.iter_mut().zip(letters).for_each(|(to, letter)| *to = letter);
+        Ok(Writer { pending: Pending::beside(&self.directory)?, path: self.path(key), note, hasher: Hasher::new() })
     }
 
-    /// Keeps a delta that is in memory.
+    /// Keeps a delta that is in memory, with a note of at most 8 letters.
     ///
     /// # Errors
     /// Those of writing.
-    pub fn put(&self, key: Key<'_>, delta: &[u8]) -> io::Result<()> {
-        let mut writer = self.create(key)?;
+    pub fn put(&self, key: Key<'_>, note: &str, delta: &[u8]) -> io::Result<()> {
+        let mut writer = self.create(key, note)?;
         writer.write_all(delta)?;
         writer.finish()
     }
@@ -173,10 +193,15 @@ impl Writer {
     /// # Errors
     /// Those of writing; then nothing is kept.
     pub fn finish(mut self) -> io::Result<()> {
-        let digest = self.hasher.finish();
-        self.pending.file().write_all(&[digest.as_bytes(), &END[..]].concat()).at("write", &self.path)?;
+        let trailer = trailer(self.hasher.finish(), self.note);
+        self.pending.file().write_all(&trailer).at("write", &self.path)?;
         self.pending.rename_unsynced(&self.path)
     }
+}
+
+fn trailer(digest: Digest, note: [u8; NOTE_LEN]) -> Vec<u8> {
+    let checked = [&FORMAT[..], digest.as_bytes(), &note].concat();
+    [digest.as_bytes(), &note[..], &Digest::of(&checked).as_bytes()[..CHECK_LEN]].concat()
 }
 
 fn check(mut file: File) -> io::Result<Delta> {
@@ -184,13 +209,17 @@ fn check(mut file: File) -> io::Result<Delta> {
     let len = file.metadata()?.len().checked_sub(TRAILER_LEN).ok_or_else(bad)?;
     let mut hasher = Hasher::new();
     io::copy(&mut (&file).take(len), &mut hasher)?;
-    let mut trailer = vec![];
-    file.read_to_end(&mut trailer)?;
-    if trailer != [hasher.finish().as_bytes(), &END[..]].concat() {
+    let digest = hasher.finish();
+    let mut end = vec![];
+    file.read_to_end(&mut end)?;
+    let note: [u8; NOTE_LEN] =
+        end.get(Digest::LEN..Digest::LEN + NOTE_LEN).and_then(|note| note.try_into().ok()).ok_or_else(bad)?;
+    if end != trailer(digest, note) {
         return Err(bad());
     }
     file.rewind()?;
-    Ok(Delta { len, reader: file.take(len) })
+    let note = note.iter().take_while(|letter| **letter != 0).map(|letter| char::from(*letter)).collect();
+    Ok(Delta { len, digest, note, reader: file.take(len) })
 }
 
 #[cfg(test)]
@@ -204,10 +233,12 @@ mod tests {
         let image = |text: &[u8]| ImageId(Digest::of(text));
         let key = Key { from: Some(image(b"a")), to: image(b"b"), level: "fast" };
         assert!(deltas.get(key).is_none());
-        deltas.put(key, b"delta").expect("kept");
+        deltas.put(key, "elf", b"delta").expect("kept");
         let read = |key| {
             let mut bytes = vec![];
-            deltas.get(key).map(|mut delta| delta.read_to_end(&mut bytes).expect("read"))?;
+            let mut delta = deltas.get(key)?;
+            delta.read_to_end(&mut bytes).expect("read");
+            assert_eq!((&delta.note[..], delta.digest), ("elf", Digest::of(&bytes)));
             Some(bytes)
         };
         assert_eq!(read(key).as_deref(), Some(&b"delta"[..]));
@@ -221,7 +252,7 @@ mod tests {
             assert!(deltas.get(key).is_none(), "byte {at}");
             assert!(!path.exists());
         }
-        deltas.put(key, b"delta").expect("kept");
+        deltas.put(key, "elf", b"delta").expect("kept");
         deltas.retain(|image| image != key.to).expect("swept");
         assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 0);
     }
@@ -237,7 +268,7 @@ mod tests {
         assert!(!deltas.await_made(key, Duration::ZERO), "it is not there yet");
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| deltas.await_made(key, hour));
-            deltas.put(key, b"delta").expect("kept");
+            deltas.put(key, "elf", b"delta").expect("kept");
             drop(making);
             assert!(waiting.join().expect("no panic"));
         });
