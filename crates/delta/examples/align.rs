@@ -56,7 +56,8 @@ fn measure(name: &str, way: Way, effort: Effort, pairs: &[(Vec<u8>, Vec<u8>)]) {
         n_segments += segments.len();
         total += new.len();
         for segment in &segments {
-            let (old, new) = (&old[segment.old as usize..][..segment.len as usize], &new[segment.new as usize..][..segment.len as usize]);
+            let (old, new) =
+                (&old[segment.old as usize..][..segment.len as usize], &new[segment.new as usize..][..segment.len as usize]);
             covered += new.len();
             wrong += old.iter().zip(new).filter(|(x, y)| x != y).count();
         }

@@ -3,6 +3,8 @@
 //! One walk over the new bytes. As long as the old bytes beside which we walk go on being equal, there is nothing to look for; where they differ for a few bytes only,
 //! neither. Elsewhere the index says where else these bytes stand, and the longest equal stretch around one of those places is an anchor.
 
+use super::costs::{Costs, jump_bits};
+use super::extend::Sides;
 use super::index::{Index, KEY};
 use super::runs;
 use super::{Effort, Segment};
@@ -44,8 +46,9 @@ const BETTER: usize = 4;
 const LONG: usize = 64;
 
 /// Returns anchors sorted by `new`, not overlapping in `new`.
-pub(super) fn find(old: &[u8], new: &[u8], index: &Index, search: &Search) -> Vec<Anchor> {
-    let mut walk = Walk { old, new, index, search, found: Vec::new(), beside: 0, end: 0 };
+pub(super) fn find(sides: &Sides<'_>, index: &Index, search: &Search) -> Vec<Anchor> {
+    let Sides { old, new, costs } = *sides;
+    let mut walk = Walk { old, new, costs, index, search, found: Vec::new(), beside: 0, end: 0 };
     let mut at = 0;
     while at < new.len() {
         at = walk.advance(at);
@@ -56,6 +59,7 @@ pub(super) fn find(old: &[u8], new: &[u8], index: &Index, search: &Search) -> Ve
 struct Walk<'a> {
     old: &'a [u8],
     new: &'a [u8],
+    costs: &'a Costs,
     index: &'a Index,
     search: &'a Search,
     found: Vec<Anchor>,
@@ -117,11 +121,17 @@ impl Walk<'_> {
             let len = KEY + runs::forward(&self.old[place + KEY..], &self.new[at + KEY..]);
             let back = runs::backward(&self.old[..place], &self.new[self.least_start()..at]);
             let found = Found { beside: place as i64 - at as i64, back, len };
-            if best.as_ref().is_none_or(|best| found.rank(self.beside) > best.rank(self.beside)) {
+            if best.as_ref().is_none_or(|best| self.rank(&found) > self.rank(best)) {
                 best = Some(found);
             }
         }
         best
+    }
+
+    /// The one that saves most, and of equals the nearest to where we walk.
+    fn rank(&self, found: &Found) -> (i64, i64) {
+        let jump = found.beside - self.beside;
+        ((found.back + found.len) as i64 * self.costs.literal - jump_bits(jump, 0), -jump.abs())
     }
 
     fn old_beside(&self, at: usize, beside: i64) -> &[u8] {
@@ -176,11 +186,4 @@ struct Found {
     beside: i64,
     back: usize,
     len: usize,
-}
-
-impl Found {
-    /// The longest, and of those the nearest to where we walk.
-    fn rank(&self, beside: i64) -> (usize, i64) {
-        (self.back + self.len, -(self.beside - beside).abs())
-    }
 }

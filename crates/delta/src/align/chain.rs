@@ -5,20 +5,20 @@
 
 use super::Segment;
 use super::anchors::Anchor;
-use super::extend::{self, Between};
+use super::extend::{self, Between, Sides};
 
 /// Anchors longer than this are never passed over.
 const DOUBTFUL: u32 = 48;
 /// How many anchors may be passed over in a row.
-const PASSED: usize = 6;
+const PASSED: usize = 12;
 
 /// Returns segments made of those anchors that pay, extended into what is between them.
-pub(super) fn choose(old: &[u8], new: &[u8], anchors: &[Anchor]) -> Vec<Segment> {
-    let chosen = best_way(old, new, anchors);
+pub(super) fn choose(sides: &Sides<'_>, anchors: &[Anchor]) -> Vec<Segment> {
+    let chosen = best_way(sides, anchors);
     let mut segments: Vec<Segment> = Vec::with_capacity(chosen.len());
     let mut before: Option<&Segment> = None;
     for after in chosen.iter().map(|&n| &anchors[n].segment).map(Some).chain([None]) {
-        let between = extend::between(old, new, before, after);
+        let between = extend::between(sides, before, after);
         if let Some(last) = segments.last_mut() {
             last.len += between.forward as u32;
         }
@@ -43,14 +43,14 @@ struct Way {
     from: Option<usize>,
 }
 
-fn best_way(old: &[u8], new: &[u8], anchors: &[Anchor]) -> Vec<usize> {
+fn best_way(sides: &Sides<'_>, anchors: &[Anchor]) -> Vec<usize> {
     let mut ways: Vec<Way> = Vec::with_capacity(anchors.len());
     for n in 0..anchors.len() {
-        let way = way_to(old, new, anchors, &ways, n);
+        let way = way_to(sides, anchors, &ways, n);
         ways.push(way);
     }
     let mut chosen = Vec::new();
-    let mut at = last(old, new, anchors, &ways);
+    let mut at = last(sides, anchors, &ways);
     while let Some(n) = at {
         chosen.push(n);
         at = ways[n].from;
@@ -59,12 +59,12 @@ fn best_way(old: &[u8], new: &[u8], anchors: &[Anchor]) -> Vec<usize> {
     chosen
 }
 
-fn way_to(old: &[u8], new: &[u8], anchors: &[Anchor], ways: &[Way], n: usize) -> Way {
+fn way_to(sides: &Sides<'_>, anchors: &[Anchor], ways: &[Way], n: usize) -> Way {
     let Anchor { segment, n_wrong } = anchors[n];
-    let worth = extend::score((segment.len - n_wrong) as usize, segment.len as usize);
+    let worth = sides.costs.saved((segment.len - n_wrong) as usize, segment.len as usize);
     let mut best: Option<Way> = None;
     for from in before(anchors, n) {
-        let Between { score, .. } = extend::between(old, new, from.map(|from| &anchors[from].segment), Some(&anchors[n].segment));
+        let Between { score, .. } = extend::between(sides, from.map(|from| &anchors[from].segment), Some(&anchors[n].segment));
         let score = score + worth + from.map_or(0, |from| ways[from].score);
         if best.is_none_or(|best| score > best.score) {
             best = Some(Way { score, from });
@@ -73,9 +73,9 @@ fn way_to(old: &[u8], new: &[u8], anchors: &[Anchor], ways: &[Way], n: usize) ->
     best.unwrap_or(Way { score: worth, from: None })
 }
 
-fn last(old: &[u8], new: &[u8], anchors: &[Anchor], ways: &[Way]) -> Option<usize> {
+fn last(sides: &Sides<'_>, anchors: &[Anchor], ways: &[Way]) -> Option<usize> {
     let score = |&from: &Option<usize>| {
-        let between = extend::between(old, new, from.map(|from| &anchors[from].segment), None);
+        let between = extend::between(sides, from.map(|from| &anchors[from].segment), None);
         between.score + from.map_or(0, |from| ways[from].score)
     };
     // The first of equals: `max_by_key` would take the last, which passes over more.

@@ -1,19 +1,22 @@
 //! What is made of the bytes between two anchors?
 //!
 //! Bytes that equal those beside them are worth having in a segment even if some between them are wrong: a wrong byte costs a little more than one that no segment covers, an equal
-//! one nothing. The scores are in bits.
+//! one nothing.
 
 use super::Segment;
+use super::costs::Costs;
 use super::runs;
 
-/// Bits saved by an equal byte, which would be a literal.
-const EQUAL: i64 = 6;
-/// Bits that a wrong byte costs more than a literal: that it is wrong must be said, too.
-const WRONG: i64 = -5;
-/// Bits that a segment costs.
-const SEGMENT: i64 = -28;
 /// When a stretch is so much worse than it was, it does not get better: what comes after has an anchor of its own.
 const HOPELESS: i64 = 400;
+
+/// What is aligned, and what it costs.
+#[derive(Clone, Copy)]
+pub(super) struct Sides<'a> {
+    pub(super) old: &'a [u8],
+    pub(super) new: &'a [u8],
+    pub(super) costs: &'a Costs,
+}
 
 /// What becomes of the bytes between two anchors, and what it saves in bits.
 #[derive(Clone, Copy)]
@@ -28,29 +31,30 @@ pub(super) struct Between {
 }
 
 /// Decides about the bytes between two anchors; none means the beginning or the end of the new bytes.
-pub(super) fn between(old: &[u8], new: &[u8], before: Option<&Segment>, after: Option<&Segment>) -> Between {
+pub(super) fn between(sides: &Sides<'_>, before: Option<&Segment>, after: Option<&Segment>) -> Between {
+    let Sides { old, new, costs } = *sides;
     let from = before.map_or(0, |before| (before.new + before.len) as usize);
     let to = after.map_or(new.len(), |after| after.new as usize);
     let gap = &new[from..to];
     let beside_before = before.map_or(&[][..], |before| &old[(before.old + before.len) as usize..]);
     let beside_after = after.map_or(&[][..], |after| &old[..after.old as usize]);
-    let (mut forward, score_forward) = best_prefix(beside_before, gap);
-    let (mut backward, score_backward) = best_suffix(beside_after, gap);
+    let (mut forward, score_forward) = best_prefix(costs, beside_before, gap);
+    let (mut backward, score_backward) = best_suffix(costs, beside_after, gap);
     let mut score = score_forward + score_backward;
     let overlap = (forward + backward).saturating_sub(gap.len());
     if overlap > 0 {
         let start = gap.len() - backward;
         let after = &beside_after[beside_after.len() - backward..];
-        let (keep, lost) = cut(&beside_before[start..forward], &after[..overlap], &gap[start..forward]);
+        let (keep, lost) = cut(costs, &beside_before[start..forward], &after[..overlap], &gap[start..forward]);
         forward = start + keep;
         backward -= keep;
         score -= lost;
     }
-    let segment = if before.is_some() && after.is_some() { SEGMENT } else { 0 };
-    let apart = Between { forward, backward, joined: false, score: score + segment };
+    let segment = after.map_or(0, |after| costs.next(before, after));
+    let apart = Between { forward, backward, joined: false, score: score - segment };
     match (before, after) {
         (Some(a), Some(b)) if same_diagonal(a, b) => {
-            let whole = self::score(runs::equal(beside_before, gap), gap.len());
+            let whole = costs.saved(runs::equal(beside_before, gap), gap.len());
             if whole >= apart.score { Between { forward: gap.len(), backward: 0, joined: true, score: whole } } else { apart }
         }
         _ => apart,
@@ -61,24 +65,19 @@ pub(super) fn same_diagonal(a: &Segment, b: &Segment) -> bool {
     i64::from(a.old) - i64::from(a.new) == i64::from(b.old) - i64::from(b.new)
 }
 
-/// Returns what bytes save, so many of them equal, in bits.
-pub(super) fn score(n_equal: usize, len: usize) -> i64 {
-    n_equal as i64 * EQUAL + (len - n_equal) as i64 * WRONG
-}
-
 /// Returns the length of the best prefix and its score.
-fn best_prefix(old: &[u8], new: &[u8]) -> (usize, i64) {
-    best(old.iter().zip(new).map(|(x, y)| x == y))
+fn best_prefix(costs: &Costs, old: &[u8], new: &[u8]) -> (usize, i64) {
+    best(costs, old.iter().zip(new).map(|(x, y)| x == y))
 }
 
-fn best_suffix(old: &[u8], new: &[u8]) -> (usize, i64) {
-    best(old.iter().rev().zip(new.iter().rev()).map(|(x, y)| x == y))
+fn best_suffix(costs: &Costs, old: &[u8], new: &[u8]) -> (usize, i64) {
+    best(costs, old.iter().rev().zip(new.iter().rev()).map(|(x, y)| x == y))
 }
 
-fn best(equal: impl Iterator<Item = bool>) -> (usize, i64) {
+fn best(costs: &Costs, equal: impl Iterator<Item = bool>) -> (usize, i64) {
     let (mut score, mut best, mut len) = (0, 0, 0);
     for (n, equal) in equal.enumerate() {
-        score += if equal { EQUAL } else { WRONG };
+        score += if equal { costs.literal } else { -costs.wrong };
         if score > best {
             (best, len) = (score, n + 1);
         } else if score < best - HOPELESS {
@@ -89,8 +88,8 @@ fn best(equal: impl Iterator<Item = bool>) -> (usize, i64) {
 }
 
 /// Returns where to go from one to the other over bytes that both want, and how much less they then save than both counted for themselves.
-fn cut(before: &[u8], after: &[u8], new: &[u8]) -> (usize, i64) {
-    let worth = |old: u8, new: u8| if old == new { EQUAL } else { WRONG };
+fn cut(costs: &Costs, before: &[u8], after: &[u8], new: &[u8]) -> (usize, i64) {
+    let worth = |old: u8, new: u8| if old == new { costs.literal } else { -costs.wrong };
     let both: i64 = new.iter().zip(before).zip(after).map(|((&n, &b), &a)| worth(b, n) + worth(a, n)).sum();
     let mut score: i64 = new.iter().zip(after).map(|(&n, &a)| worth(a, n)).sum();
     let (mut best, mut keep) = (score, 0);

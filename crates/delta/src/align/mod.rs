@@ -10,11 +10,15 @@
 
 mod anchors;
 mod chain;
+mod costs;
+mod exact;
 mod extend;
 mod index;
 mod runs;
 
 use anchors::Search;
+use costs::Costs;
+use extend::Sides;
 use index::Index;
 
 /// New bytes `[new, new + len)` resemble old bytes `[old, old + len)`.
@@ -41,13 +45,18 @@ pub(crate) enum Effort {
 ///
 /// What no segment covers has nothing like it in `old`. Both may be at most 2 GiB.
 pub(crate) fn align(old: &[u8], new: &[u8], effort: Effort) -> Vec<Segment> {
-    let search = Search::by(effort);
-    let index = Index::new(old, search.step);
-    let anchors = anchors::find(old, new, &index, &search);
-    chain::choose(old, new, &anchors)
+    resembling(&Sides { old, new, costs: &Costs::CODE }, effort)
 }
 
 /// Returns segments of equal bytes: sorted by `new`, not overlapping in `new`, inside both.
 pub(crate) fn align_exact(old: &[u8], new: &[u8], effort: Effort) -> Vec<Segment> {
-    align(old, new, effort)
+    let sides = Sides { old, new, costs: if exact::is_text(new) { &Costs::TEXT } else { &Costs::DATA } };
+    exact::split(&sides, &resembling(&sides, effort))
+}
+
+fn resembling(sides: &Sides<'_>, effort: Effort) -> Vec<Segment> {
+    let search = Search::by(effort);
+    let index = Index::new(sides.old, search.step);
+    let anchors = anchors::find(sides, &index, &search);
+    chain::choose(sides, &anchors)
 }
