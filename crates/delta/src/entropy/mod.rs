@@ -13,7 +13,7 @@
 //! An empty stream packs to nothing.
 
 mod frame;
-mod mix;
+pub(crate) mod mix;
 mod range;
 
 use crate::diff::Level;

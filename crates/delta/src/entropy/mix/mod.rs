@@ -8,7 +8,7 @@ mod tables;
 
 use contexts::Recent;
 use matches::{Matches, Past};
-use mixer::{Adaptive, Correction, Mixer, history_prior, logit};
+use mixer::{Adaptive, Correction, Guesses, Mixer, history_prior, logit};
 use slots::Slots;
 
 use super::range::{Reader, Writer};
@@ -18,7 +18,7 @@ use super::{EntropyError, Shape};
 const N_GUESSES: usize = 2 * contexts::N + 2 * 2 + 1;
 
 /// Packs; gives up with nothing when that takes `limit` bytes or more.
-pub(super) fn encode(bytes: &[u8], context: &[u8], shape: Shape, limit: usize) -> Option<Vec<u8>> {
+pub(crate) fn encode(bytes: &[u8], context: &[u8], shape: Shape, limit: usize) -> Option<Vec<u8>> {
     let mut model = Model::new(context, shape, bytes.len());
     let mut writer = Writer::new();
     for (i, byte) in bytes.iter().enumerate() {
@@ -36,7 +36,7 @@ pub(super) fn encode(bytes: &[u8], context: &[u8], shape: Shape, limit: usize) -
 }
 
 /// Unpacks exactly `len` bytes.
-pub(super) fn decode(packed: &[u8], context: &[u8], shape: Shape, len: usize) -> Result<Vec<u8>, EntropyError> {
+pub(crate) fn decode(packed: &[u8], context: &[u8], shape: Shape, len: usize) -> Result<Vec<u8>, EntropyError> {
     let mut model = Model::new(context, shape, len);
     let mut reader = Reader::new(packed);
     let mut out = Vec::with_capacity(len);
@@ -59,13 +59,13 @@ struct Model {
     slots: Slots,
     contexts: [u32; contexts::N],
     lines: [usize; contexts::N],
-    histories: Vec<Adaptive>,
+    histories: [Adaptive<256>; contexts::N],
     matches: [Matches; 2],
-    sureness: [Adaptive; 2],
-    guesses: [i32; N_GUESSES],
+    sureness: [Adaptive<64>; 2],
+    guesses: Guesses,
     mixers: [Mixer; 3],
     last: Mixer,
-    mixed: [i32; 3],
+    mixed: Guesses,
     corrections: [Correction; 2],
     correction_mask: usize,
     /// The bits of the byte so far below a leading one.
@@ -77,9 +77,8 @@ struct Model {
 impl Model {
     fn new(context: &[u8], shape: Shape, len: usize) -> Self {
         let correction_bits = (usize::BITS - len.leading_zeros() + 3).clamp(10, 16);
-        let histories = || Adaptive::new((0..256).map(history_prior), 255);
-        let sureness =
-            || Adaptive::new((0..64u32).map(|kind| if kind < 32 { 65535 - 40000 / (kind * kind / 2 + 2) } else { 40000 }), 255);
+        let histories = |_| Adaptive::new(|history| history_prior(history + 1));
+        let sureness = || Adaptive::new(|kind| if kind < 32 { 65535 - 40000 / (kind * kind / 2 + 2) } else { 40000 });
         let (short, long) = match shape {
             Shape::Numbers => (3, 6),
             Shape::Bytes => (4, 8),
@@ -88,20 +87,20 @@ impl Model {
         };
         let mut model = Self {
             recent: Recent::new(shape),
-            slots: Slots::new(len.saturating_mul(2 * contexts::N)),
+            slots: Slots::new(len.saturating_mul(contexts::N)),
             contexts: [0; contexts::N],
             lines: [0; contexts::N],
-            histories: (0..contexts::N).map(|_| histories()).collect(),
+            histories: std::array::from_fn(histories),
             matches: [Matches::new(short, context, len), Matches::new(long, context, len)],
             sureness: [sureness(), sureness()],
-            guesses: [0; N_GUESSES],
+            guesses: [0; 24],
             mixers: [
-                Mixer::new(N_GUESSES, 256, 14000, 40),
-                Mixer::new(N_GUESSES, 16 * 9, 14000, 40),
-                Mixer::new(N_GUESSES, 256 * 4, 14000, 40),
+                Mixer::new(256, 1750, 40),
+                Mixer::new(16 * 9, 1750, 40),
+                Mixer::new(256 * 4, 1750, 40),
             ],
-            last: Mixer::new(3, 1, 22000, 10),
-            mixed: [0; 3],
+            last: Mixer::new(1, 2730, 10),
+            mixed: [0; 24],
             corrections: [Correction::new(256 * 4, 6), Correction::new(1 << correction_bits, 6)],
             correction_mask: (1 << correction_bits) - 1,
             node: 1,
@@ -121,9 +120,9 @@ impl Model {
             let slot = self.slots.slot(self.lines[i], at);
             let known = slot.n > 0;
             n_known += usize::from(known);
-            let learned = logit(self.histories[i].guess(slot.history.into()));
+            let learned = logit(self.histories[i].guess(slot.history.into())) as i16;
             self.guesses[2 * i] = if known { learned } else { 0 };
-            self.guesses[2 * i + 1] = if known { (i32::from(slot.p) - 32768) >> 4 } else { 0 };
+            self.guesses[2 * i + 1] = if known { slot.p >> 4 } else { 0 };
         }
         let mut agreed = 0;
         for i in 0..2 {
@@ -141,16 +140,15 @@ impl Model {
                     None => 0,
                     Some((_, kind)) => 1 + usize::from(kind >= 16) + usize::from(kind >= 32),
                 };
-            self.guesses[2 * contexts::N + 2 * i] = a;
-            self.guesses[2 * contexts::N + 2 * i + 1] = b;
+            self.guesses[2 * contexts::N + 2 * i] = a as i16;
+            self.guesses[2 * contexts::N + 2 * i + 1] = b as i16;
         }
         self.guesses[N_GUESSES - 1] = 256;
         let last = self.recent.last();
-        self.mixed = [
-            self.mixers[0].mix(&self.guesses, last as usize & 0xff),
-            self.mixers[1].mix(&self.guesses, agreed * 9 + n_known),
-            self.mixers[2].mix(&self.guesses, self.recent.phase() << 8 | self.node as usize & 0xff),
-        ];
+        let situations = [last as usize & 0xff, agreed * 9 + n_known, self.recent.phase() << 8 | self.node as usize & 0xff];
+        for (i, situation) in situations.into_iter().enumerate() {
+            self.mixed[i] = self.mixers[i].mix(&self.guesses, situation) as i16;
+        }
         let mixed = self.last.mix(&self.mixed, 0);
         let p = tables::squash(mixed);
         let by_node = self.corrections[0].correct(mixed, self.recent.phase() << 8 | self.node as usize & 0xff);
@@ -167,19 +165,21 @@ impl Model {
         for i in 0..contexts::N {
             let slot = self.slots.slot_mut(self.lines[i], at);
             if slot.n > 0 {
-                self.histories[i].learn(bit);
+                let history = slot.history.into();
+                self.histories[i].learn(history, bit);
             }
             slot.learn(bit, self.limit);
         }
         for i in 0..2 {
-            if let Some((expected, _)) = self.matches[i].guess(self.node, self.n_bits) {
-                self.sureness[i].learn(u32::from(expected == bit));
+            if let Some((expected, kind)) = self.matches[i].guess(self.node, self.n_bits) {
+                self.sureness[i].learn(kind, u32::from(expected == bit));
             }
         }
+        let eager = self.guesses.map(|guess| guess << 3);
         for mixer in &mut self.mixers {
-            mixer.learn(&self.guesses, bit);
+            mixer.learn(&eager, bit);
         }
-        self.last.learn(&self.mixed, bit);
+        self.last.learn(&self.mixed.map(|guess| guess << 3), bit);
         for correction in &mut self.corrections {
             correction.learn(bit);
         }

@@ -3,18 +3,19 @@
 /// What is known of one bit in one context.
 #[derive(Clone, Copy)]
 pub(super) struct Slot {
-    /// How often it was a one, of 65536.
-    pub(super) p: u16,
+    /// How often it was a one, of 65536, less a half.
+    pub(super) p: i16,
     /// How many times it was seen, up to a limit.
     pub(super) n: u8,
-    /// The last seven bits below a leading one.
+    /// The last seven bits below a leading one, less one.
     pub(super) history: u8,
 }
 
 /// Four bits of a byte in one context: slot 0 says which context, 1 to 15 are the nodes of the tree of four bits.
 pub(super) type Line = [Slot; 16];
 
-const FRESH: Slot = Slot { p: 1 << 15, n: 0, history: 1 };
+/// All zeros, so that a table of them costs nothing until it is used.
+const FRESH: Slot = Slot { p: 0, n: 0, history: 0 };
 
 /// The lines of all contexts.
 pub(super) struct Slots {
@@ -32,7 +33,7 @@ impl Slots {
     /// Finds the line of a context, or makes one where the less used of two was.
     #[inline]
     pub(super) fn find(&mut self, context: u32) -> usize {
-        let check = Slot { p: (context >> 16) as u16, n: 1, history: (context >> 8) as u8 };
+        let check = Slot { p: (context >> 16) as i16, n: 1, history: (context >> 8) as u8 };
         let at = (context.wrapping_mul(0x9e37_79b1) >> 12) as usize & self.mask;
         for at in [at, at ^ 1] {
             let found = &self.lines[at][0];
@@ -61,10 +62,11 @@ impl Slot {
     /// Learns a bit; the first weigh most, and after `limit` all the same.
     #[inline]
     pub(super) fn learn(&mut self, bit: u32, limit: u8) {
-        let goal = if bit == 1 { 65535 } else { 0 };
-        self.p = (i32::from(self.p) + (goal - i32::from(self.p)) * RATES[self.n as usize] / 65536) as u16;
+        let goal = if bit == 1 { 32767 } else { -32768 };
+        self.p = (i32::from(self.p) + (((goal - i32::from(self.p)) * RATES[self.n as usize]) >> 16)) as i16;
         self.n = if self.n < limit { self.n + 1 } else { limit };
-        self.history = if self.history < 128 { self.history << 1 | bit as u8 } else { self.history << 1 | bit as u8 | 128 };
+        let history = (u32::from(self.history) + 1) << 1 | bit;
+        self.history = (if history < 256 { history } else { history & 127 | 128 } - 1) as u8;
     }
 }
 
