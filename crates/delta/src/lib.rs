@@ -20,6 +20,8 @@ pub mod choose;
 pub mod diff;
 pub mod entropy;
 pub mod format;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod signature;
 
 mod align;

@@ -1,0 +1,7 @@
+//! A packed stream is unpacked to the bytes that are due or refused, whatever it holds; what is packed comes back.
+#![no_main]
+
+use df_delta::fuzzing;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| fuzzing::entropy(data));
