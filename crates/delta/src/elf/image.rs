@@ -18,7 +18,7 @@ pub(crate) struct Image {
 
 /// A stretch of the file that has a name.
 #[derive(Debug, Clone)]
-pub(super) struct Section {
+pub(crate) struct Section {
     /// Its name, cut after [`NAME`] bytes.
     pub name: Vec<u8>,
     /// `sh_type`.
@@ -85,7 +85,7 @@ impl Image {
     }
 
     /// Returns the sections that have bytes in the file, sorted and apart: each byte is in at most one.
-    pub(super) fn sections(&self) -> &[Section] {
+    pub(crate) fn sections(&self) -> &[Section] {
         &self.sections
     }
 

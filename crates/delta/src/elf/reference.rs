@@ -31,7 +31,7 @@ pub(crate) struct Reference {
     pub base: u32,
     /// How to read it.
     pub kind: Kind,
-    /// Its length in bytes: 1, 4 or 8. All but 8 are sign extended when counted from a place, zero extended otherwise.
+    /// Its length in bytes: 1, 4, 6 or 8. All but 8 are sign extended when counted from a place, zero extended otherwise.
     pub width: u8,
     /// What is added to the value's meaning to get the target: where the next instruction starts, or -1 for an end, which is best
     /// found by the last byte before it.
@@ -88,6 +88,10 @@ impl Reference {
                 let value = u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?);
                 if signed { value as i32 as i64 as u64 } else { u64::from(value) }
             }
+            6 => {
+                let [a, b, c, d, e, f] = *bytes.get(at..)?.first_chunk()?;
+                u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+            }
             8 => u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?),
             _ => return None,
         })
@@ -99,6 +103,7 @@ impl Reference {
             1 => i8::try_from(value as i64).is_ok(),
             4 if signed => i32::try_from(value as i64).is_ok(),
             4 => u32::try_from(value).is_ok(),
+            6 => value >> 48 == 0,
             width => width == 8,
         };
         let width = usize::from(self.width);

@@ -47,7 +47,7 @@ fn in_section(
     match section.kind {
         DYNSYM => return symbols::scan(image, bytes, section, Part::DynamicStrings, found),
         DYNAMIC => return pointers::dynamic(image, bytes, section, found),
-        RELA => return pointers::relocations(image, bytes, section, found),
+        RELA => return pointers::relocations(bytes, section, transformed.flags.marked(), found),
         RELR => return pointers::packed(image, bytes, section, found),
         _ => {}
     }

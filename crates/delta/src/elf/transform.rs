@@ -1,13 +1,13 @@
 //! Moves away, in place, what a linker derived from elsewhere.
 //!
-//! - The addends of relative relocations move into the words that they are for, so that a pointer lies where the thing around it lies, and the table that is
-//!   left holds nearly nothing but zeros: its offsets become differences.
+//! - The addends of relative relocations move into the words that they are for, so that a pointer lies where the things around it lie, and moves as they do. Two bytes
+//!   of each such word are set to a mark: where the relocations are follows from that, and their table becomes nothing.
 //! - The entries of `.eh_frame` name their common entry by number instead of by distance.
 //! - The search table of `.eh_frame_hdr` follows from `.eh_frame`, and becomes zeros.
 
 use super::bytes::{put_u32, put_u64, u32_at, u64_at};
 use super::frames::{self, NEAR, Naming};
-use super::image::{ALLOC, Image, RELA, Section};
+use super::image::{ALLOC, CODE, Image, RELA, Section, WRITE};
 
 /// What was done to a file, in what [`inverse`] must undo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,7 +18,7 @@ pub(crate) struct Flags(pub u8);
 pub(crate) struct Transformed {
     /// What [`inverse`] needs.
     pub flags: Flags,
-    /// Where the addends of relocations were moved to, sorted: file offsets of eight bytes that hold an address.
+    /// Where the addends of relocations were moved to, sorted: file offsets of eight bytes, of which the lower six hold an address.
     pub pointers: Vec<u32>,
 }
 
@@ -28,6 +28,11 @@ const SEARCH_TABLE: u8 = 1;
 const SEARCH_TABLE_UNIQUE: u8 = 2;
 /// Common entries have numbers.
 const NUMBERED: u8 = 4;
+/// The addends of relative relocations are in their words, which are marked.
+const MARKED: u8 = 8;
+/// What the two highest bytes of a marked word hold: no address does, and hardly any number.
+const MARK: u64 = 0x5dfe;
+const MARK_SHIFT: u32 = 48;
 /// The length of a relocation with an addend.
 const RELOCATION: usize = 24;
 /// Adds the address at which the file was loaded.
@@ -37,6 +42,11 @@ impl Flags {
     /// Returns whether the entries of `.eh_frame` name their common entry by number.
     pub(super) fn numbered(self) -> bool {
         self.0 & NUMBERED != 0
+    }
+
+    /// Returns whether addends are in their words.
+    pub(super) fn marked(self) -> bool {
+        self.0 & MARKED != 0
     }
 
     /// Returns whether the search table of `.eh_frame_hdr` is zeros.
@@ -71,20 +81,22 @@ pub(crate) fn forward(bytes: &mut [u8]) -> Option<Transformed> {
         }
     }
     let mut pointers = Vec::new();
-    for section in relocations(&image) {
-        move_addends(bytes, &image, section, &mut pointers);
+    if can_mark(bytes, &image) {
+        flags |= MARKED;
+        relocations(&image).for_each(|section| difference(bytes, section));
+        for section in relocations(&image) {
+            move_addends(bytes, &image, section, &mut pointers);
+        }
     }
-    pointers.sort_unstable();
-    pointers.dedup();
     Some(Transformed { flags: Flags(flags), pointers })
 }
 
 /// Undoes [`forward`]. Whatever the bytes are, it ends; `None` if they cannot have come from it.
 pub(crate) fn inverse(bytes: &mut [u8], how: Flags) -> Option<()> {
     let image = Image::read(bytes)?;
-    let sections: Vec<&Section> = relocations(&image).collect();
-    for section in sections.into_iter().rev() {
-        restore_addends(bytes, &image, section);
+    if how.0 & MARKED != 0 {
+        restore_addends(bytes, &image)?;
+        relocations(&image).for_each(|section| sum(bytes, section));
     }
     if how.numbered() {
         let (commons, frames) = frames::walk(bytes, image.section(".eh_frame")?, Naming::Number);
@@ -112,39 +124,102 @@ fn word(image: &Image, section: &Section, address: u64) -> Option<u32> {
     (end <= image.layout().len && (end <= section.at || place >= section.end())).then_some(place)
 }
 
+/// Moves the addends of the relative relocations of a table into their words, and marks these, so that the table can be zeros. Only when their words are in order, as
+/// linkers sort them: else they could not be found again.
 fn move_addends(bytes: &mut [u8], image: &Image, section: &Section, pointers: &mut Vec<u32>) {
-    let mut previous = 0u64;
-    for k in 0..section.len as usize / RELOCATION {
-        let at = section.at as usize + k * RELOCATION;
-        let (Some(address), Some(kind)) = (u64_at(bytes, at), u64_at(bytes, at + 8)) else { return };
-        if kind == RELATIVE
-            && let Some(place) = word(image, section, address)
-        {
-            exchange(bytes, at + 16, place as usize);
-            pointers.push(place);
-        }
-        put_u64(bytes, at, address.wrapping_sub(previous));
-        previous = address;
+    let entries: Vec<(usize, u32)> =
+        relative(bytes, section).filter_map(|at| Some((at, word(image, section, u64_at(bytes, at)?)?))).collect();
+    for (at, place) in &entries {
+        exchange(bytes, at + 16, *place as usize);
+        put_u64(bytes, *at, 0);
+        mark(bytes, *place as usize);
+        pointers.push(*place);
     }
 }
 
-fn restore_addends(bytes: &mut [u8], image: &Image, section: &Section) {
-    let mut address = 0u64;
-    let mut moved = Vec::new();
-    for k in 0..section.len as usize / RELOCATION {
-        let at = section.at as usize + k * RELOCATION;
-        let (Some(step), Some(kind)) = (u64_at(bytes, at), u64_at(bytes, at + 8)) else { return };
-        address = address.wrapping_add(step);
-        put_u64(bytes, at, address);
-        if kind == RELATIVE
-            && let Some(place) = word(image, section, address)
-        {
-            moved.push((at as u32 + 16, place));
+/// Undoes [`move_addends`] for all tables.
+fn restore_addends(bytes: &mut [u8], image: &Image) -> Option<()> {
+    let mut marked = marked_words(bytes, image).into_iter();
+    for section in relocations(image) {
+        let entries: Vec<usize> = relative(bytes, section).collect();
+        for at in entries {
+            let place = marked.next()?;
+            mark(bytes, place as usize);
+            put_u64(bytes, at, image.layout().address(place)?);
+            exchange(bytes, at + 16, place as usize);
         }
     }
-    for (addend, place) in moved.into_iter().rev() {
-        exchange(bytes, addend as usize, place as usize);
+    marked.next().is_none().then_some(())
+}
+
+/// Returns whether the relative relocations of all tables can be told from what their words will hold: there are no others like them, and they are in order.
+fn can_mark(bytes: &[u8], image: &Image) -> bool {
+    let mut last = None;
+    let in_order = |section: &Section| {
+        relative(bytes, section).all(|at| {
+            let place = u64_at(bytes, at).and_then(|address| word(image, section, address));
+            let small = u64_at(bytes, at + 16).is_some_and(|addend| addend >> MARK_SHIFT == 0);
+            let fits = small
+                && place > last
+                && place.is_some_and(|place| u64_at(bytes, place as usize) == Some(0) && may_be_marked(image, place));
+            last = place;
+            fits
+        })
+    };
+    relocations(image).all(in_order) && marked_words(bytes, image).is_empty()
+}
+
+/// Returns where the relative relocations of a table are.
+fn relative<'a>(bytes: &'a [u8], section: &Section) -> impl Iterator<Item = usize> + use<'a> {
+    let (from, n) = (section.at as usize, section.len as usize / RELOCATION);
+    (0..n).map(move |k| from + k * RELOCATION).filter(|at| u64_at(bytes, at + 8) == Some(RELATIVE))
+}
+
+/// Returns the sections whose words may be marked, in order of the file: what is written, if only once, and is no table.
+fn writable(image: &Image) -> impl Iterator<Item = &Section> {
+    image.sections().iter().filter(|s| s.flags & (ALLOC | WRITE | CODE) == ALLOC | WRITE && s.kind != RELA)
+}
+
+fn may_be_marked(image: &Image, place: u32) -> bool {
+    writable(image).any(|s| place >= s.at && place + 8 <= s.end() && (place - s.at.next_multiple_of(8)) % 8 == 0)
+}
+
+/// Returns where the marked words are.
+fn marked_words(bytes: &[u8], image: &Image) -> Vec<u32> {
+    let places = writable(image).flat_map(|s| (s.at.next_multiple_of(8)..s.end()).step_by(8).take_while(|at| at + 8 <= s.end()));
+    places.filter(|at| u64_at(bytes, *at as usize).is_some_and(|word| word >> MARK_SHIFT == MARK)).collect()
+}
+
+/// Marks a word, or takes the mark away.
+fn mark(bytes: &mut [u8], at: usize) {
+    if let Some(word) = u64_at(bytes, at) {
+        put_u64(bytes, at, word ^ MARK << MARK_SHIFT);
     }
+}
+
+/// Makes the offsets of the other relocations differences to the one before.
+fn difference(bytes: &mut [u8], section: &Section) {
+    let mut previous = 0;
+    for at in others(bytes, section) {
+        let offset = u64_at(bytes, at).unwrap_or(0);
+        put_u64(bytes, at, offset.wrapping_sub(previous));
+        previous = offset;
+    }
+}
+
+/// Undoes [`difference`].
+fn sum(bytes: &mut [u8], section: &Section) {
+    let mut offset = 0u64;
+    for at in others(bytes, section) {
+        offset = offset.wrapping_add(u64_at(bytes, at).unwrap_or(0));
+        put_u64(bytes, at, offset);
+    }
+}
+
+/// Returns where the relocations of a table are that are not relative.
+fn others(bytes: &[u8], section: &Section) -> Vec<usize> {
+    let (from, n) = (section.at as usize, section.len as usize / RELOCATION);
+    (0..n).map(|k| from + k * RELOCATION).filter(|at| u64_at(bytes, at + 8) != Some(RELATIVE)).collect()
 }
 
 /// Exchanges two stretches of eight bytes, if they are there.

@@ -3,7 +3,7 @@
 use super::Found;
 use crate::elf::bytes::u64_at;
 use crate::elf::image::{Section, WRITE};
-use crate::elf::{Image, Transformed};
+use crate::elf::{Image, Kind, Transformed};
 
 /// The lowest address that a word of data is taken for: smaller ones are mostly numbers.
 const LOWEST: u64 = 0x1000;
@@ -17,20 +17,22 @@ const LENGTHS: [(u64, u64); 7] = [(2, 23), (8, 7), (10, 5), (27, 25), (28, 26), 
 /// Adds the words that the addends of relocations were moved to.
 pub(super) fn relocated(transformed: &Transformed, found: &mut Found) {
     for &at in &transformed.pointers {
-        found.address(at);
+        // The other two are the mark.
+        found.push(at, at, Kind::Address, 6, 0);
     }
 }
 
-/// Finds what the tables of relocations hold besides relative ones. Their offsets are differences now.
-pub(super) fn relocations(_image: &Image, bytes: &[u8], section: &Section, found: &mut Found) {
+/// Finds what a table of relocations holds besides relative ones, whose offsets are differences if `marked`.
+pub(super) fn relocations(bytes: &[u8], section: &Section, marked: bool, found: &mut Found) {
     let mut first = true;
     for at in (section.at..section.end()).step_by(24).take_while(|at| at + 24 <= section.end()) {
-        if first {
+        let kind = u64_at(bytes, at as usize + 8);
+        if !marked || first && kind != Some(8) {
             found.address(at);
             first = false;
         }
-        // The resolver of an indirect function.
-        if u64_at(bytes, at as usize + 8) == Some(37) {
+        // A resolver of an indirect function; an addend that stayed.
+        if kind == Some(37) || !marked && kind == Some(8) {
             found.address(at + 16);
         }
     }
