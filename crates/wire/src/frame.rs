@@ -12,7 +12,8 @@
 
 /// Bytes of a payload.
 pub const PAYLOAD_LEN: usize = 1 << 20;
-const HEAD_LEN: usize = 5;
+/// Bytes before a payload.
+pub const HEAD_LEN: usize = 5;
 
 /// What a frame carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,22 @@ impl Frame {
     pub fn encode(&self) -> Vec<u8> {
         encode(self.kind, &self.payload)
     }
+
+    /// Returns how many bytes travel.
+    #[allow(clippy::len_without_is_empty, reason = "no frame is empty: it has a head")]
+    pub fn len(&self) -> u64 {
+        (HEAD_LEN + self.payload.len()) as u64
+    }
+}
+
+/// Returns what travels before a payload of so many bytes.
+///
+/// # Panics
+/// When that is more than [`PAYLOAD_LEN`].
+pub fn head(kind: FrameKind, len: u32) -> [u8; HEAD_LEN] {
+    assert!(len as usize <= PAYLOAD_LEN, "whoever makes frames keeps to the limit");
+    let [a, b, c, d] = len.to_le_bytes();
+    [kind as u8, a, b, c, d]
 }
 
 /// Returns a payload as the bytes that travel.
@@ -64,8 +81,7 @@ impl Frame {
 pub fn encode(kind: FrameKind, payload: &[u8]) -> Vec<u8> {
     assert!(payload.len() <= PAYLOAD_LEN, "whoever makes frames keeps to the limit");
     let mut out = Vec::with_capacity(HEAD_LEN + payload.len());
-    out.push(kind as u8);
-    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    out.extend_from_slice(&head(kind, payload.len() as u32));
     out.extend_from_slice(payload);
     out
 }

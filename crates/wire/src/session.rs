@@ -63,6 +63,8 @@ pub struct OperatorSession {
     noise: Option<Vec<u8>>,
     incoming: Incoming,
     waiting: VecDeque<()>,
+    /// Bytes of noise, preamble and greeting.
+    greeting_len: u64,
 }
 
 /// The node's end.
@@ -96,6 +98,11 @@ impl OperatorSession {
         encode_json(FrameKind::Request, request)
     }
 
+    /// Returns how many of the bytes that arrived were the node's greeting, with what a login shell said before it; 0 until it has greeted.
+    pub fn greeting_len(&self) -> u64 {
+        if self.incoming.greeted { self.greeting_len } else { 0 }
+    }
+
     /// Takes what arrived.
     ///
     /// # Errors
@@ -105,6 +112,9 @@ impl OperatorSession {
         self.incoming.decoder.push(&rest);
         let mut heard = vec![];
         while let Some(frame) = self.incoming.next()? {
+            if frame.kind == FrameKind::Hello {
+                self.greeting_len += frame.len();
+            }
             match self.incoming.common(&frame)? {
                 Some(common) => heard.push(common),
                 None => heard.push(Heard::Message(self.message(&frame)?)),
@@ -130,6 +140,7 @@ impl OperatorSession {
         let found = noise.windows(version::PREAMBLE.len()).position(|window| window == version::PREAMBLE);
         match found {
             Some(at) if at <= version::NOISE_LEN => {
+                self.greeting_len = (at + version::PREAMBLE.len()) as u64;
                 let rest = noise.split_off(at + version::PREAMBLE.len());
                 self.noise = None;
                 Ok(Some(rest))
@@ -215,6 +226,11 @@ pub fn encode_reply(reply: &Reply) -> Vec<u8> {
 /// Returns the bytes of an event.
 pub fn encode_event(event: &Event) -> Vec<u8> {
     encode_json(FrameKind::Event, event)
+}
+
+/// Returns what comes before so many announced bytes, at most [`frame::PAYLOAD_LEN`], that are one frame.
+pub fn head_of_bytes(len: u32) -> [u8; frame::HEAD_LEN] {
+    frame::head(FrameKind::Bytes, len)
 }
 
 /// Returns announced bytes as frames.
@@ -329,6 +345,7 @@ mod tests {
             heard.extend(operator.receive(piece).expect("a good stream"));
         }
         assert_eq!(heard.len(), 5);
+        assert_eq!(operator.greeting_len(), (b"Welcome to Debian!\n".len() + node.hello().len()) as u64);
         assert_eq!(heard[4], Heard::Bytes(b"xy".to_vec()));
         operator.end().expect("all answered");
         node.end().expect("all read");
