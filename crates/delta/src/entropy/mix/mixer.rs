@@ -77,9 +77,9 @@ impl<const SITUATIONS: usize> Adaptive<SITUATIONS> {
     #[inline]
     pub(super) fn learn(&mut self, situation: usize, bit: u32) {
         let cell = &mut self.cells[situation % SITUATIONS];
-        let (p, n) = (*cell >> 10, *cell & 255);
+        let (p, n) = (i64::from(*cell >> 10), *cell & 255);
         let goal = if bit == 1 { (1 << 22) - 1 } else { 0 };
-        let p = p as i32 + ((goal - p as i32) >> 3) * RATES[n as usize] / 8192;
+        let p = p + (((goal - p) * i64::from(RATES[n as usize])) >> 16);
         *cell = ((p as u32) << 10) | (n + 1).min(255);
     }
 }
