@@ -52,15 +52,30 @@ impl Sink for Nowhere {
 
 /// Applies, and returns the error and the most that was allocated at once.
 fn bomb(image: ImageId, after_header: &[u8]) -> (ApplyError, usize) {
-    let delta = [b"dfd\x01\x00", &[0; 32][..], image.0.as_bytes(), after_header].concat();
+    let delta = [b"dfd\x02\x00", &[0; 32][..], image.0.as_bytes(), after_header].concat();
     let before = NOW.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
     let error = df_delta::apply(None, image, &mut &delta[..], &mut Nowhere).expect_err("a bomb");
     (error, PEAK.load(Ordering::Relaxed) - before)
 }
 
-fn part(codec: u8, raw: u32, packed: u32, bytes: &[u8]) -> Vec<u8> {
-    [&[codec][..], &raw.to_le_bytes(), &packed.to_le_bytes(), bytes].concat()
+/// A number of the format.
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+    out
+}
+
+fn part(codec: u8, packed: u64, bytes: &[u8]) -> Vec<u8> {
+    [&[codec][..], &varint(packed), bytes].concat()
+}
+
+fn stored(bytes: &[u8]) -> Vec<u8> {
+    [&[0], bytes].concat()
 }
 
 /// A zstd frame of `blocks` times 128 KiB of zeroes: four bytes each.
@@ -84,8 +99,7 @@ fn list(len: u64) -> Manifest {
 /// The manifest as it follows a header, then what is given.
 fn listed(manifest: &Manifest, then: &[u8]) -> Vec<u8> {
     let bytes = manifest.encode();
-    let len = bytes.len() as u32;
-    [&len.to_le_bytes()[..], &part(0, len, len, &bytes), then].concat()
+    [&varint(bytes.len() as u64)[..], &stored(&bytes), then].concat()
 }
 
 #[test]
@@ -103,8 +117,8 @@ fn an_rsync_delta_that_copies_the_base_over_and_over() {
     let mut context = zstd_safe::CCtx::create();
     context.set_parameter(zstd_safe::CParameter::ContentSizeFlag(false)).expect("a parameter");
     context.compress2(&mut packed, &rsync).expect("compresses");
-    let body = listed(&target, &part(2, rsync.len() as u32, packed.len() as u32, &packed));
-    let delta = [b"dfd\x01\x02", &base.image().0.as_bytes()[..], target.image().0.as_bytes(), &body].concat();
+    let body = listed(&target, &[&[2][..], &varint(rsync.len() as u64), &varint(packed.len() as u64), &packed].concat());
+    let delta = [b"dfd\x02\x02", &base.image().0.as_bytes()[..], target.image().0.as_bytes(), &body].concat();
     let read = |_: Digest, _: u64, len: usize| Ok(vec![b'y'; len]);
     let before = NOW.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
@@ -119,19 +133,21 @@ fn whole_copies_that_claim_much() {
     let (huge, small) = (list(1 << 40), list(1000));
     let any = ImageId(Digest::of(b"any"));
     let frame = zeroes(200);
-    let gib = (1_u32 << 30).to_le_bytes();
-    let windows = 32 << 20;
-    let (error, _) = bomb(any, &u32::MAX.to_le_bytes());
+    let gib = varint(1 << 30);
+    let frame_len = frame.len() as u64;
+    let (error, _) = bomb(any, &varint(u64::from(u32::MAX)));
     assert!(matches!(error, ApplyError::ManifestTooLarge { .. }), "{error:?}");
-    let (error, _) = bomb(small.image(), &listed(&small, &part(1, 1000, 1100, &[0; 1100])));
+    let (error, _) = bomb(small.image(), &listed(&small, &part(1, 1100, &[0; 1100])));
     assert!(matches!(error, ApplyError::Damaged(CodecError::Oversized { packed: 1100, raw: 1000 })), "{error:?}");
+    let rsync_len = [&[2][..], &varint(u64::from(u32::MAX)), &[9], b"x"].concat();
     let claims = [
-        ("a manifest of 1 GiB that does not come", any, [&gib[..], &part(0, windows, windows, b"x")].concat()),
-        ("a manifest of 1 GiB that unpacks to less", any, [&gib[..], &part(1, windows, frame.len() as u32, &frame)].concat()),
-        ("a part longer than is due", small.image(), listed(&small, &part(1, u32::MAX, 9, b"x"))),
-        ("a part packed to much more than it holds", small.image(), listed(&small, &part(1, 1000, u32::MAX, b"x"))),
-        ("25 MiB in a part of 1000 bytes", small.image(), listed(&small, &part(1, 1000, frame.len() as u32, &frame))),
-        ("a terabyte that does not come", huge.image(), listed(&huge, &part(0, windows, windows, b"x"))),
+        ("a manifest of 1 GiB that does not come", any, [&gib[..], &stored(b"x")].concat()),
+        ("a manifest of 1 GiB that unpacks to less", any, [&gib[..], &part(1, frame_len, &frame)].concat()),
+        ("a codec of another kind that claims much", small.image(), listed(&small, &rsync_len)),
+        ("a part packed to much more than it holds", small.image(), listed(&small, &part(1, u64::MAX, b"x"))),
+        ("25 MiB in a part of 1000 bytes", small.image(), listed(&small, &part(1, frame_len, &frame))),
+        ("streams of much more than the part makes", small.image(), listed(&small, &part(3, 9, &[2, 0xff, 0xff, 0xff, 0x7f, 0, 1, 1, 1]))),
+        ("a terabyte that does not come", huge.image(), listed(&huge, &stored(b"x"))),
     ];
     for (what, image, after_header) in claims {
         let (error, peak) = bomb(image, &after_header);

@@ -16,7 +16,7 @@ fn new() -> Tree {
 
 #[test]
 fn the_example_of_the_doc() {
-    let golden = include_bytes!("../../testdata/whole-v1.bin");
+    let golden = include_bytes!("../../testdata/whole-v2.bin");
     let target = tree([("a", b"hi\n".to_vec())]);
     assert_eq!(encode(None, &target, Level::Fast).expect("encodes"), golden);
     assert_eq!(apply(None, &target, golden).expect("applies"), target);
@@ -25,10 +25,21 @@ fn the_example_of_the_doc() {
 // How small zstd makes them may change with its version, so only reading is fixed.
 #[test]
 fn a_patch_applies() {
-    assert_eq!(apply(Some(&old()), &new(), include_bytes!("../../testdata/patch-v1.bin")).expect("applies"), new());
+    assert_eq!(apply(Some(&old()), &new(), include_bytes!("../../testdata/patch-v2.bin")).expect("applies"), new());
 }
 
 #[test]
 fn an_rsync_delta_applies() {
-    assert_eq!(apply(Some(&old()), &new(), include_bytes!("../../testdata/rsync-v1.bin")).expect("applies"), new());
+    assert_eq!(apply(Some(&old()), &new(), include_bytes!("../../testdata/rsync-v2.bin")).expect("applies"), new());
+}
+
+#[test]
+fn a_copy_applies() {
+    assert_eq!(apply(Some(&old()), &new(), include_bytes!("../../testdata/copy-v2.bin")).expect("applies"), new());
+}
+
+#[test]
+fn an_elf_applies() {
+    let (old, new) = crate::programs::pair();
+    assert_eq!(apply(Some(&old), &new, include_bytes!("../../testdata/elf-v2.bin")).expect("applies"), new);
 }

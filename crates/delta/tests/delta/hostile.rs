@@ -123,7 +123,7 @@ fn a_blob_of_two_lengths_is_refused() {
 fn bytes_that_are_no_manifest_are_refused_even_with_the_right_digest() {
     let junk = b"not a manifest";
     let image = ImageId(Digest::of(junk));
-    let delta = [b"dfd\x01\x00", &[0; 32][..], image.0.as_bytes(), &(junk.len() as u32).to_le_bytes(), &stored(junk)].concat();
+    let delta = [b"dfd\x02\x00", &[0; 32][..], image.0.as_bytes(), &[junk.len() as u8], &stored(junk)].concat();
     let mut sink = Kept::default();
     assert!(matches!(df_delta::apply(None, image, &mut &delta[..], &mut sink), Err(ApplyError::Manifest(_))));
     assert!(sink.manifest.is_none());
@@ -144,7 +144,7 @@ fn only_one_plain_frame_is_taken() {
         out
     };
     let plain = frame(&[]);
-    let try_frame = |bytes: &[u8]| apply(None, &target, &whole(&target, &part(1, content.len(), bytes)));
+    let try_frame = |bytes: &[u8]| apply(None, &target, &whole(&target, &part(1, bytes)));
     assert_eq!(try_frame(&plain).expect("one plain frame"), target);
 
     let skippable = [0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 7];
@@ -177,8 +177,8 @@ fn only_one_plain_frame_is_taken() {
 #[test]
 fn codecs_stay_in_their_kinds() {
     let target = tree([("a", b"new".to_vec())]);
-    for codec in [2, 3, 255] {
-        let delta = whole(&target, &part(codec, 3, b"new"));
+    for codec in [2, 5, 255] {
+        let delta = whole(&target, &part(codec, b"new"));
         assert!(matches!(apply(None, &target, &delta), Err(ApplyError::Damaged(CodecError::Codec(found))) if found == codec));
     }
 }
@@ -218,7 +218,7 @@ fn errors_of_this_side_are_not_the_delta_s_fault() {
 /// A whole copy by hand, as the format says: header, stored manifest.
 fn head(manifest: &Manifest) -> Vec<u8> {
     let bytes = manifest.encode();
-    [b"dfd\x01\x00", &[0; 32][..], manifest.image().0.as_bytes(), &(bytes.len() as u32).to_le_bytes(), &stored(&bytes)].concat()
+    [b"dfd\x02\x00", &[0; 32][..], manifest.image().0.as_bytes(), &varint(bytes.len()), &stored(&bytes)].concat()
 }
 
 fn whole(target: &Tree, pieces: &[u8]) -> Vec<u8> {
@@ -226,9 +226,20 @@ fn whole(target: &Tree, pieces: &[u8]) -> Vec<u8> {
 }
 
 fn stored(bytes: &[u8]) -> Vec<u8> {
-    part(0, bytes.len(), bytes)
+    [&[0], bytes].concat()
 }
 
-fn part(codec: u8, raw: usize, bytes: &[u8]) -> Vec<u8> {
-    [&[codec][..], &(raw as u32).to_le_bytes(), &(bytes.len() as u32).to_le_bytes(), bytes].concat()
+fn part(codec: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[codec][..], &varint(bytes.len()), bytes].concat()
+}
+
+/// A number of the format.
+fn varint(mut value: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+    out
 }

@@ -4,6 +4,7 @@
 
 mod golden;
 mod hostile;
+mod programs;
 mod round_trip;
 mod rsync;
 mod trees;

@@ -12,7 +12,7 @@ fn signatures(base: &Tree, target: &Tree, block_len: u32) -> Vec<Vec<u8>> {
     let sign = |stretch: &[Slice]| {
         df_delta::signature(&stretch.iter().flat_map(read).collect::<Vec<u8>>(), block_len).expect("a good length")
     };
-    plan(Some(&manifest(base)), &manifest(target)).stretches().map(sign).collect()
+    plan(Some(&manifest(base)), &manifest(target), &[]).stretches().map(sign).collect()
 }
 
 fn encode(base: &Tree, signatures: &[Vec<u8>], target: &Tree) -> Result<Vec<u8>, EncodeError> {

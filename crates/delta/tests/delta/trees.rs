@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
 use df_core::{Digest, Entry, Kind, Manifest};
-use df_delta::{Applied, ApplyError, EncodeError, Level, Sink};
+use df_delta::{Applied, ApplyError, EncodeError, Encoded, Level, Options, Sink};
 
 /// Paths to contents.
 pub type Tree = BTreeMap<String, Vec<u8>>;
@@ -79,18 +79,22 @@ impl Sink for Kept {
 }
 
 pub fn encode(base: Option<&Tree>, target: &Tree, level: Level) -> Result<Vec<u8>, EncodeError> {
+    Ok(encode_with(base, target, level.into())?.0)
+}
+
+pub fn encode_with(base: Option<&Tree>, target: &Tree, options: Options) -> Result<(Vec<u8>, Encoded), EncodeError> {
     let (old, new) = (base.map(|base| (manifest(base), Blobs::of(base))), Blobs::of(target));
     let mut out = Vec::new();
     let read_new = |digest, offset, len| new.read(digest, offset, len);
     let encoded = match &old {
-        None => df_delta::encode(None, (&manifest(target), &read_new), level, &mut out),
+        None => df_delta::encode(None, (&manifest(target), &read_new), options, &mut out),
         Some((base, blobs)) => {
             let read_old = |digest, offset, len| blobs.read(digest, offset, len);
-            df_delta::encode(Some((base, &read_old)), (&manifest(target), &read_new), level, &mut out)
+            df_delta::encode(Some((base, &read_old)), (&manifest(target), &read_new), options, &mut out)
         }
     }?;
     assert_eq!(encoded.bytes, out.len() as u64);
-    Ok(out)
+    Ok((out, encoded))
 }
 
 /// Applies a delta that must make `target`, and returns the tree that came out.
