@@ -9,10 +9,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, openat2};
 use rustix::io::Errno;
 
 use crate::place::At as _;
+
+/// Room for what one call tells of a directory: some thousand names.
+const LISTING_LEN: usize = 32 << 10;
 
 /// A directory held open, and the paths below it.
 pub(crate) struct Beneath {
@@ -96,12 +99,21 @@ pub(crate) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
 
 /// Returns the names in an open directory, without `.` and `..`, in no order.
 pub(crate) fn names(directory: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
-    let mut names = vec![];
-    for entry in Dir::read_from(directory)? {
-        let name = entry?.file_name().to_bytes().to_owned();
+    Ok(listing(directory)?.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Returns the names in an open directory and what each is as far as the file system tells for nothing: some know no kinds. The descriptor is read to its end.
+pub(crate) fn listing(directory: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, FileType)>> {
+    let (mut buffer, mut found) = (vec![], vec![]);
+    buffer.reserve(LISTING_LEN);
+    rustix::fs::seek(directory, SeekFrom::Start(0))?;
+    let mut entries = RawDir::new(directory, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
-            names.push(name);
+            found.push((name.to_owned(), entry.file_type()));
         }
     }
-    Ok(names)
+    Ok(found)
 }

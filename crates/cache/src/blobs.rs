@@ -154,17 +154,27 @@ pub(crate) fn read_checked(reader: impl Read, digest: Digest, len: u64) -> io::R
     Ok(bytes)
 }
 
+/// How many bytes are hashed at once.
+const HASHED_LEN: usize = 128 << 10;
+
 /// Hashes a stream to its end; returns its digest and length.
-pub(crate) fn hash(mut reader: impl Read) -> io::Result<(Digest, u64)> {
+pub(crate) fn hash(reader: impl Read) -> io::Result<(Digest, u64)> {
+    hash_file(reader, None, &mut vec![])
+}
+
+/// Hashes many files with one buffer. A file that has the length it announced and gave less than was asked for is at its end, and is not asked again.
+pub(crate) fn hash_file(mut reader: impl Read, announced: Option<u64>, buffer: &mut Vec<u8>) -> io::Result<(Digest, u64)> {
+    buffer.resize(HASHED_LEN, 0);
     let mut hasher = Hasher::new();
-    let mut buffer = vec![0; 128 << 10];
     let mut len = 0;
     loop {
-        match reader.read(&mut buffer) {
-            Ok(0) => return Ok((hasher.finish(), len)),
+        match reader.read(buffer) {
             Ok(n) => {
                 hasher.update(&buffer[..n]);
                 len += n as u64;
+                if n == 0 || (n < HASHED_LEN && announced == Some(len)) {
+                    return Ok((hasher.finish(), len));
+                }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType, Stat};
 
 use crate::beneath::{self, Beneath};
-use crate::blobs::{Blobs, Bytes, absent, hash};
+use crate::blobs::{Blobs, Bytes, absent, hash_file};
 
 /// What may be in a tree.
 #[derive(Debug, Clone, Copy, Default)]
@@ -88,7 +88,8 @@ pub fn located(directory: &Path, options: ImportOptions<'_>) -> Result<Located, 
             }
         }
     }
-    let entries: Vec<Entry> = entries.into_par_iter().map(|found| found.entry(&top)).collect::<Result<_, _>>()?;
+    let entries = entries.into_par_iter().map_init(Vec::new, |buffer, found| found.entry(&top, buffer));
+    let entries: Vec<Entry> = entries.collect::<Result<_, _>>()?;
     let mut files = HashMap::new();
     for entry in &entries {
         if let Kind::File { digest, .. } = entry.kind {
@@ -122,15 +123,27 @@ enum Found {
 fn read_directory(top: &Beneath, directory: &[u8], options: ImportOptions<'_>) -> Result<Vec<Found>, ImportError> {
     let failed = |source: rustix::io::Errno| ImportError::Read { path: directory.into(), source: source.into() };
     let fd = top.directory(directory).map_err(failed)?;
-    let names = beneath::names(&fd).map_err(failed)?;
-    names.iter().map(|name| look_at(&fd, directory, name, options)).collect()
+    let names = beneath::listing(&fd).map_err(failed)?;
+    names.iter().map(|(name, kind)| look_at(&fd, directory, name, *kind, options)).collect()
 }
 
-fn look_at(directory: &OwnedFd, above: &[u8], name: &[u8], options: ImportOptions<'_>) -> Result<Found, ImportError> {
+fn look_at(
+    directory: &OwnedFd,
+    above: &[u8],
+    name: &[u8],
+    kind: FileType,
+    options: ImportOptions<'_>,
+) -> Result<Found, ImportError> {
     let path = TreePath::new(&beneath::join(above, name)).map_err(ImportError::Path)?;
     let failed = |source: rustix::io::Errno| ImportError::Read { path: path.as_bytes().into(), source: source.into() };
-    let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
-    match FileType::from_raw_mode(stat.st_mode) {
+    let kind = match kind {
+        FileType::Unknown => {
+            let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+            FileType::from_raw_mode(stat.st_mode)
+        }
+        told => told,
+    };
+    match kind {
         FileType::Directory => Ok(Found::Directory(path)),
         FileType::RegularFile => Ok(Found::File(path)),
         FileType::Symlink => {
@@ -162,19 +175,19 @@ impl Found {
         }
     }
 
-    fn entry(self, top: &Beneath) -> Result<Entry, ImportError> {
+    fn entry(self, top: &Beneath, buffer: &mut Vec<u8>) -> Result<Entry, ImportError> {
         Ok(match self {
             Self::Directory(path) => Entry { path, kind: Kind::Directory },
             Self::Symlink(path, target) => Entry { path, kind: Kind::Symlink { target } },
             Self::File(path) => {
-                let kind = read_file(top, &path)?;
+                let kind = read_file(top, &path, buffer)?;
                 Entry { path, kind }
             }
         })
     }
 }
 
-fn read_file(top: &Beneath, path: &TreePath) -> Result<Kind, ImportError> {
+fn read_file(top: &Beneath, path: &TreePath, buffer: &mut Vec<u8>) -> Result<Kind, ImportError> {
     let failed = |source: io::Error| ImportError::Read { path: path.as_bytes().into(), source };
     let mut file = top.file(path.as_bytes()).map_err(|errno| failed(errno.into()))?;
     let stat = rustix::fs::fstat(&file).map_err(|errno| failed(errno.into()))?;
@@ -188,7 +201,7 @@ fn read_file(top: &Beneath, path: &TreePath) -> Result<Kind, ImportError> {
     if announced > limits::FILE_LEN {
         return Err(ImportError::Tree(ManifestError::TooLarge(path.clone())));
     }
-    let (digest, len) = hash(&mut file).map_err(failed)?;
+    let (digest, len) = hash_file(&mut file, Some(announced), buffer).map_err(failed)?;
     if len != announced {
         return Err(ImportError::Changed { path: path.clone() });
     }
