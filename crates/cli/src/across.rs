@@ -1,10 +1,11 @@
 //! One piece of work for every node of a command: at once, bounded, and no node's failure stops another's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use df_core::AppName;
 use df_fleet::message::{AppState, Survey};
-use df_fleet::{Claim, NodeError, Reached};
+use df_fleet::{Claim, Connection, NodeError, Reached};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -13,6 +14,9 @@ use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::{self, Failure};
 use crate::output::Output;
 use crate::session::{Session, who};
+
+/// How long one that is slow keeps its place from another.
+const PLACE: Duration = Duration::from_secs(3);
 
 /// The nodes of a command: those that answered, and how it ended with the others.
 pub struct Crew {
@@ -51,7 +55,7 @@ pub struct Intent {
 /// There is no node, or no program for nodes; or Ctrl-C.
 pub fn reach(session: &Session, phase: &'static str, claim: bool) -> Result<Crew, Failure> {
     let (nodes, options) = (session.nodes()?, session.options()?);
-    let claim = claim.then(|| Claim { who: who(), command: format!("{phase} {}", session.app()) });
+    let claim = claim.then(|| self::claim(session, phase));
     let reached = session.call.block_on(async {
         tokio::select! {
             reached = df_fleet::survey::all(&nodes, &options, claim.as_ref()) => Ok(reached),
@@ -61,7 +65,12 @@ pub fn reach(session: &Session, phase: &'static str, claim: bool) -> Result<Crew
     let mut crew = Crew { reached: vec![], ends: vec![] };
     for (node, reached) in reached {
         match reached {
-            Ok(reached) => crew.reached.push(reached),
+            Ok(reached) => {
+                if session.call.globals.verbose > 0 {
+                    mention_line(session.output(), &reached.connection);
+                }
+                crew.reached.push(reached);
+            }
             Err(error) => {
                 session.output().error(&failure::of_node(&node.label(), phase, &error));
                 crew.ends.push(failure::end_of(&error));
@@ -69,6 +78,18 @@ pub fn reach(session: &Session, phase: &'static str, claim: bool) -> Result<Crew
         }
     }
     Ok(crew)
+}
+
+/// Returns for whom a command takes nodes, and for what.
+pub fn claim(session: &Session, phase: &'static str) -> Claim {
+    Claim { who: who(), command: format!("{phase} {}", session.app()) }
+}
+
+/// Mentions why a session has a connection of its own, where it could share one.
+pub fn mention_line(output: &Output, connection: &Connection) {
+    if let Some(why) = connection.why_not_shared() {
+        output.note(format!("  {:<16} has an ssh connection of its own: {why}", connection.node.label()));
+    }
 }
 
 /// Says that nothing was changed when Ctrl-C came.
@@ -137,13 +158,36 @@ pub async fn all<T: Send + 'static, Fut>(jobs: Vec<Fut>, parallel: usize) -> Vec
 where
     Fut: Future<Output = T> + Send + 'static,
 {
+    in_places(jobs, parallel, Duration::MAX).await
+}
+
+/// As [`all`], with as many at once as the command has it. Unless a person said how many, one that takes long makes room for another, and goes on: a slow
+/// or dead node never holds up the others.
+pub async fn all_in_places<T: Send + 'static, Fut>(jobs: Vec<Fut>, session: &Session) -> Vec<T>
+where
+    Fut: Future<Output = T> + Send + 'static,
+{
+    let kept = if session.call.globals.parallel.is_some() { Duration::MAX } else { PLACE };
+    in_places(jobs, session.parallel(), kept).await
+}
+
+async fn in_places<T: Send + 'static, Fut>(jobs: Vec<Fut>, parallel: usize, kept: Duration) -> Vec<T>
+where
+    Fut: Future<Output = T> + Send + 'static,
+{
     let places = Arc::new(Semaphore::new(parallel.max(1)));
     let mut tasks = JoinSet::new();
     for (at, job) in jobs.into_iter().enumerate() {
         let places = places.clone();
         tasks.spawn(async move {
-            let _place = places.acquire_owned().await;
-            (at, job.await)
+            let place = places.acquire_owned().await;
+            let mut job = std::pin::pin!(job);
+            let soon = tokio::time::timeout(kept, &mut job).await;
+            drop(place);
+            match soon {
+                Ok(result) => (at, result),
+                Err(_) => (at, job.await),
+            }
         });
     }
     let mut results = tasks.join_all().await;

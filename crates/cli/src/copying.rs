@@ -1,19 +1,23 @@
 //! The images' way to the nodes, seen from the command line: bars, events, and what a copy would cost.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use df_core::{AppName, Release};
-use df_fleet::message::{Reply, Request};
+use df_fleet::choice::Link;
+use df_fleet::message::Survey;
 use df_fleet::plan::{self, Unfit, Way};
-use df_fleet::transfer::{CopyError, Progress};
-use df_fleet::{Copied, Deltas, NodeError, Reached};
+use df_fleet::survey::{self, Found};
+use df_fleet::transfer::{CopyError, Errand, Progress};
+use df_fleet::{Chosen, Claim, Connection, Copied, Deltas, Node, Options, Reached, Seen, Wish};
 
 use crate::across;
 use crate::event::Event;
 use crate::exit::NodeEnd;
 use crate::failure::{self, Failure, chain};
 use crate::output::Output;
+use crate::preparing::{self, Sight};
+use crate::render::units;
 use crate::session::Session;
 use crate::store::Shelf;
 
@@ -26,18 +30,34 @@ pub struct Freight {
     /// The release.
     pub release: Release,
     deltas: Arc<Deltas>,
-    full: bool,
+    wish: Wish,
+    /// What nodes were last seen to hold, and how their lines were.
+    seen: Arc<Seen>,
+}
+
+/// What a copy to a node would be.
+pub struct Cost {
+    /// The way, its bytes and its time.
+    pub chosen: Chosen,
+    /// How most of it is packed.
+    pub codec: String,
 }
 
 impl Freight {
     /// Prepares a release of this machine's cache.
     ///
     /// # Errors
-    /// Its image is not there.
-    pub fn of(shelf: &Shelf, release: Release, full: bool) -> Result<Self, Failure> {
+    /// Its image is not there, or cannot be sent as it is wished.
+    pub fn of(session: &Session, shelf: &Shelf, release: Release, wish: Wish) -> Result<Self, Failure> {
         let deltas = Deltas::to(Arc::new(shelf.clone()), release.image);
         let deltas = deltas.map_err(|error| Failure::here("cache", &error).next("df cache repair"))?;
-        Ok(Self { release, deltas: Arc::new(deltas), full })
+        deltas.allows(&wish).map_err(|error| Failure::usage("copy", &error).next("the same without --codec"))?;
+        Ok(Self { release, deltas: Arc::new(deltas), wish, seen: Arc::new(Seen::load(&session.state)) })
+    }
+
+    /// Begins to make what will probably travel, while nodes are connected to.
+    pub fn prepare(&self, session: &Session) {
+        preparing::meanwhile(session, &self.seen, &self.deltas, &self.wish);
     }
 
     /// Says whether a node can run what the release starts.
@@ -48,19 +68,29 @@ impl Freight {
         plan::runs(&reached.survey, &self.release, self.deltas.manifest())
     }
 
-    /// Returns how the image gets to a node, and how many bytes that takes; the delta is made for the answer. `None` when only the node can tell.
+    /// Returns how the image gets to a node, how many bytes that takes and how long; the delta is made for the answer, unless only the node can tell.
     ///
     /// # Errors
-    /// An image cannot be read.
-    pub async fn cost(&self, reached: &Reached, app: &AppName) -> Result<(Way, Option<u64>), CopyError> {
-        let way = self.deltas.way(&reached.survey, app, self.full);
-        let bytes = match way {
-            Way::Held => Some(0),
-            Way::Rsync(_) => None,
-            Way::Patch(base) => Some(self.deltas.patch(Some(base)).await?.len() as u64),
-            Way::Whole => Some(self.deltas.patch(None).await?.len() as u64),
-        };
-        Ok((way, bytes))
+    /// An image cannot be read, or the wish cannot be fulfilled.
+    pub async fn cost(&self, reached: &Reached, app: &AppName) -> Result<Cost, CopyError> {
+        let link = self.link(&reached.connection);
+        let chosen = self.deltas.choose(&reached.survey, app, link, self.wish).await?;
+        match chosen.way {
+            Way::Held | Way::Rsync(_) => Ok(Cost { chosen, codec: chosen.way.codec().to_owned() }),
+            way @ (Way::Patch(_) | Way::Whole) => {
+                let delta = self.deltas.patch(way.base(), chosen.level, chosen.codec).await?;
+                Ok(Cost { chosen: chosen.exactly(delta.len(), &link), codec: delta.codec().to_owned() })
+            }
+        }
+    }
+
+    /// Returns how the line to a node is thought to be.
+    fn link(&self, connection: &Connection) -> Link {
+        let thought = self.seen.link(&connection.node.address);
+        match connection.round_trip() {
+            Some(measured) if !connection.node.address.is_local() => Link { round_trip: measured.as_secs_f64(), ..thought },
+            _ => thought,
+        }
     }
 }
 
@@ -79,7 +109,34 @@ pub fn fit(session: &Session, phase: &'static str, freight: &Freight, reached: V
     (fit, ends)
 }
 
-/// Brings a release to all nodes side by side and has it remembered there; what fails is reported, the others are returned.
+/// Brings a release to every node of a command, each on a journey of its own: what it lacks goes to it, and how that ended is told, whatever the others do.
+///
+/// # Errors
+/// There is no node, or no program for nodes; or Ctrl-C came: nodes hold what they held, or the new image beside it.
+pub fn carry(session: &Session, phase: &'static str, freight: &Freight) -> Result<Vec<NodeEnd>, Failure> {
+    let nodes = session.nodes()?;
+    let courier = Arc::new(Courier::of(session, phase, freight)?);
+    session.output().progress().phase(&format!(
+        "copying image {} to {}",
+        freight.release.image.short(),
+        units::nodes(nodes.len())
+    ));
+    let jobs = nodes.into_iter().map(|node| {
+        let courier = courier.clone();
+        async move { courier.journey(&node).await }
+    });
+    let jobs = jobs.collect();
+    let ended = session.call.block_on(async {
+        tokio::select! {
+            ended = across::all_in_places(jobs, session) => Ok(ended),
+            () = session.call.interrupt.pressed() => Err(across::interrupted(phase)),
+        }
+    });
+    courier.remember(session);
+    ended
+}
+
+/// Brings a release to nodes that were reached, side by side, and has it remembered there; what fails is reported, the others are returned.
 ///
 /// # Errors
 /// Ctrl-C came; nodes hold what they held, or the new image beside it.
@@ -89,50 +146,157 @@ pub fn bring(
     freight: &Freight,
     reached: Vec<Reached>,
 ) -> Result<(Vec<Reached>, Vec<NodeEnd>), Failure> {
-    let output = session.output();
-    let labels: Vec<String> = reached.iter().map(|r| r.connection.node.label()).collect();
+    let courier = Arc::new(Courier::of(session, phase, freight)?);
     let jobs = reached.into_iter().map(|mut reached| {
-        let (freight, output, app) = (freight.clone(), output.clone(), session.app().clone());
-        async move { one(&freight, &mut reached, &app, &output).await.map(|copied| (reached, copied)) }
+        let courier = courier.clone();
+        async move { courier.bring(&mut reached).await.map(|()| reached) }
     });
     let jobs = jobs.collect();
     let ended = session.call.block_on(async {
         tokio::select! {
-            ended = across::all(jobs, session.parallel()) => Ok(ended),
+            ended = across::all_in_places(jobs, session) => Ok(ended),
             () = session.call.interrupt.pressed() => Err(across::interrupted(phase)),
         }
-    })?;
+    });
+    courier.remember(session);
+    let ended = ended?;
     let (mut there, mut ends) = (vec![], vec![]);
-    for (label, ended) in labels.into_iter().zip(ended) {
+    for ended in ended {
         match ended {
-            Ok((reached, copied)) => {
-                output.step(&event(label, &copied));
-                there.push(reached);
-            }
-            Err(error) => {
-                output.error(&of_copy(&label, "copy", &error));
-                ends.push(end_of(&error));
-            }
+            Ok(reached) => there.push(reached),
+            Err(end) => ends.push(end),
         }
     }
     Ok((there, ends))
 }
 
-async fn one(freight: &Freight, reached: &mut Reached, app: &AppName, output: &Output) -> Result<Copied, CopyError> {
-    let bar = output.progress().spinner(&reached.connection.node.label());
-    let mut told = |progress| match progress {
-        Progress::Total(total) => bar.set_total(total),
-        Progress::Sent(bytes) => bar.advance(bytes),
-    };
-    let copied =
-        df_fleet::transfer::copy(&mut reached.connection, &reached.survey, &freight.deltas, app, freight.full, &mut told).await?;
-    if is_remembered(reached, &freight.release) {
-        return Ok(copied);
+/// What every journey of a command needs.
+struct Courier {
+    phase: &'static str,
+    app: AppName,
+    freight: Freight,
+    /// The canonical bytes of the release.
+    release: String,
+    claim: Claim,
+    options: Options,
+    output: Output,
+    is_verbose: bool,
+    /// What was learnt of nodes.
+    sights: Mutex<Vec<Sight>>,
+}
+
+impl Courier {
+    fn of(session: &Session, phase: &'static str, freight: &Freight) -> Result<Self, Failure> {
+        Ok(Self {
+            phase,
+            app: session.app().clone(),
+            freight: freight.clone(),
+            release: String::from_utf8(freight.release.encode()).expect("a release is JSON"),
+            claim: across::claim(session, phase),
+            options: session.options()?,
+            output: session.output().clone(),
+            is_verbose: session.call.globals.verbose > 0,
+            sights: Mutex::default(),
+        })
     }
-    let release = String::from_utf8(freight.release.encode()).expect("a release is JSON");
-    match reached.connection.ask(&Request::Stage { release }).await? {
-        Reply::Done => Ok(copied),
-        _ => Err(NodeError::Answer.into()),
+
+    /// Remembers what was learnt of nodes.
+    fn remember(&self, session: &Session) {
+        preparing::remember(session, &self.sights.lock().expect("nobody panics while holding it"));
+    }
+
+    fn saw(&self, connection: &Connection, survey: Option<&Survey>, link: Option<Link>) {
+        let (address, brought) = (connection.node.address.clone(), Some(self.freight.release.image));
+        let sight = Sight { address, survey: survey.cloned(), brought, link };
+        self.sights.lock().expect("nobody panics while holding it").push(sight);
+    }
+
+    /// Asks a node for the release, and brings it what it lacks.
+    async fn journey(&self, node: &Node) -> NodeEnd {
+        let found = match self.freight.wish.full {
+            // What is there may be damaged.
+            true => survey::one(node, &self.options, None).await.map(|reached| Found::Lacking(Box::new(reached))),
+            false => survey::unless(node, &self.options, self.freight.release.id()).await,
+        };
+        let mut reached = match found {
+            Ok(Found::Lacking(reached)) => reached,
+            Ok(Found::Held(connection)) => {
+                self.output.step(&self.held(&connection));
+                // A copy that changes nothing writes nothing.
+                if !self.freight.seen.is_latest(&node.address, &self.app, self.freight.release.image) {
+                    self.saw(&connection, None, None);
+                }
+                connection.close().await;
+                return NodeEnd::Done;
+            }
+            Err(error) => {
+                self.output.error(&failure::of_node(&node.label(), self.phase, &error));
+                return failure::end_of(&error);
+            }
+        };
+        if self.is_verbose {
+            across::mention_line(&self.output, &reached.connection);
+        }
+        if let Err(unfit) = self.freight.runs_on(&reached) {
+            self.output.error(&of_unfit(&node.label(), self.phase, &unfit));
+            return NodeEnd::Failed;
+        }
+        match self.bring(&mut reached).await {
+            Ok(()) => {
+                reached.connection.close().await;
+                NodeEnd::Done
+            }
+            Err(end) => end,
+        }
+    }
+
+    /// Brings the image to a node that was surveyed, and tells how it went.
+    async fn bring(&self, reached: &mut Reached) -> Result<(), NodeEnd> {
+        let label = reached.connection.node.label();
+        let bar = self.output.progress().spinner(&label);
+        let mut told = |progress| match progress {
+            Progress::Total(total) => bar.set_total(total),
+            Progress::Sent(bytes) => bar.advance(bytes),
+        };
+        let stage = (!is_remembered(reached, &self.freight.release)).then_some(self.release.as_str());
+        let errand = Errand {
+            deltas: &self.freight.deltas,
+            app: &self.app,
+            wish: self.freight.wish,
+            link: self.freight.link(&reached.connection),
+            claim: &self.claim,
+            stage,
+        };
+        let copied = df_fleet::transfer::copy(reached, &errand, &mut told).await;
+        drop(bar);
+        match copied {
+            Ok(copied) => {
+                self.saw(&reached.connection, Some(&reached.survey), copied.link);
+                self.output.step(&event(label, &copied));
+                Ok(())
+            }
+            Err(error) => {
+                self.output.error(&of_copy(&label, "copy", &error));
+                Err(end_of(&error))
+            }
+        }
+    }
+
+    /// Returns the event for a node that holds and remembers the release: one question, one answer.
+    fn held(&self, connection: &Connection) -> Event {
+        let (bytes_sent, bytes_received) = connection.traffic();
+        let copied = Copied {
+            image: self.freight.release.image,
+            way: Way::Held,
+            codec: Way::Held.codec().to_owned(),
+            link: None,
+            bytes_sent,
+            bytes_received,
+            bytes_resumed: 0,
+            image_bytes: self.freight.release.image_len,
+            seconds: connection.greeted().elapsed().as_secs_f64(),
+        };
+        event(connection.node.label(), &copied)
     }
 }
 
@@ -151,7 +315,7 @@ fn event(node: String, copied: &Copied) -> Event {
         node,
         image: copied.image,
         base: copied.way.base(),
-        codec: copied.way.codec(),
+        codec: copied.codec.clone(),
         bytes_sent: copied.bytes_sent,
         bytes_received: copied.bytes_received,
         image_bytes: copied.image_bytes,
@@ -164,6 +328,14 @@ fn event(node: String, copied: &Copied) -> Event {
 pub fn of_copy(node: &str, phase: &str, error: &CopyError) -> Event {
     match error {
         CopyError::Node(error) => failure::of_node(node, phase, error),
+        CopyError::Wish(error) => Event::Error {
+            node: Some(node.to_owned()),
+            phase: phase.to_owned(),
+            message: error.to_string(),
+            serving: Some("what served before".into()),
+            next: Some("the same without --codec".into()),
+            log: vec![],
+        },
         error => Event::Error {
             node: Some(node.to_owned()),
             phase: phase.to_owned(),

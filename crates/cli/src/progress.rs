@@ -223,10 +223,11 @@ impl Bar {
         }
     }
 
-    /// Says how many bytes it really is, once that is known.
+    /// Says how many bytes it really is, once that is known; the bar begins anew.
     pub fn set_total(&self, total_bytes: u64) {
         if let Some((_, row)) = &self.shown {
             row.set_style(bar_style(self.color));
+            row.set_position(0);
             row.set_length(total_bytes);
         }
     }

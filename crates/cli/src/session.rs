@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use df_core::{AppName, Timestamp};
+use df_fleet::multiplex::Sockets;
 use df_fleet::program::Carried;
 use df_fleet::transport::Places;
 use df_fleet::{Context, Inventory, Node, NodeProgram, Options};
@@ -205,7 +206,11 @@ pub fn options_of(call: &Call, config: &Config, top: &Path) -> Result<Options, F
         node_program(&Session::cache_dir_of(config, top)).map_err(|error| Failure::here("nodes", &error).next("df doctor"))?;
     let paths = &config.paths;
     let places = Places { app: paths.app.clone(), data: paths.data.clone(), tmp: paths.tmp.clone() };
-    Ok(Options { program, places, patience: call.patience() })
+    let sockets = Sockets::here();
+    if let (Err(why), 1..) = (&sockets, call.globals.verbose) {
+        call.output.note(format!("ssh connections are not shared: {why}"));
+    }
+    Ok(Options { program, places, patience: call.patience(), sockets: sockets.ok() })
 }
 
 fn inventory_of(state: &Path, config: &Config, top: &Path) -> Result<Inventory, Failure> {

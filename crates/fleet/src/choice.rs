@@ -10,6 +10,7 @@
 //! version pairs there, so that a doubtful delta loses. Bytes are exact for a delta that was made before.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use df_core::ImageId;
 use df_delta::Level;
@@ -71,6 +72,43 @@ impl Link {
     }
 }
 
+/// Tells from bytes that leave how fast a line is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Meter {
+    /// When the first bytes had left, and the last.
+    first: Option<Duration>,
+    last: Duration,
+    /// Bytes that left after the first.
+    bytes: u64,
+}
+
+/// What fits into pipes and sockets on the way: so much leaves at once, whatever the line is.
+const BUFFERED: u64 = 4 << 20;
+/// What takes no longer tells more of buffers than of the line.
+const TELLING: Duration = Duration::from_secs(1);
+
+impl Meter {
+    /// Takes note that bytes had left at a time.
+    pub fn add(&mut self, bytes: u64, at: Duration) {
+        if self.first.is_some() {
+            self.bytes += bytes;
+        }
+        self.first.get_or_insert(at);
+        self.last = at;
+    }
+
+    /// Returns what the line is like; `None` when too little was sent to tell. A round trip that was not seen is as it was thought to be.
+    pub fn link(&self, round_trip: Option<Duration>, thought: &Link) -> Option<Link> {
+        let took = self.last.checked_sub(self.first?)?;
+        if took.is_zero() || self.bytes < 2 * BUFFERED && took < TELLING {
+            return None;
+        }
+        let travelled = self.bytes.saturating_sub(BUFFERED).max(self.bytes / 2);
+        let round_trip = round_trip.map_or(thought.round_trip, |round_trip| round_trip.as_secs_f64());
+        Some(Link { bytes_per_second: travelled as f64 / took.as_secs_f64(), round_trip })
+    }
+}
+
 /// What a delta between two images has to do with the bytes that the base lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
@@ -80,12 +118,14 @@ pub struct Work {
     pub fresh: u64,
     /// Bytes of the largest stretch that one core has to itself.
     pub largest: u64,
+    /// About so many bytes are new, before they are squeezed: of changed files a part, of the others all.
+    pub expected: u64,
 }
 
 impl Work {
     /// Returns the work of sending everything.
     pub fn whole(len: u64, largest: u64) -> Self {
-        Self { changed: 0, fresh: len, largest }
+        Self { changed: 0, fresh: len, largest, expected: len }
     }
 }
 
@@ -120,9 +160,8 @@ impl Speed {
     }
 }
 
-/// What remains of files that resemble nothing, and of changed ones that resemble old ones, by level.
-const FRESH: [f64; 2] = [0.36, 0.30];
-const CHANGED: [f64; 2] = [0.06, 0.05];
+/// What remains of new bytes when they are squeezed, by level.
+const SQUEEZED: [f64; 2] = [0.36, 0.30];
 /// What remains of a file whose base is only on the node: every moved address is sent again.
 const RSYNC: f64 = 0.25;
 /// Signature bytes for each byte of the base: 20 for each block of 2 KiB.
@@ -160,7 +199,7 @@ impl Offer {
             (total / speed.cores).max((work.largest as f64).min(total)) / total.max(1.0) / rate
         };
         let encode = changed * spread(speed.encode_changed[at]) + fresh * spread(speed.encode_fresh[at]);
-        let bytes = (changed * CHANGED[at] + fresh * FRESH[at]) as u64 + HEAD_LEN;
+        let bytes = (work.expected as f64 * SQUEEZED[at]) as u64 + HEAD_LEN;
         Self { way, level, bytes, is_made: false, encode, apply: apply(work, speed), before: 0.0 }
     }
 

@@ -3,21 +3,31 @@
 //! The deciding is [`crate::choice`]; here the facts for it are brought together, each once for all nodes.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::time::Instant;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use df_core::{AppName, ImageId, Kind, Manifest};
 use df_delta::Level;
+use df_delta::choose::{Resemblance, resemblance};
 use df_wire::message::Survey;
+use tokio::task::spawn_blocking;
 
 use crate::choice::{self, Link, Offer, Queue, Speed, Way, Work};
+use crate::deltas::{Deltas, Images};
 use crate::plan;
-use crate::transfer::Images;
+use crate::transfer::CopyError;
 
 /// How many images of a node are looked at as bases, the likeliest first.
 const N_BASES: usize = 16;
 /// How many entries of manifests are looked at for it: a tree of 50,000 files is compared with four bases, a small one with all.
 const N_ENTRIES: usize = 250_000;
+/// How many seconds are waited for another df that makes the same delta, at most; and never longer than making it here would take.
+const PATIENCE: f64 = 120.0;
+/// How many seconds it takes to reach a node and hear what it holds: a delta that is begun meanwhile is ahead by that.
+const CONNECTING: f64 = 0.15;
+/// How many files are looked at for programs.
+const N_LOOKED_AT: usize = 5000;
 /// What there is of levels.
 const LEVELS: [Level; 2] = [Level::Fast, Level::Small];
 
@@ -47,6 +57,16 @@ impl Codec {
             Self::Whole => "whole",
         }
     }
+
+    /// Returns the codec of a delta's pieces that it forces.
+    pub(crate) fn of_pieces(self) -> Option<df_delta::Codec> {
+        match self {
+            Self::Patch => Some(df_delta::Codec::Zstd),
+            Self::Copy => Some(df_delta::Codec::Copy),
+            Self::Elf => Some(df_delta::Codec::Elf),
+            Self::Rsync | Self::Whole => None,
+        }
+    }
 }
 
 /// What a person asked for beside the image; nothing of it: whatever is done soonest.
@@ -73,6 +93,8 @@ pub struct Chosen {
     pub bytes: u64,
     /// Whether they are counted and not estimated.
     pub is_exact: bool,
+    /// How many of the seconds the node works.
+    pub apply: f64,
     /// How many seconds it is expected to take.
     pub seconds: f64,
 }
@@ -85,6 +107,8 @@ pub enum WishError {
     NoBase(Codec),
     #[error("--codec rsync needs an image on the node to start from, and it holds none")]
     NothingThere,
+    #[error("--codec elf is for programs of x86-64, and the image has none")]
+    NoProgram,
 }
 
 /// Chooses for the nodes of one command, which share what is made.
@@ -131,12 +155,47 @@ impl Chooser {
             return Ok(Chosen::held(wish));
         }
         let offers = self.offers(target, &plan::bases(survey, app), link, wish)?;
+        let (offer, seconds) = self.settle(&offers, link).expect("whole is always offered, or a wish");
+        if !offer.is_made {
+            // Another df may be at it: what it made until then need not be made again.
+            let patience = Duration::from_secs_f64(offer.encode.clamp(0.0, PATIENCE));
+            target.images.await_delta(offer.way.base(), target.image, offer.level, wish.codec, patience);
+        }
+        Ok(Chosen::of(&offer, seconds, wish))
+    }
+
+    /// Chooses for a node that is not connected yet, by the images that it was seen to hold; `None` when nothing has to be made for it, or nothing that
+    /// would be ready by the time it answers.
+    pub fn foresee(&self, target: Target<'_>, bases: &[ImageId], link: &Link, wish: &Wish) -> Option<Chosen> {
+        let mut offers = self.offers(target, bases, link, wish).ok()?;
+        for offer in offers.iter_mut().filter(|offer| matches!(offer.way, Way::Patch(_))) {
+            offer.encode = (offer.encode - CONNECTING).max(0.0);
+        }
+        let (offer, seconds) = choice::choose(&offers, link, &Queue::default(), 0.0)?;
+        if offer.is_made || !matches!(offer.way, Way::Patch(_)) {
+            return None;
+        }
+        let wants = Chosen::of(offer, seconds, wish);
+        let begun = Offer { encode: offer.encode + CONNECTING, ..*offer };
+        self.settle(&[begun], link);
+        Some(wants)
+    }
+
+    /// Returns the image of some that the target is most like, and how many bytes are new against it.
+    pub fn nearest(&self, target: Target<'_>, bases: &[ImageId]) -> Option<(ImageId, u64)> {
+        let mut left = N_ENTRIES;
+        let here = bases.iter().filter(|base| target.images.holds(**base)).take(N_BASES);
+        let works = here.filter_map(|base| Some((*base, self.work(target, *base, &mut left)?)));
+        works.min_by_key(|(_, work)| work.expected).map(|(base, work)| (base, work.changed + work.fresh))
+    }
+
+    /// Chooses among offers, and counts on it that the chosen one is made.
+    fn settle(&self, offers: &[Offer], link: &Link) -> Option<(Offer, f64)> {
         let now = self.begun.elapsed().as_secs_f64();
         let mut queue = self.queue.lock().expect("nobody panics while holding it");
-        let (offer, seconds) = choice::choose(&offers, link, &queue, now).expect("whole is always offered, or a wish");
+        let (offer, seconds) = choice::choose(offers, link, &queue, now)?;
         queue.take(offer, now);
-        let Offer { way, level, bytes, is_made, .. } = *offer;
-        Ok(Chosen { way, level, codec: wish.codec, bytes, is_exact: is_made, seconds })
+        Some((*offer, seconds))
     }
 
     fn offers(&self, target: Target<'_>, bases: &[ImageId], link: &Link, wish: &Wish) -> Result<Vec<Offer>, WishError> {
@@ -198,21 +257,82 @@ impl Chooser {
 }
 
 impl Chosen {
-    fn held(wish: &Wish) -> Self {
-        Self { way: Way::Held, level: Level::default(), codec: wish.codec, bytes: 0, is_exact: true, seconds: 0.0 }
+    /// Returns the choice for a node that was surveyed anew and holds the image now.
+    pub fn held(wish: &Wish) -> Self {
+        Self { way: Way::Held, level: Level::default(), codec: wish.codec, bytes: 0, is_exact: true, apply: 0.0, seconds: 0.0 }
+    }
+
+    /// Returns the choice of the whole image, after another way failed.
+    pub fn whole(self) -> Self {
+        Self { way: Way::Whole, codec: None, is_exact: false, ..self }
+    }
+
+    /// Returns the choice as it is when the delta is made and its length known.
+    pub fn exactly(self, bytes: u64, link: &Link) -> Self {
+        Self { bytes, is_exact: true, seconds: link.seconds(bytes).max(self.apply), ..self }
+    }
+
+    fn of(offer: &Offer, seconds: f64, wish: &Wish) -> Self {
+        let Offer { way, level, bytes, is_made, apply, .. } = *offer;
+        let codec = wish.codec.filter(|_| matches!(way, Way::Patch(_)));
+        Self { way, level, codec, bytes, is_exact: is_made, apply, seconds }
     }
 }
 
-/// Returns what a delta has to do, by the plan that it would follow.
-pub(crate) fn work_of(base: &Manifest, target: &Manifest) -> Work {
-    let plan = df_delta::choose::plan(Some(base), target, &[]);
-    let mut work = Work::default();
-    for piece in &plan.pieces {
-        let len = piece.target_len();
-        *(if piece.base.is_empty() { &mut work.fresh } else { &mut work.changed }) += len;
-        work.largest = work.largest.max(len);
+impl Deltas {
+    /// Chooses how the image gets to a node, and counts on it that this is done.
+    ///
+    /// # Errors
+    /// The wish cannot be fulfilled there.
+    pub async fn choose(self: &Arc<Self>, survey: &Survey, app: &AppName, link: Link, wish: Wish) -> Result<Chosen, CopyError> {
+        if !wish.full && survey.images.contains(&self.image()) {
+            return Ok(Chosen::held(&wish));
+        }
+        let (deltas, survey, app) = (self.clone(), survey.clone(), app.clone());
+        // It reads manifests, and may wait.
+        let chosen = spawn_blocking(move || deltas.chooser().choose(deltas.target(), &survey, &app, &link, &wish)).await;
+        Ok(chosen.map_err(|error| CopyError::Here(io::Error::other(error)))??)
     }
-    work
+
+    /// Says whether the image can be sent as it is wished at all, whatever a node holds.
+    ///
+    /// # Errors
+    /// There is nothing in it for the codec.
+    pub fn allows(&self, wish: &Wish) -> Result<(), WishError> {
+        let wants_program = wish.codec == Some(Codec::Elf);
+        if wants_program && !has_program(self.target()) { Err(WishError::NoProgram) } else { Ok(()) }
+    }
+
+    /// As [`Chooser::foresee`].
+    pub fn foresee(&self, bases: &[ImageId], link: &Link, wish: &Wish) -> Option<Chosen> {
+        self.chooser().foresee(self.target(), bases, link, wish)
+    }
+
+    /// As [`Chooser::nearest`].
+    pub fn nearest(&self, bases: &[ImageId]) -> Option<(ImageId, u64)> {
+        self.chooser().nearest(self.target(), bases)
+    }
+
+    fn target(&self) -> Target<'_> {
+        Target { images: self.images(), image: self.image(), manifest: self.manifest() }
+    }
+}
+
+/// Returns whether an image holds a program or a library for x86-64, among the first of its files.
+fn has_program(target: Target<'_>) -> bool {
+    let blobs = target.manifest.blobs();
+    let long = blobs.iter().filter(|(_, len)| *len >= 64).take(N_LOOKED_AT);
+    long.into_iter().any(|(digest, _)| {
+        let head = target.images.read(*digest, 0, 20).unwrap_or_default();
+        // The magic number, 64 bits, least significant byte first; and the machine.
+        head.starts_with(b"\x7fELF\x02\x01") && head.get(18..20) == Some(&[62, 0])
+    })
+}
+
+/// Returns what a delta has to do.
+fn work_of(base: &Manifest, target: &Manifest) -> Work {
+    let Resemblance { changed, fresh, largest, expected, .. } = resemblance(base, target);
+    Work { changed, fresh, largest, expected }
 }
 
 fn whole_work(manifest: &Manifest) -> Work {
@@ -222,3 +342,6 @@ fn whole_work(manifest: &Manifest) -> Work {
     });
     Work::whole(manifest.total_len(), largest.max().unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! A session with one node: the state machine of `df-wire`, over the streams of a child process.
 
+mod exchange;
+
 use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
@@ -12,17 +14,27 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::address::Address;
 use crate::bounds;
 use crate::inventory::Node;
+use crate::multiplex::{NotShared, Place, Sockets};
 use crate::program::NodeProgram;
-use crate::transport::{self, BootstrapError, Places};
+use crate::transport::{self, BootstrapError, Places, Through};
+
+pub(crate) use exchange::Say;
 
 /// How much of what a node says beside the protocol is kept.
 const SAID_LEN: usize = 4096;
+/// How much of what a node says is taken at once.
+const HEARD_LEN: usize = 32 * 1024;
 /// How long a program that was just written may be busy.
 const BUSY: Duration = Duration::from_secs(2);
+/// How long a connection that is there already may take to show that it is of use.
+const SHARED: Duration = Duration::from_secs(5);
 /// How long a request may stay without any word from the node.
 pub const SILENCE: Duration = Duration::from_secs(120);
+/// How much longer than for connecting one waits for a node that works with bytes.
+const WORK: u32 = 4;
 /// How many events may come before an answer: a node that only ever tells never answers.
 const EVENTS: u32 = 1000;
 /// How many silences an answer may take with all its events.
@@ -32,17 +44,25 @@ const SILENCES: u32 = 10;
 pub struct Connection {
     /// The node.
     pub node: Node,
+    /// Whether the node is taken for this session.
+    pub(crate) holds_lock: bool,
+    options: Options,
+    line: Line,
     child: Child,
     input: Option<ChildStdin>,
     output: ChildStdout,
-    patience: Duration,
     /// Listens to standard error until the node is done talking; then its last words are in `words`.
     said: Option<JoinHandle<Vec<u8>>>,
     words: String,
     session: OperatorSession,
     heard: VecDeque<Heard<FromNode>>,
+    greeted: Instant,
+    /// The shortest time from a request to its answer.
+    round_trip: Option<Duration>,
     sent: u64,
     received: u64,
+    /// What earlier sessions of the same work sent and received.
+    before: (u64, u64),
 }
 
 /// What a connection needs besides the node.
@@ -54,6 +74,16 @@ pub struct Options {
     pub places: Places,
     /// How long connecting, and each silence after it, may take.
     pub patience: Duration,
+    /// Where connections are that sessions share; `None`: each has its own.
+    pub sockets: Option<Sockets>,
+}
+
+/// Which connection a session goes through.
+#[derive(Debug)]
+enum Line {
+    Configured(Option<NotShared>),
+    Shared(Place),
+    Alone,
 }
 
 /// A node did not do what it was asked.
@@ -82,23 +112,91 @@ impl Connection {
     /// # Errors
     /// The node cannot be reached, or what answers is no df-node.
     pub async fn open(node: &Node, options: &Options) -> Result<Self, NodeError> {
+        Self::open_asking(node, options, &[]).await
+    }
+
+    /// As [`Self::open`], with requests that are sent along with our greeting, so that their answers come with the node's; [`Self::answer_soon`] takes them.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_asking(node: &Node, options: &Options, requests: &[Request]) -> Result<Self, NodeError> {
         if transport::is_surely_missing(node, options.program.digest()) {
-            bootstrap(node, options).await?;
+            bootstrap(node, options, Through::Configured).await?;
         }
-        let mut connection = Self::start(node, options).await?;
-        match connection.greet(options.patience).await {
+        let line = Line::to(node, options).await;
+        let is_doubtful = matches!(&line, Line::Shared(place) if place.is_open);
+        match Self::open_through(node, options, line, requests).await {
+            // It may be the connection that is of no use any more, not the machine.
+            Err(NodeError::Unreachable { .. }) if is_doubtful => Self::open_through(node, options, Line::Alone, requests).await,
+            opened => opened,
+        }
+    }
+
+    /// As [`Self::open_asking`], through a connection that was not there before: that a node answers is so now.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_afresh(node: &Node, options: &Options, requests: &[Request]) -> Result<Self, NodeError> {
+        Self::open_through(node, options, Line::Alone, requests).await
+    }
+
+    /// Begins again with the same node, by a new connection; the lock, if it was held, is to be taken anew.
+    pub(crate) async fn reopen(&mut self, requests: &[Request]) -> Result<(), NodeError> {
+        drop(self.input.take());
+        let _ = self.child.start_kill();
+        let mut opened = Self::open_afresh(&self.node, &self.options, requests).await?;
+        opened.before = self.traffic();
+        *self = opened;
+        Ok(())
+    }
+
+    /// Returns why the session has a connection of its own, where it could share one.
+    pub fn why_not_shared(&self) -> Option<&NotShared> {
+        if let Line::Configured(why) = &self.line { why.as_ref() } else { None }
+    }
+
+    /// Returns when the node had greeted.
+    pub fn greeted(&self) -> Instant {
+        self.greeted
+    }
+
+    /// Returns the shortest time from a request to its answer so far, which is that of the line and a little; `None` before there was one.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+
+    /// Returns how long a node that works with bytes may stay silent: longer than one that only answers.
+    pub(crate) fn silence(&self) -> Duration {
+        WORK * self.options.patience
+    }
+
+    /// Returns whether the session goes on.
+    pub(crate) fn is_open(&self) -> bool {
+        self.input.is_some()
+    }
+
+    async fn open_through(node: &Node, options: &Options, line: Line, requests: &[Request]) -> Result<Self, NodeError> {
+        let patience = match &line {
+            Line::Shared(place) if place.is_open => options.patience.min(SHARED),
+            _ => options.patience,
+        };
+        let mut connection = Self::start(node, options, line).await?;
+        match connection.greet(patience, requests).await {
             Err(_) if connection.is_program_missing().await => {
-                bootstrap(node, options).await?;
-                let mut connection = Self::start(node, options).await?;
-                connection.greet(options.patience).await?;
+                let line = std::mem::replace(&mut connection.line, Line::Alone);
+                drop(connection);
+                bootstrap(node, options, line.through()).await?;
+                let mut connection = Self::start(node, options, line).await?;
+                connection.greet(options.patience, requests).await?;
                 Ok(connection)
             }
             greeted => greeted.map(|()| connection),
         }
     }
 
-    async fn start(node: &Node, options: &Options) -> Result<Self, NodeError> {
-        let mut command = transport::serve(node, options.program.digest(), &options.places).map_err(NodeError::Bootstrap)?;
+    async fn start(node: &Node, options: &Options, line: Line) -> Result<Self, NodeError> {
+        let mut command =
+            transport::serve(node, options.program.digest(), &options.places, line.through()).map_err(NodeError::Bootstrap)?;
         let mut child = spawn(&mut command)
             .await
             .map_err(|error| NodeError::Unreachable { why: format!("it cannot be started: {error}") })?;
@@ -109,26 +207,40 @@ impl Connection {
         let session = OperatorSession::new();
         Ok(Self {
             node: node.clone(),
+            holds_lock: false,
+            options: options.clone(),
+            line,
             child,
             input: Some(input),
             output,
-            patience: options.patience,
             said,
             words: String::new(),
             session,
             heard: VecDeque::new(),
+            greeted: Instant::now(),
+            round_trip: None,
             sent: 0,
             received: 0,
+            before: (0, 0),
         })
     }
 
-    async fn greet(&mut self, patience: Duration) -> Result<(), NodeError> {
-        let hello = self.session.hello();
+    async fn greet(&mut self, patience: Duration, requests: &[Request]) -> Result<(), NodeError> {
+        let mut bytes = self.session.hello();
+        let hello_len = bytes.len() as u64;
+        for request in requests {
+            bytes.extend(self.session.request(request));
+        }
         // A node that is not there closes its end; what it says tells more than our broken pipe.
-        let _ = self.write(&hello).await;
+        if self.write(&bytes).await.is_ok() {
+            self.sent -= hello_len;
+        }
         match timeout(patience, self.next()).await {
             Err(_) => Err(NodeError::Unreachable { why: format!("no answer within {} s", patience.as_secs()) }),
-            Ok(Ok(Heard::Hello(..))) => Ok(()),
+            Ok(Ok(Heard::Hello(..))) => {
+                self.greeted = Instant::now();
+                Ok(())
+            }
             Ok(Ok(_)) => Err(NodeError::Answer),
             Ok(Err(NodeError::Session(SessionError::Noise { said }))) => Err(self.no_node(&said).await),
             Ok(Err(NodeError::Broken { said })) => Err(NodeError::Unreachable { why: said }),
@@ -149,8 +261,17 @@ impl Connection {
     /// # Errors
     /// The node refuses or fails, or the connection breaks.
     pub async fn ask_soon(&mut self, request: &Request) -> Result<Reply, NodeError> {
-        let patience = self.patience;
+        let patience = self.options.patience;
         timeout(patience, self.ask(request)).await.unwrap_or(Err(NodeError::Silent(patience)))
+    }
+
+    /// Waits, as long as [`Self::ask_soon`], for the reply to a request that was sent already.
+    ///
+    /// # Errors
+    /// The node refuses or fails, or the connection breaks.
+    pub async fn answer_soon(&mut self) -> Result<Reply, NodeError> {
+        let patience = self.options.patience;
+        timeout(patience, self.answer(SILENCE, &mut |_| {})).await.unwrap_or(Err(NodeError::Silent(patience)))
     }
 
     /// As [`Self::ask`], with events told on the way and a silence of `silence` allowed.
@@ -163,32 +284,11 @@ impl Connection {
         silence: Duration,
         told: &mut (dyn FnMut(Event) + Send),
     ) -> Result<Reply, NodeError> {
-        let bytes = self.session.request(request);
+        let (bytes, asked) = (self.session.request(request), Instant::now());
         timeout(silence, self.write(&bytes)).await.map_err(|_| NodeError::Silent(silence))??;
-        self.answer(silence, told).await
-    }
-
-    /// Sends a request and the bytes it announces, then waits for its reply; `sent` hears how many bytes went out.
-    ///
-    /// # Errors
-    /// The node refuses or fails, or the connection breaks.
-    pub async fn send(
-        &mut self,
-        request: &Request,
-        bytes: &[u8],
-        sent: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<Reply, NodeError> {
-        let head = self.session.request(request);
-        self.write(&head).await?;
-        for chunk in bytes.chunks(256 * 1024) {
-            let frames = df_wire::session::encode_bytes(chunk);
-            match timeout(SILENCE, self.write(&frames)).await {
-                Err(_) => return Err(NodeError::Silent(SILENCE)),
-                Ok(written) => written?,
-            }
-            sent(chunk.len() as u64);
-        }
-        self.answer(SILENCE, &mut |_| {}).await
+        let reply = self.answer(silence, told).await;
+        self.answered(asked);
+        reply
     }
 
     /// Returns announced bytes; memory is bounded by `most`.
@@ -236,9 +336,9 @@ impl Connection {
         self.write(&bytes).await
     }
 
-    /// Returns the bytes sent and received so far, protocol included.
+    /// Returns the bytes sent and received so far beyond the greetings, protocol included.
     pub fn traffic(&self) -> (u64, u64) {
-        (self.sent, self.received)
+        (self.before.0 + self.sent, self.before.1 + self.received.saturating_sub(self.session.greeting_len()))
     }
 
     /// Ends the session in order.
@@ -269,6 +369,11 @@ impl Connection {
         Err(NodeError::Answer)
     }
 
+    fn answered(&mut self, asked: Instant) {
+        let took = asked.elapsed();
+        self.round_trip = Some(self.round_trip.map_or(took, |least| least.min(took)));
+    }
+
     async fn write(&mut self, bytes: &[u8]) -> Result<(), NodeError> {
         let Some(input) = &mut self.input else { return Err(NodeError::Broken { said: String::new() }) };
         let written = async {
@@ -285,7 +390,7 @@ impl Connection {
     }
 
     async fn next(&mut self) -> Result<Heard<FromNode>, NodeError> {
-        let mut buffer = vec![0; 128 * 1024];
+        let mut buffer = vec![0; HEARD_LEN];
         loop {
             if let Some(heard) = self.heard.pop_front() {
                 return Ok(heard);
@@ -330,8 +435,25 @@ impl Connection {
     }
 }
 
-async fn bootstrap(node: &Node, options: &Options) -> Result<(), NodeError> {
-    transport::bootstrap(node, &options.program, &options.places).await.map_err(NodeError::Bootstrap)
+impl Line {
+    /// Takes a place in a shared connection, where there is one to be had.
+    async fn to(node: &Node, options: &Options) -> Self {
+        let (Address::Ssh(address), Some(sockets)) = (&node.address, &options.sockets) else { return Self::Configured(None) };
+        let Some(configuration) = transport::configuration(address).await else { return Self::Configured(None) };
+        sockets.place(&configuration).map_or_else(|why| Self::Configured(Some(why)), Self::Shared)
+    }
+
+    fn through(&self) -> Through<'_> {
+        match self {
+            Self::Configured(_) => Through::Configured,
+            Self::Shared(place) => Through::Shared(&place.socket),
+            Self::Alone => Through::Alone,
+        }
+    }
+}
+
+async fn bootstrap(node: &Node, options: &Options, through: Through<'_>) -> Result<(), NodeError> {
+    transport::bootstrap(node, &options.program, &options.places, through).await.map_err(NodeError::Bootstrap)
 }
 
 /// Starts a program, also one that was written a moment ago.

@@ -14,7 +14,9 @@ pub mod choice;
 pub mod choosing;
 pub mod connection;
 pub mod context;
+pub mod deltas;
 pub mod inventory;
+pub mod multiplex;
 pub mod plan;
 pub mod program;
 pub mod rollout;
@@ -27,10 +29,13 @@ pub use address::Address;
 pub use choosing::{Chosen, Codec, Wish};
 pub use connection::{Connection, NodeError, Options};
 pub use context::Context;
+pub use deltas::{Deltas, Images};
+/// How hard a delta is squeezed.
+pub use df_delta::Level;
 pub use inventory::{Inventory, Node};
 pub use program::NodeProgram;
 pub use seen::Seen;
 pub use survey::{Claim, Reached};
-pub use transfer::{Copied, Deltas, Images};
+pub use transfer::Copied;
 // What is asked of nodes and what they answer, for those who call them through this crate.
 pub use df_wire::message;

@@ -127,23 +127,6 @@ fn is_newer(version: &str, than: &str) -> bool {
     numbers(version).zip(numbers(than)).is_some_and(|(version, than)| version > than)
 }
 
-/// Chooses how an image gets to a node: what serves is the best base, then newer generations before older, then whatever else is held.
-///
-/// `full` sends it whole whatever is there: a node that holds it damaged puts the new one in its place.
-///
-/// `is_here` says whether an image's bytes are on this machine.
-pub fn way(survey: &Survey, app: &AppName, image: ImageId, full: bool, is_here: impl Fn(ImageId) -> bool) -> Way {
-    if full {
-        return Way::Whole;
-    }
-    if survey.images.contains(&image) {
-        return Way::Held;
-    }
-    let bases = bases(survey, app);
-    let here = bases.iter().copied().find(|base| is_here(*base)).map(Way::Patch);
-    here.or_else(|| bases.first().copied().map(Way::Rsync)).unwrap_or(Way::Whole)
-}
-
 /// Returns the images of a node, those most like a new version of the application first.
 pub(crate) fn bases(survey: &Survey, app: &AppName) -> Vec<ImageId> {
     let (own, others): (Vec<&AppState>, Vec<&AppState>) = survey.apps.iter().partition(|state| state.app == *app);
@@ -211,22 +194,13 @@ mod tests {
     }
 
     #[test]
-    fn the_best_base_that_is_here_else_the_best_there_else_whole() {
+    fn what_serves_is_the_first_base_then_newer_generations_then_what_is_of_others() {
         let greeter: AppName = "greeter".parse().expect("a name");
-        let node =
-            survey(&["v1", "v2", "v3", "x"], &[("other", 1, &[(1, "x")]), ("greeter", 2, &[(1, "v1"), (2, "v2"), (3, "v3")])]);
-        let check = |full, here: &[&str], expected: Way| {
-            let here: Vec<ImageId> = here.iter().map(|name| image(name)).collect();
-            assert_eq!(way(&node, &greeter, image("v4"), full, |base| here.contains(&base)), expected);
-        };
-        check(false, &["v1", "v2", "v3"], Way::Patch(image("v2")));
-        check(false, &["v1", "v3"], Way::Patch(image("v3")));
-        check(false, &["x"], Way::Patch(image("x")));
-        check(false, &[], Way::Rsync(image("v2")));
-        check(true, &["v2"], Way::Whole);
-        assert_eq!(way(&survey(&[], &[]), &greeter, image("v4"), false, |_| true), Way::Whole);
-        assert_eq!(way(&survey(&["v4"], &[]), &greeter, image("v4"), false, |_| true), Way::Held);
-        assert_eq!(way(&survey(&["v4"], &[]), &greeter, image("v4"), true, |_| true), Way::Whole);
+        let node = survey(
+            &["?", "v1", "v2", "v3", "x"],
+            &[("other", 1, &[(1, "x")]), ("greeter", 2, &[(1, "v1"), (2, "v2"), (3, "v3"), (4, "gone")])],
+        );
+        assert_eq!(bases(&node, &greeter), ["v2", "v3", "v1", "x", "?"].map(image));
     }
 
     #[test]

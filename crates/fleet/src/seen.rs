@@ -97,13 +97,17 @@ impl Seen {
         measured.unwrap_or(Link::UNMEASURED)
     }
 
-    /// Remembers what a node said it holds, and that it now holds an image, which serves or is about to.
-    pub fn note(&mut self, address: &Address, survey: &Survey, app: &AppName, brought: Option<ImageId>, now: Timestamp) {
-        let node = self.renew(address, now);
-        let mut images: Vec<ImageId> = brought.into_iter().collect();
-        images.extend(plan::bases(survey, app).into_iter().filter(|image| Some(*image) != brought));
+    /// Returns whether an image is what was brought to a node last.
+    pub fn is_latest(&self, address: &Address, app: &AppName, image: ImageId) -> bool {
+        self.node(address).and_then(|node| node.apps.get(app)).and_then(|images| images.first()) == Some(&image)
+    }
+
+    /// Remembers what a node said it holds, if it was asked, and that it now holds an image, which serves or is about to.
+    pub fn note(&mut self, address: &Address, survey: Option<&Survey>, app: &AppName, brought: Option<ImageId>, now: Timestamp) {
+        let images = self.renew(address, now).apps.entry(app.clone()).or_default();
+        let held = survey.map_or_else(|| images.clone(), |survey| plan::bases(survey, app));
+        *images = brought.into_iter().chain(held.into_iter().filter(|image| Some(*image) != brought)).collect();
         images.truncate(N_IMAGES);
-        node.apps.insert(app.clone(), images);
     }
 
     /// Remembers how a line was; what was known of it counts half.
@@ -159,7 +163,9 @@ mod tests {
         let (web, app): (Address, AppName) = ("web1".parse().expect("an address"), "greeter".parse().expect("a name"));
         assert_eq!(Seen::load(state.path()).link(&web), Link::UNMEASURED);
         let edit = |change: &dyn Fn(&mut Seen)| Seen::edit(state.path(), |seen| change(seen)).expect("written");
-        edit(&|seen| seen.note(&web, &survey(&[image("a"), image("b")]), &app, Some(image("b")), Timestamp(7)));
+        edit(&|seen| seen.note(&web, Some(&survey(&[image("a"), image("b")])), &app, Some(image("b")), Timestamp(7)));
+        edit(&|seen| seen.note(&web, None, &app, Some(image("a")), Timestamp(7)));
+        edit(&|seen| seen.note(&web, None, &app, Some(image("b")), Timestamp(7)));
         edit(&|seen| seen.measured(&web, Link { bytes_per_second: 1e6, round_trip: 0.5 }, Timestamp(8)));
         edit(&|seen| seen.measured(&web, Link { bytes_per_second: 3e6, round_trip: 0.1 }, Timestamp(9)));
         let seen = Seen::load(state.path());

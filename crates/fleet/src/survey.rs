@@ -1,8 +1,9 @@
-//! One round trip to every node: who is there, and what it holds.
+//! One round trip to every node: who is there, and what it holds. The question travels with the greeting.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use df_core::ReleaseId;
 use df_wire::message::{FaultKind, Survey};
 use df_wire::{Reply, Request};
 use tokio::sync::Semaphore;
@@ -37,6 +38,14 @@ pub struct Reached {
     pub survey: Survey,
 }
 
+/// A node that was asked for a release.
+pub enum Found {
+    /// It holds it, and remembers it.
+    Held(Box<Connection>),
+    /// What it holds instead.
+    Lacking(Box<Reached>),
+}
+
 /// Connects to all nodes, takes their locks when there is a claim, and asks what they hold; in the order given. A dead node holds up no other.
 pub async fn all(nodes: &[Node], options: &Options, claim: Option<&Claim>) -> Vec<(Node, Result<Reached, NodeError>)> {
     let places = Arc::new(Semaphore::new(AT_ONCE));
@@ -54,30 +63,26 @@ pub async fn all(nodes: &[Node], options: &Options, claim: Option<&Claim>) -> Ve
     reached.into_iter().map(|(_, node, reached)| (node, reached)).collect()
 }
 
-/// Connects to one node, takes its lock when there is a claim, and asks what it holds.
+/// Connects to one node, takes its lock when there is a claim, and asks what it holds: all in one round trip.
 ///
 /// # Errors
 /// It cannot be reached, or somebody else holds it.
 pub async fn one(node: &Node, options: &Options, claim: Option<&Claim>) -> Result<Reached, NodeError> {
-    let mut connection = Connection::open(node, options).await?;
-    if let Some(claim) = claim {
-        lock(&mut connection, claim).await?;
-    }
-    let survey = again(&mut connection).await?;
+    let mut connection = Connection::open_asking(node, options, &questions(claim)).await?;
+    let survey = answers(&mut connection, claim).await?;
     Ok(Reached { connection, survey })
 }
 
-/// Takes a node's lock. One that is held is asked for again for a little while: a df that was killed leaves it when its node notices.
-async fn lock(connection: &mut Connection, claim: &Claim) -> Result<(), NodeError> {
-    let request = Request::Lock { who: claim.who.clone(), command: claim.command.clone() };
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match connection.ask_soon(&request).await {
-            Err(NodeError::Fault(fault)) if matches!(fault.kind, FaultKind::Locked(_)) && Instant::now() < deadline => {
-                sleep(PAUSE).await
-            }
-            other => return other.map(drop),
-        }
+/// Connects to one node and asks what it holds, unless that is a release: then a few bytes say so. No lock is taken.
+///
+/// # Errors
+/// It cannot be reached.
+pub async fn unless(node: &Node, options: &Options, held: ReleaseId) -> Result<Found, NodeError> {
+    let mut connection = Connection::open_asking(node, options, &[Request::SurveyUnless { held }]).await?;
+    match connection.answer_soon().await? {
+        Reply::Held => Ok(Found::Held(Box::new(connection))),
+        Reply::Survey(survey) => Ok(Found::Lacking(Box::new(Reached { connection, survey: *survey }))),
+        _ => Err(NodeError::Answer),
     }
 }
 
@@ -86,8 +91,60 @@ async fn lock(connection: &mut Connection, claim: &Claim) -> Result<(), NodeErro
 /// # Errors
 /// The connection broke.
 pub async fn again(connection: &mut Connection) -> Result<Survey, NodeError> {
-    match connection.ask_soon(&Request::Survey).await? {
-        Reply::Survey(survey) => Ok(*survey),
-        _ => Err(NodeError::Answer),
+    survey_of(connection.ask_soon(&Request::Survey).await?)
+}
+
+/// Connects anew to a node whose session broke, takes its lock, and asks what it holds now.
+pub(crate) async fn anew(reached: &mut Reached, claim: &Claim) -> Result<(), NodeError> {
+    reached.connection.reopen(&questions(Some(claim))).await?;
+    reached.survey = answers(&mut reached.connection, Some(claim)).await?;
+    Ok(())
+}
+
+/// Takes a node's lock. One that is held is asked for again for a little while: a df that was killed leaves it when its node notices.
+pub(crate) async fn lock(connection: &mut Connection, claim: &Claim) -> Result<(), NodeError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match connection.ask_soon(&claim.request()).await {
+            Err(NodeError::Fault(fault)) if matches!(fault.kind, FaultKind::Locked(_)) && Instant::now() < deadline => {
+                sleep(PAUSE).await
+            }
+            Ok(Reply::Done) => {
+                connection.holds_lock = true;
+                return Ok(());
+            }
+            other => return other.and(Err(NodeError::Answer)),
+        }
     }
+}
+
+impl Claim {
+    pub(crate) fn request(&self) -> Request {
+        Request::Lock { who: self.who.clone(), command: self.command.clone() }
+    }
+}
+
+fn questions(claim: Option<&Claim>) -> Vec<Request> {
+    claim.map(Claim::request).into_iter().chain([Request::Survey]).collect()
+}
+
+/// Takes the answers to [`questions`]. Where somebody else has the lock, both are asked once more.
+async fn answers(connection: &mut Connection, claim: Option<&Claim>) -> Result<Survey, NodeError> {
+    let Some(claim) = claim else { return survey_of(connection.answer_soon().await?) };
+    match connection.answer_soon().await {
+        Ok(Reply::Done) => {
+            connection.holds_lock = true;
+            survey_of(connection.answer_soon().await?)
+        }
+        Err(NodeError::Fault(fault)) if matches!(fault.kind, FaultKind::Locked(_)) => {
+            survey_of(connection.answer_soon().await?)?;
+            lock(connection, claim).await?;
+            again(connection).await
+        }
+        other => other.and(Err(NodeError::Answer)),
+    }
+}
+
+fn survey_of(reply: Reply) -> Result<Survey, NodeError> {
+    if let Reply::Survey(survey) = reply { Ok(*survey) } else { Err(NodeError::Answer) }
 }

@@ -1,56 +1,36 @@
-//! An image gets to nodes: each delta is made once and sent to every node that holds its base.
+//! The journey of an image to one node: the lock, the bytes and what remembers them travel in one go, and what a node refuses is answered once.
+//!
+//! ```text
+//! survey -> (a signature, where the base is only there) -> lock, receive, bytes, stage          said without waiting
+//!        <- done, received, done                                                                one round trip later
+//! ```
+//!
+//! Nothing is lost by not waiting: a node does what it is told in order, and without the lock or the base it refuses and reads past the bytes. [`next`] says
+//! what follows on a failure: the same bytes from the place that the node names, one whole copy, the lock asked for patiently, or a new connection that goes on
+//! where the one that broke had come to. Each happens a stated number of times.
 
-use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use df_core::{AppName, Digest, ImageId, Manifest, limits};
-use df_delta::{EncodeError, Level, Piece, ReadBlob};
-use df_wire::message::{FaultKind, Slice, Survey};
+use df_core::{AppName, ImageId};
+use df_delta::EncodeError;
+use df_wire::message::{Fault, FaultKind, Incoming};
 use df_wire::{Reply, Request};
-use tokio::sync::OnceCell;
-use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
-use crate::choosing::Codec;
-use crate::connection::{Connection, NodeError};
-use crate::plan::{self, Way};
+use crate::choice::{Link, Meter, Way};
+use crate::choosing::{Chosen, Wish, WishError};
+use crate::connection::{NodeError, Say};
+use crate::deltas::{Delta, Deltas};
+use crate::survey::{self, Claim, Reached};
 
-/// How many slices a node is asked to sign at once: as JSON, one takes 136 bytes at most.
-const SLICES: usize = df_wire::frame::PAYLOAD_LEN / 150;
-/// How many bytes a node is asked to sign at once: it holds their signatures in memory, 30 MiB at most.
-const SIGNED_LEN: u64 = 1 << 30;
-
-/// The images of this machine.
-pub trait Images: Send + Sync {
-    /// Returns whether an image is here, whole.
-    fn holds(&self, image: ImageId) -> bool;
-
-    /// Returns an image's manifest.
-    ///
-    /// # Errors
-    /// It is not here, or damaged.
-    fn manifest(&self, image: ImageId) -> io::Result<Manifest>;
-
-    /// Reads a part of a blob.
-    ///
-    /// # Errors
-    /// It is not here, damaged, or shorter.
-    fn read(&self, digest: Digest, offset: u64, len: usize) -> io::Result<Vec<u8>>;
-
-    /// Returns a delta that was made earlier.
-    fn kept_delta(&self, _base: Option<ImageId>, _target: ImageId) -> Option<Vec<u8>> {
-        None
-    }
-
-    /// Returns the length of a delta that was made earlier, without reading it.
-    fn kept_len(&self, _base: Option<ImageId>, _target: ImageId, _level: Level, _codec: Option<Codec>) -> Option<u64> {
-        None
-    }
-
-    /// Keeps a delta for the next time; nothing depends on it.
-    fn keep_delta(&self, _base: Option<ImageId>, _target: ImageId, _bytes: &[u8]) {}
-}
+/// How many times a connection that broke is opened again.
+const REOPENED: u32 = 2;
+/// How long the second of them waits: what broke one at once breaks the next.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How many times a node may name another place to begin.
+const MOVED: u32 = 2;
 
 /// A copy did not come about on a node; it holds what it held.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +38,8 @@ pub trait Images: Send + Sync {
 pub enum CopyError {
     #[error(transparent)]
     Node(#[from] NodeError),
+    #[error(transparent)]
+    Wish(#[from] WishError),
     #[error("the delta cannot be made")]
     Encode(#[source] Arc<EncodeError>),
     #[error("an image of this machine cannot be read")]
@@ -75,10 +57,16 @@ pub struct Copied {
     pub image: ImageId,
     /// How it got there.
     pub way: Way,
-    /// Bytes sent to the node, protocol included.
+    /// How most of it was packed: `elf`, `copy`, `patch`, `rsync`, `whole`, or `none`.
+    pub codec: String,
+    /// What the line was like, when enough went over it to tell.
+    pub link: Option<Link>,
+    /// Bytes sent to the node since its greeting, protocol included.
     pub bytes_sent: u64,
-    /// Bytes that the node sent, protocol included.
+    /// Bytes that the node sent since its greeting, protocol included.
     pub bytes_received: u64,
+    /// Bytes of the delta that did not travel, because an earlier session had brought them.
+    pub bytes_resumed: u64,
     /// Bytes of the image's files.
     pub image_bytes: u64,
     /// How long it took.
@@ -88,247 +76,326 @@ pub struct Copied {
 /// What is told while bytes travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
-    /// So many bytes will be sent.
+    /// So many bytes will be sent from now on.
     Total(u64),
     /// So many more were sent.
     Sent(u64),
 }
 
-type Delta = Arc<Vec<u8>>;
-
-/// The deltas to one image, each made once for all nodes.
-pub struct Deltas {
-    images: Arc<dyn Images>,
-    image: ImageId,
-    manifest: Arc<Manifest>,
-    made: Mutex<HashMap<Option<ImageId>, Arc<OnceCell<Delta>>>>,
+/// What is brought to nodes.
+#[derive(Clone, Copy)]
+pub struct Errand<'a> {
+    /// The image.
+    pub deltas: &'a Arc<Deltas>,
+    /// Whose image it is, for the choice of a base.
+    pub app: &'a AppName,
+    /// What was asked for beside the image.
+    pub wish: Wish,
+    /// How the line to the node is thought to be.
+    pub link: Link,
+    /// Whose work it is, for a node that is not locked yet, or not any more.
+    pub claim: &'a Claim,
+    /// The canonical bytes of the release, for a node that does not remember it.
+    pub stage: Option<&'a str>,
 }
 
-impl Deltas {
-    /// Prepares deltas to an image of this machine.
-    ///
-    /// # Errors
-    /// Its manifest cannot be read.
-    pub fn to(images: Arc<dyn Images>, image: ImageId) -> Result<Self, CopyError> {
-        let manifest = images.manifest(image).map_err(CopyError::Here)?;
-        Ok(Self { images, image, manifest: Arc::new(manifest), made: Mutex::default() })
-    }
-
-    /// Returns the image.
-    pub fn image(&self) -> ImageId {
-        self.image
-    }
-
-    /// Returns what the image holds.
-    pub fn manifest(&self) -> &Manifest {
-        &self.manifest
-    }
-
-    /// Returns how the image gets to a node.
-    pub fn way(&self, survey: &Survey, app: &AppName, full: bool) -> Way {
-        plan::way(survey, app, self.image, full, |base| self.images.holds(base))
-    }
-
-    /// Returns the delta to a base that is here, or the whole image; made once, however many ask.
-    ///
-    /// # Errors
-    /// An image cannot be read.
-    pub async fn patch(&self, base: Option<ImageId>) -> Result<Delta, CopyError> {
-        let cell = self.made.lock().expect("nobody panics while holding it").entry(base).or_default().clone();
-        let made = cell.get_or_try_init(|| async {
-            let (images, manifest, image) = (self.images.clone(), self.manifest.clone(), self.image);
-            run(move || make(&*images, base, image, &manifest)).await
-        });
-        made.await.cloned()
-    }
-
-    /// Makes the delta to a base that is only on the node, from the node's signature of it.
-    async fn by_signature(&self, connection: &mut Connection, base: ImageId) -> Result<Delta, CopyError> {
-        let base_manifest = manifest_of(connection, base).await?;
-        let plan = df_delta::choose::plan(Some(&base_manifest), &self.manifest);
-        let block_len = df_delta::signature::block_len(&plan.pieces);
-        let mut signatures = vec![];
-        for batch in batches(plan.pieces.iter().filter(|piece| !piece.base.is_empty()))? {
-            signatures.extend(sign(connection, base, &batch, block_len).await?);
-        }
-        let (images, manifest) = (self.images.clone(), self.manifest.clone());
-        run(move || {
-            let mut bytes = vec![];
-            let read = |digest, offset, len| images.read(digest, offset, len);
-            df_delta::encode_rsync(&base_manifest, &signatures, (&manifest, &read), Level::default(), &mut bytes)
-                .map_err(encode_error)?;
-            Ok(Arc::new(bytes))
-        })
-        .await
-    }
-
-    async fn by(&self, connection: &mut Connection, way: Way) -> Result<Delta, CopyError> {
-        match way {
-            Way::Rsync(base) => self.by_signature(connection, base).await,
-            Way::Patch(base) => self.patch(Some(base)).await,
-            Way::Whole | Way::Held => self.patch(None).await,
-        }
-    }
-}
-
-/// Brings an image to a node that was surveyed and locked.
-///
-/// A delta that the node refuses, or that cannot be made, is followed by one whole copy.
+/// Brings an image to a node that was surveyed.
 ///
 /// # Errors
-/// The node holds what it held.
+/// The node holds what it held, and perhaps a part of the image, to go on from.
 pub async fn copy(
-    connection: &mut Connection,
-    survey: &Survey,
-    deltas: &Deltas,
-    app: &AppName,
-    full: bool,
+    reached: &mut Reached,
+    errand: &Errand<'_>,
     told: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Copied, CopyError> {
-    let (start, before) = (Instant::now(), connection.traffic());
-    let mut way = deltas.way(survey, app, full);
-    if way != Way::Held {
-        let sent = send(connection, deltas, way, told).await;
-        match sent {
-            Err(error) if way != Way::Whole && is_worth_whole(&error) => {
-                way = Way::Whole;
-                send(connection, deltas, way, told).await?;
+    let start = Instant::now();
+    let deltas = errand.deltas;
+    let chosen = deltas.choose(&reached.survey, errand.app, errand.link, errand.wish).await?;
+    let mut leg = Leg { chosen, from: None };
+    let (mut tries, mut bytes_resumed) = (Tries::default(), 0);
+    let arrived = loop {
+        let stumble = match walk(reached, errand, leg, told).await {
+            Ok(arrived) => {
+                bytes_resumed = bytes_resumed.max(arrived.from);
+                break arrived;
             }
-            sent => sent?,
+            Err(stumble) => stumble,
+        };
+        match next(&stumble, leg.chosen.way, &mut tries) {
+            Next::Fail => return Err(stumble.error),
+            Next::From(offset) => leg.from = Some(offset),
+            Next::Whole => leg = Leg { chosen: leg.chosen.whole(), from: None },
+            Next::Lock if reached.connection.is_open() => survey::lock(&mut reached.connection, errand.claim).await?,
+            Next::Lock => {}
+            Next::Reopen => {
+                reopen(reached, errand.claim, &mut tries, stumble.error).await?;
+                let is_there = !errand.wish.full && reached.survey.images.contains(&deltas.image());
+                leg = Leg { chosen: if is_there { Chosen::held(&errand.wish) } else { leg.chosen }, from: None };
+            }
         }
-    }
-    let after = connection.traffic();
+        if !reached.connection.is_open() {
+            survey::anew(reached, errand.claim).await?;
+        }
+    };
+    let (bytes_sent, bytes_received) = reached.connection.traffic();
     Ok(Copied {
-        image: deltas.image,
-        way,
-        bytes_sent: after.0 - before.0,
-        bytes_received: after.1 - before.1,
-        image_bytes: deltas.manifest.total_len(),
+        image: deltas.image(),
+        way: leg.chosen.way,
+        codec: arrived.codec,
+        link: arrived.link,
+        bytes_sent,
+        bytes_received,
+        bytes_resumed,
+        image_bytes: deltas.manifest().total_len(),
         seconds: start.elapsed().as_secs_f64(),
     })
 }
 
-async fn send(
-    connection: &mut Connection,
-    deltas: &Deltas,
-    way: Way,
+/// One attempt: which way, and from where in the delta; `None`: from where the survey says.
+#[derive(Debug, Clone, Copy)]
+struct Leg {
+    chosen: Chosen,
+    from: Option<u64>,
+}
+
+/// An attempt that failed.
+struct Stumble {
+    error: CopyError,
+    /// Whether it was the bytes that the node did not take, or the way to them.
+    at_bytes: bool,
+    /// Whether bytes had travelled.
+    has_sent: bool,
+}
+
+/// What happened on one journey so far.
+#[derive(Debug, Default)]
+struct Tries {
+    reopened: u32,
+    moved: u32,
+    locked: bool,
+}
+
+/// What follows on a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// The same bytes, from another place on.
+    From(u64),
+    /// The whole image, once.
+    Whole,
+    /// The lock, patiently, and then the same again.
+    Lock,
+    /// A new connection that goes on where the broken one came to.
+    Reopen,
+    /// Nothing.
+    Fail,
+}
+
+/// Decides what follows on a failure; what was tried as often as it may be is not tried again.
+fn next(stumble: &Stumble, way: Way, tries: &mut Tries) -> Next {
+    match &stumble.error {
+        CopyError::Node(NodeError::Fault(fault)) => match &fault.kind {
+            FaultKind::Locked(_) if !tries.locked => {
+                tries.locked = true;
+                Next::Lock
+            }
+            FaultKind::Elsewhere { offset } if stumble.at_bytes && tries.moved < MOVED => {
+                tries.moved += 1;
+                Next::From(*offset)
+            }
+            FaultKind::Elsewhere { .. } | FaultKind::DeltaRefused | FaultKind::Missing | FaultKind::Damaged
+                if stumble.at_bytes && way != Way::Whole =>
+            {
+                Next::Whole
+            }
+            _ => Next::Fail,
+        },
+        // A silent node is not asked again: it would cost as long once more.
+        CopyError::Node(NodeError::Broken { .. }) if stumble.has_sent && tries.reopened < REOPENED => {
+            tries.reopened += 1;
+            Next::Reopen
+        }
+        CopyError::Node(_) | CopyError::Wish(_) => Next::Fail,
+        CopyError::Encode(_) | CopyError::Scattered(_) | CopyError::Manifest(_) | CopyError::Here(_) if way != Way::Whole => {
+            Next::Whole
+        }
+        CopyError::Encode(_) | CopyError::Scattered(_) | CopyError::Manifest(_) | CopyError::Here(_) => Next::Fail,
+    }
+}
+
+/// Opens the connection again; when that fails too, once more after a pause. What broke the first one is the error in the end.
+async fn reopen(reached: &mut Reached, claim: &Claim, tries: &mut Tries, broke: CopyError) -> Result<(), CopyError> {
+    if tries.reopened > 1 {
+        sleep(PAUSE).await;
+    }
+    match survey::anew(reached, claim).await {
+        Ok(()) => Ok(()),
+        Err(NodeError::Unreachable { .. } | NodeError::Broken { .. }) if tries.reopened < REOPENED => {
+            tries.reopened += 1;
+            sleep(PAUSE).await;
+            survey::anew(reached, claim).await.map_err(|_| broke)
+        }
+        Err(NodeError::Unreachable { .. } | NodeError::Broken { .. }) => Err(broke),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// An attempt that succeeded.
+struct Arrived {
+    /// From where in the delta the bytes went.
+    from: u64,
+    codec: String,
+    link: Option<Link>,
+}
+
+/// Makes one attempt.
+async fn walk(
+    reached: &mut Reached,
+    errand: &Errand<'_>,
+    leg: Leg,
     told: &mut (dyn FnMut(Progress) + Send),
-) -> Result<(), CopyError> {
-    let delta = deltas.by(connection, way).await?;
-    told(Progress::Total(delta.len() as u64));
-    let request = Request::Receive {
-        image: deltas.image,
-        base: way.base(),
-        delta: None,
-        from: 0,
-        len: delta.len() as u64,
-        image_len: deltas.manifest.total_len(),
+) -> Result<Arrived, Stumble> {
+    let deltas = errand.deltas;
+    let before = |error: CopyError| Stumble { error, at_bytes: true, has_sent: false };
+    let connection = &mut reached.connection;
+    let delta = match leg.chosen.way {
+        Way::Held => None,
+        _ => Some(deltas.by(connection, &leg.chosen).await.map_err(before)?),
     };
-    match connection.send(&request, &delta, &mut |bytes| told(Progress::Sent(bytes))).await? {
-        Reply::Received { .. } => Ok(()),
+    let from = delta.as_ref().map_or(0, |delta| begin(&reached.survey.incoming, deltas.image(), leg, delta));
+    let receive = delta.as_ref().map(|delta| Request::Receive {
+        image: deltas.image(),
+        base: leg.chosen.way.base(),
+        delta: Some(delta.digest()),
+        from,
+        len: delta.len() - from,
+        image_len: deltas.manifest().total_len(),
+    });
+    let lock = (!connection.holds_lock && (receive.is_some() || errand.stage.is_some())).then(|| errand.claim.request());
+    let stage = errand.stage.map(|release| Request::Stage { release: release.to_owned() });
+    let mut said: Vec<Say<'_>> = vec![];
+    said.extend(lock.as_ref().map(Say::Ask));
+    if let (Some(delta), Some(receive)) = (&delta, &receive) {
+        told(Progress::Total(delta.len() - from));
+        said.extend([Say::Ask(receive), Say::Bytes { delta, from }]);
+    }
+    said.extend(stage.as_ref().map(Say::Ask));
+    let (mut has_sent, mut meter) = (false, Meter::default());
+    let begun = Instant::now();
+    let mut sent = |n_bytes| {
+        has_sent |= n_bytes > 0;
+        meter.add(n_bytes, begun.elapsed());
+        told(Progress::Sent(n_bytes));
+    };
+    let exchanged = connection.exchange(&said, &mut sent).await;
+    let replies = exchanged.map_err(|error| Stumble { error, at_bytes: false, has_sent })?;
+    let mut replies = replies.into_iter();
+    let stumble = |error, at_bytes| Stumble { error, at_bytes, has_sent };
+    if lock.is_some() {
+        expect(&mut replies, |reply| matches!(reply, Reply::Done)).map_err(|error| stumble(error, false))?;
+        connection.holds_lock = true;
+    }
+    if receive.is_some() {
+        expect(&mut replies, |reply| matches!(reply, Reply::Received { .. })).map_err(|error| stumble(error, true))?;
+    }
+    if stage.is_some() {
+        expect(&mut replies, |reply| matches!(reply, Reply::Done)).map_err(|error| stumble(error, false))?;
+    }
+    let round_trip = connection.round_trip();
+    let codec = delta.map_or_else(|| "none".to_owned(), |delta| delta.codec().to_owned());
+    Ok(Arrived { from, codec, link: meter.link(round_trip, &errand.link) })
+}
+
+/// Returns from where on a delta is sent: from where the node said last, else from where it had come to when an earlier session was cut.
+fn begin(incoming: &[Incoming], image: ImageId, leg: Leg, delta: &Delta) -> u64 {
+    let is_same = |it: &&Incoming| it.image == image && it.base == leg.chosen.way.base() && it.delta == delta.digest();
+    let from = leg.from.or_else(|| incoming.iter().find(is_same).map(|it| it.offset));
+    // A place beyond the end is a lie.
+    from.filter(|&from| from <= delta.len()).unwrap_or(0)
+}
+
+fn expect(replies: &mut impl Iterator<Item = Reply>, is_right: impl Fn(&Reply) -> bool) -> Result<(), CopyError> {
+    match replies.next() {
+        Some(Reply::Fault(fault)) => Err(fault_of(fault)),
+        Some(reply) if is_right(&reply) => Ok(()),
         _ => Err(NodeError::Answer.into()),
     }
 }
 
-/// Returns whether the failure lies with the base or the delta, so that the whole image may still arrive.
-fn is_worth_whole(error: &CopyError) -> bool {
-    match error {
-        CopyError::Node(NodeError::Fault(fault)) => {
-            matches!(fault.kind, FaultKind::DeltaRefused | FaultKind::Missing | FaultKind::Damaged)
-        }
-        CopyError::Encode(_) | CopyError::Scattered(_) | CopyError::Manifest(_) | CopyError::Here(_) => true,
-        CopyError::Node(_) => false,
-    }
-}
-
-/// Divides pieces among requests that fit a message.
-///
-/// # Errors
-/// One piece alone has more slices than that: the image is better sent whole.
-fn batches<'a>(pieces: impl Iterator<Item = &'a Piece>) -> Result<Vec<Vec<&'a Piece>>, CopyError> {
-    let mut batches: Vec<Vec<&Piece>> = vec![];
-    let (mut n_slices, mut len) = (0, 0);
-    for piece in pieces {
-        if piece.base.len() > SLICES {
-            return Err(CopyError::Scattered(piece.base.len()));
-        }
-        (n_slices, len) = (n_slices + piece.base.len(), len + piece.base_len());
-        match batches.last_mut().filter(|_| n_slices <= SLICES && len <= SIGNED_LEN) {
-            Some(batch) => batch.push(piece),
-            None => {
-                batches.push(vec![piece]);
-                (n_slices, len) = (piece.base.len(), piece.base_len());
-            }
-        }
-    }
-    Ok(batches)
-}
-
-/// Asks a node for the signatures of pieces' old bytes; their lengths are known before.
-async fn sign(connection: &mut Connection, base: ImageId, pieces: &[&Piece], block_len: u32) -> Result<Vec<Vec<u8>>, CopyError> {
-    let slice = |s: &df_delta::choose::Slice| Slice { digest: s.digest, offset: s.offset, len: s.len };
-    let stretches = pieces.iter().map(|piece| piece.base.iter().map(slice).collect()).collect();
-    let reply = connection.ask(&Request::Sign { image: base, stretches, block_len }).await?;
-    let Reply::Signatures { lens } = reply else { return Err(NodeError::Answer.into()) };
-    let expected: Vec<u64> = pieces.iter().map(|piece| df_delta::signature::signature_len(piece.base_len(), block_len)).collect();
-    if lens != expected {
-        return Err(NodeError::Answer.into());
-    }
-    let mut signatures = vec![];
-    for len in lens {
-        signatures.push(connection.bytes(len, len).await?);
-    }
-    Ok(signatures)
-}
-
-async fn manifest_of(connection: &mut Connection, image: ImageId) -> Result<Manifest, CopyError> {
-    let Reply::Bytes { len } = connection.ask(&Request::Manifest { image }).await? else { return Err(NodeError::Answer.into()) };
-    let bytes = connection.bytes(len, limits::MANIFEST_LEN).await?;
-    if Digest::of(&bytes) != image.0 {
-        return Err(CopyError::Manifest(image));
-    }
-    Manifest::decode(&bytes).map_err(|_| CopyError::Manifest(image))
-}
-
-fn make(images: &dyn Images, base: Option<ImageId>, image: ImageId, manifest: &Manifest) -> Result<Delta, CopyError> {
-    if let Some(kept) = images.kept_delta(base, image) {
-        return Ok(Arc::new(kept));
-    }
-    let base_manifest = base.map(|base| images.manifest(base)).transpose().map_err(CopyError::Here)?;
-    let read = |digest, offset, len| images.read(digest, offset, len);
-    let read: ReadBlob<'_> = &read;
-    let mut bytes = vec![];
-    let from = base_manifest.as_ref().map(|manifest| (manifest, read));
-    df_delta::encode(from, (manifest, read), Level::default(), &mut bytes).map_err(encode_error)?;
-    images.keep_delta(base, image, &bytes);
-    Ok(Arc::new(bytes))
-}
-
-fn encode_error(error: EncodeError) -> CopyError {
-    CopyError::Encode(Arc::new(error))
-}
-
-async fn run<T: Send + 'static>(work: impl FnOnce() -> Result<T, CopyError> + Send + 'static) -> Result<T, CopyError> {
-    spawn_blocking(work).await.unwrap_or_else(|error| Err(CopyError::Here(io::Error::other(error))))
+fn fault_of(fault: Box<Fault>) -> CopyError {
+    NodeError::Fault(fault).into()
 }
 
 #[cfg(test)]
 mod tests {
+    use df_core::Digest;
+    use df_wire::message::LockHolder;
+
     use super::*;
 
-    fn piece(n_slices: usize) -> Piece {
-        let slice = df_delta::Slice { digest: Digest::of(b""), offset: u64::MAX, len: 1 };
-        Piece { base: vec![slice; n_slices], target: vec![] }
+    fn stumble(kind: FaultKind, at_bytes: bool) -> Stumble {
+        let fault = Fault { kind, message: String::new(), log: String::new(), probes: vec![], serving: None };
+        Stumble { error: fault_of(Box::new(fault)), at_bytes, has_sent: true }
+    }
+
+    fn broken(has_sent: bool) -> Stumble {
+        Stumble { error: NodeError::Broken { said: String::new() }.into(), at_bytes: false, has_sent }
+    }
+
+    const PATCH: Way = Way::Patch(ImageId(Digest::from_bytes([1; 32])));
+
+    #[test]
+    fn a_base_that_is_gone_costs_one_whole_copy() {
+        for kind in [FaultKind::DeltaRefused, FaultKind::Missing, FaultKind::Damaged] {
+            let tries = &mut Tries::default();
+            assert_eq!(next(&stumble(kind.clone(), true), PATCH, tries), Next::Whole);
+            assert_eq!(next(&stumble(kind.clone(), true), Way::Whole, tries), Next::Fail);
+            assert_eq!(next(&stumble(kind, false), PATCH, tries), Next::Fail, "what is staged is there or it is not");
+        }
+        assert_eq!(next(&stumble(FaultKind::DiskFull, true), PATCH, &mut Tries::default()), Next::Fail);
     }
 
     #[test]
-    fn what_a_node_is_asked_to_sign_fits_a_message_however_many_files_changed() {
-        let pieces = [piece(1), piece(SLICES), piece(SLICES - 1), piece(1), piece(1)];
-        let batches = batches(pieces.iter()).expect("each piece fits");
-        assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 2, 1]);
-        let slices = vec![Slice { digest: Digest::of(b""), offset: u64::MAX, len: u64::MAX }; SLICES];
-        let request = Request::Sign { image: ImageId(Digest::of(b"")), stretches: vec![slices], block_len: u32::MAX };
-        assert!(serde_json::to_vec(&request).expect("JSON").len() <= df_wire::frame::PAYLOAD_LEN);
-        assert!(matches!(super::batches([piece(SLICES + 1)].iter()), Err(CopyError::Scattered(_))));
+    fn each_thing_is_tried_a_stated_number_of_times() {
+        let tries = &mut Tries::default();
+        let held = || {
+            stumble(
+                FaultKind::Locked(LockHolder { who: String::new(), command: String::new(), since: df_core::Timestamp(0) }),
+                false,
+            )
+        };
+        assert_eq!(next(&held(), PATCH, tries), Next::Lock);
+        assert_eq!(next(&held(), PATCH, tries), Next::Fail);
+        let elsewhere = || stumble(FaultKind::Elsewhere { offset: 7 }, true);
+        assert_eq!(next(&elsewhere(), PATCH, tries), Next::From(7));
+        assert_eq!(next(&elsewhere(), PATCH, tries), Next::From(7));
+        assert_eq!(next(&elsewhere(), PATCH, tries), Next::Whole);
+        assert_eq!(next(&elsewhere(), Way::Whole, tries), Next::Fail);
+        assert_eq!(next(&broken(true), PATCH, tries), Next::Reopen);
+        assert_eq!(next(&broken(true), PATCH, tries), Next::Reopen);
+        assert_eq!(next(&broken(true), PATCH, tries), Next::Fail);
+        assert_eq!(next(&broken(false), PATCH, &mut Tries::default()), Next::Fail, "nothing had travelled");
+        let silent = Stumble { error: NodeError::Silent(PAUSE).into(), at_bytes: false, has_sent: true };
+        assert_eq!(next(&silent, PATCH, &mut Tries::default()), Next::Fail);
+    }
+
+    #[test]
+    fn a_delta_goes_on_where_the_node_says_and_a_lie_costs_the_whole_delta() {
+        let (delta, image) = (Delta::of(vec![0; 100], "patch"), ImageId(Digest::of(b"image")));
+        let incoming = |offset| Incoming { image, base: PATCH.base(), delta: delta.digest(), offset, partial: None };
+        let leg = |way, from| Leg { chosen: Chosen { way, ..Chosen::held(&Wish::default()) }, from };
+        for (told, leg, expected) in [
+            (vec![], leg(PATCH, None), 0),
+            (vec![incoming(40)], leg(PATCH, None), 40),
+            (vec![incoming(100)], leg(PATCH, None), 100),
+            (vec![incoming(101)], leg(PATCH, None), 0),
+            (vec![incoming(u64::MAX)], leg(PATCH, None), 0),
+            (vec![incoming(40)], leg(PATCH, Some(60)), 60),
+            (vec![incoming(40)], leg(PATCH, Some(0)), 0),
+            (vec![incoming(40)], leg(Way::Whole, None), 0),
+            (vec![Incoming { delta: Digest::of(b"another"), ..incoming(40) }], leg(PATCH, None), 0),
+            (vec![Incoming { image: ImageId(Digest::of(b"another")), ..incoming(40) }, incoming(3)], leg(PATCH, None), 3),
+        ] {
+            assert_eq!(begin(&told, image, leg, &delta), expected, "{told:?} {leg:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A `local:` node is a child process; any other is reached by the system's OpenSSH client, so that its configuration, agent, jump hosts and known hosts
 //! apply. No agent and no X11 is forwarded. What the remote shell gets is built here from checked words only: an address and a directory can hold nothing
-//! that a shell would act upon.
+//! that a shell would act upon. Sessions with one machine share a connection where they can; see `multiplex`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use tokio::process::Command;
 
 use crate::address::{Address, SshAddress};
 use crate::inventory::Node;
+use crate::multiplex::KEPT;
 use crate::program::NodeProgram;
 
 /// The exit status of our line on a node where df-node is missing.
@@ -58,11 +59,22 @@ pub enum BootstrapError {
     Place(String),
 }
 
+/// Which connection a session with a machine goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Through<'a> {
+    /// As ssh is configured.
+    Configured,
+    /// The shared one whose socket this is; made when it is not there.
+    Shared(&'a Path),
+    /// One of its own: what it shows is so now, and no older connection can hold it up.
+    Alone,
+}
+
 /// Returns the command that speaks the protocol with a node over its standard streams.
 ///
 /// # Errors
 /// A place holds what a shell could act upon.
-pub fn serve(node: &Node, program: Digest, places: &Places) -> Result<Command, BootstrapError> {
+pub fn serve(node: &Node, program: Digest, places: &Places, through: Through<'_>) -> Result<Command, BootstrapError> {
     let mut command = match &node.address {
         Address::Local(path) => local_serve(path, program),
         Address::Ssh(address) => {
@@ -71,7 +83,7 @@ pub fn serve(node: &Node, program: Digest, places: &Places) -> Result<Command, B
                 "{prologue} P=\"$R/bin/df-node-{program}\"; [ -x \"$P\" ] || {{ echo \"{MISSING_WORD}\" >&2; exit {MISSING}; }}; \
                  exec \"$P\" serve --root \"$R\" --data \"$D\" --tmp \"$T\""
             );
-            ssh(address, &shell(node, &line))
+            ssh(address, through, &shell(node, &line))
         }
     };
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -82,7 +94,7 @@ pub fn serve(node: &Node, program: Digest, places: &Places) -> Result<Command, B
 ///
 /// # Errors
 /// The node cannot be reached, has no room, or cannot run the program; it is as it was then.
-pub async fn bootstrap(node: &Node, program: &NodeProgram, places: &Places) -> Result<(), BootstrapError> {
+pub async fn bootstrap(node: &Node, program: &NodeProgram, places: &Places, through: Through<'_>) -> Result<(), BootstrapError> {
     let bytes = program.bytes().map_err(BootstrapError::Program)?;
     match &node.address {
         Address::Local(path) => {
@@ -91,18 +103,33 @@ pub async fn bootstrap(node: &Node, program: &NodeProgram, places: &Places) -> R
             let written = std::fs::create_dir_all(directory).and_then(|()| df_cache::durable::write(&target, &bytes, 0o755));
             written.map_err(|source| BootstrapError::Io { path: target, source })
         }
-        Address::Ssh(address) => send(address, node, program.digest(), &bytes, places).await,
+        Address::Ssh(address) => {
+            let line = placing(node, program.digest(), places)?;
+            send(ssh(address, through, &shell(node, &line)), &bytes).await
+        }
     }
 }
 
-async fn send(address: &SshAddress, node: &Node, digest: Digest, bytes: &[u8], places: &Places) -> Result<(), BootstrapError> {
-    let line = format!(
+/// Returns what ssh would do to reach a machine, as `ssh -G` says it; `None` when it does not say it.
+pub(crate) async fn configuration(address: &SshAddress) -> Option<Vec<u8>> {
+    let mut command = client();
+    command.arg("-G");
+    let output = to(command, address).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).output().await.ok()?;
+    output.status.success().then_some(output.stdout)
+}
+
+/// Returns the line that puts the program on a node.
+fn placing(node: &Node, digest: Digest, places: &Places) -> Result<String, BootstrapError> {
+    Ok(format!(
         "{} set -e; umask 022; mkdir -p \"$R/bin\"; N=\"$R/bin/.new-$$\"; trap 'rm -f \"$N\"' EXIT; cat > \"$N\"; chmod 755 \"$N\"; \
          [ \"$(\"$N\" digest)\" = {digest} ] || {{ echo \"the copy is damaged, or this machine cannot run it\" >&2; exit 1; }}; \
          sync \"$N\" 2>/dev/null || sync; mv -f \"$N\" \"$R/bin/df-node-{digest}\"",
         prologue(node, places)?
-    );
-    let mut child = ssh(address, &shell(node, &line))
+    ))
+}
+
+async fn send(mut command: Command, bytes: &[u8]) -> Result<(), BootstrapError> {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -166,32 +193,42 @@ fn shell(node: &Node, line: &str) -> String {
     format!("exec {sudo}sh -c '{quoted}'")
 }
 
-fn ssh(address: &SshAddress, line: &str) -> Command {
+fn ssh(address: &SshAddress, through: Through<'_>, line: &str) -> Command {
+    let mut command = client();
+    let options = ["BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=3"];
+    command.args(["-a", "-x", "-T"]).args(options.iter().flat_map(|option| ["-o", option]));
+    match through {
+        Through::Configured => {}
+        Through::Shared(socket) => {
+            command.args(["-o", "ControlMaster=auto", "-o"]).arg(format!("ControlPersist={}", KEPT.as_secs()));
+            command.arg("-o").arg(format!("ControlPath={}", socket.display()));
+        }
+        Through::Alone => {
+            command.args(["-o", "ControlMaster=no", "-o", "ControlPath=none"]);
+        }
+    }
+    let mut command = to(command, address);
+    command.arg(line).process_group(0);
+    command
+}
+
+/// Returns the system's client; a test names its own configuration.
+fn client() -> Command {
     let mut command = Command::new("ssh");
     if let Some(config) = std::env::var_os("DF_SSH_CONFIG") {
         command.arg("-F").arg(config);
     }
-    command.args([
-        "-a",
-        "-x",
-        "-T",
-        "-o",
-        "BatchMode=yes",
-        "-o",
-        "ConnectTimeout=10",
-        "-o",
-        "ServerAliveInterval=5",
-        "-o",
-        "ServerAliveCountMax=3",
-    ]);
+    command
+}
+
+fn to(mut command: Command, address: &SshAddress) -> Command {
     if let Some(port) = address.port {
         command.arg("-p").arg(port.to_string());
     }
     if let Some(user) = &address.user {
         command.arg("-l").arg(user);
     }
-    command.arg("--").arg(&address.host).arg(line);
-    command.process_group(0);
+    command.arg("--").arg(&address.host);
     command
 }
 
@@ -206,8 +243,26 @@ mod tests {
     #[test]
     fn a_directory_that_a_shell_would_act_upon_is_refused() {
         let places = Places { app: "/srv/$(reboot)".into(), ..Places::default() };
-        assert!(serve(&node("web1", false), Digest::of(b""), &places).is_err());
-        assert!(serve(&node("web1", false), Digest::of(b""), &Places::default()).is_ok());
+        assert!(serve(&node("web1", false), Digest::of(b""), &places, Through::Configured).is_err());
+        assert!(serve(&node("web1", false), Digest::of(b""), &Places::default(), Through::Configured).is_ok());
+    }
+
+    #[test]
+    fn what_ssh_is_told_of_shared_connections_comes_before_the_host() {
+        let words = |through| {
+            let command =
+                serve(&node("ssh://op@web1:2222", false), Digest::of(b""), &Places::default(), through).expect("a command");
+            let words: Vec<String> = command.as_std().get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+            assert_eq!(words[words.len() - 3..words.len() - 1], ["--", "web1"]);
+            words[..words.len() - 3].join(" ")
+        };
+        assert!(!words(Through::Configured).contains("Control"));
+        let shared = words(Through::Shared(Path::new("/run/user/1000/df/0123.0")));
+        assert!(
+            shared.contains("-o ControlMaster=auto -o ControlPersist=60 -o ControlPath=/run/user/1000/df/0123.0"),
+            "{shared}"
+        );
+        assert!(words(Through::Alone).contains("-o ControlPath=none"));
     }
 
     #[test]

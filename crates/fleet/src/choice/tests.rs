@@ -19,7 +19,7 @@ fn speed() -> Speed {
 
 /// A program of so many MiB that was changed, and all there is.
 fn program(len: u64) -> Work {
-    Work { changed: len * MIB, fresh: 0, largest: len * MIB }
+    Work { changed: len * MIB, fresh: 0, largest: len * MIB, expected: len * MIB / 8 }
 }
 
 fn cold(base: &str, len: u64) -> Vec<Offer> {
@@ -95,6 +95,20 @@ fn ten_segments_leave_at_once_and_a_long_line_needs_rounds() {
     assert!((0.4..1.0).contains(&tenth), "{tenth}");
 }
 
+#[test]
+fn a_line_is_measured_when_enough_went_over_it_to_tell() {
+    let shown = |bytes: u64, seconds: f64| {
+        let mut meter = Meter::default();
+        meter.add(64 << 10, Duration::ZERO);
+        meter.add(bytes, Duration::from_secs_f64(seconds));
+        meter.link(Some(Duration::from_millis(7)), &Link::UNMEASURED)
+    };
+    assert_eq!(Meter::default().link(None, &Link::UNMEASURED), None);
+    assert_eq!(shown(MIB, 0.01), None, "it lies in a buffer");
+    assert_eq!(shown(MIB, 8.0), Some(Link { bytes_per_second: 65_536.0, round_trip: 0.007 }), "half of it may lie in a buffer");
+    assert_eq!(shown(104 * MIB, 1.0).map(|link| link.bytes_per_second), Some((100 * MIB) as f64));
+}
+
 proptest! {
     /// What the model promises: nobody waits longer than if all nodes had been sent the whole image.
     #[test]
@@ -118,7 +132,7 @@ proptest! {
         for (rate, round_trip, base, is_made, ratio) in nodes {
             let link = Link { bytes_per_second: 10f64.powf(rate) / 8.0, round_trip };
             let changed = (len as f64 * changed) as u64;
-            let work = Work { changed, fresh: (len - changed) / 2, largest: largest.min(changed) };
+            let work = Work { changed, fresh: (len - changed) / 2, largest: largest.min(changed), expected: len - changed };
             let way = Way::Patch(image(&base.to_string()));
             let mut offers = vec![whole, Offer::by_signature(image("r"), Level::Fast, len, &link, &speed)];
             offers.push(match is_made {

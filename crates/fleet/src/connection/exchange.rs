@@ -1,0 +1,169 @@
+//! Several things said in one go: requests and bytes travel without waiting for each answer in turn, and the answers are heard meanwhile.
+//!
+//! What is ready to travel is one window of bytes, however long the delta is and however slow the node; the rest stays where it lies.
+
+use df_wire::session::head_of_bytes;
+use tokio::time::Instant;
+
+use super::*;
+use crate::deltas::Delta;
+use crate::transfer::CopyError;
+
+/// How many bytes of a delta are ready to travel to a node: as many as a pipe holds.
+const WINDOW: usize = 64 * 1024;
+
+/// A thing that is said.
+pub(crate) enum Say<'a> {
+    /// A request, which has a reply.
+    Ask(&'a Request),
+    /// The bytes that the request before announced: those of a delta, from a place on.
+    Bytes { delta: &'a Delta, from: u64 },
+}
+
+/// What was said and is not written yet.
+struct Outgoing<'a> {
+    said: VecDeque<Said<'a>>,
+    window: Vec<u8>,
+    /// How much of the window is written.
+    written: usize,
+    /// How many bytes of deltas are in the window.
+    travelling: u64,
+    piece: Vec<u8>,
+    /// The node does not listen any more.
+    is_unheard: bool,
+}
+
+enum Said<'a> {
+    Frame(Vec<u8>),
+    Bytes { delta: &'a Delta, at: u64 },
+}
+
+impl Connection {
+    /// Says all that is given, in order, and returns the replies in the same order; `sent` hears how many bytes of deltas went out.
+    ///
+    /// A fault that comes while there is still something to say ends the session, because what was announced will not come; it is the last reply then.
+    ///
+    /// # Errors
+    /// The connection broke, the node was silent for as long as one that works with bytes may be, or a delta cannot be read.
+    pub(crate) async fn exchange(
+        &mut self,
+        said: &[Say<'_>],
+        sent: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<Vec<Reply>, CopyError> {
+        let n_replies = said.iter().filter(|said| matches!(said, Say::Ask(_))).count();
+        let mut out = Outgoing::new(said, &mut self.session);
+        let (mut replies, mut n_events, mut buffer) = (vec![], 0, vec![0; HEARD_LEN]);
+        let (silence, asked) = (self.silence(), std::time::Instant::now());
+        let mut deadline = Instant::now() + silence;
+        loop {
+            while let Some(heard) = self.heard.pop_front() {
+                match heard {
+                    Heard::Message(FromNode::Reply(mut reply)) => {
+                        bounds::reply(&mut reply);
+                        let is_fault = matches!(reply, Reply::Fault(_));
+                        if replies.is_empty() {
+                            self.answered(asked);
+                        }
+                        replies.push(reply);
+                        (n_events, deadline) = (0, Instant::now() + silence);
+                        if is_fault && (out.is_unheard || !out.is_done()) {
+                            drop(self.input.take());
+                            return Ok(replies);
+                        }
+                    }
+                    Heard::Message(FromNode::Event(_)) if n_events < EVENTS => {
+                        (n_events, deadline) = (n_events + 1, Instant::now() + silence);
+                    }
+                    _ => return Err(NodeError::Answer.into()),
+                }
+            }
+            if replies.len() == n_replies {
+                return Ok(replies);
+            }
+            out.fill().await.map_err(CopyError::Here)?;
+            let Some(input) = &mut self.input else { return Err(self.broken().await) };
+            tokio::select! {
+                written = input.write(out.left()), if !out.is_done() => match written {
+                    Ok(len @ 1..) => {
+                        self.sent += len as u64;
+                        if let Some(n_bytes) = out.advance(len) {
+                            sent(n_bytes);
+                            (n_events, deadline) = (0, Instant::now() + silence);
+                        }
+                    }
+                    // What it said before it went tells more than our broken pipe.
+                    _ => out.give_up(),
+                },
+                len = self.output.read(&mut buffer) => match len.unwrap_or(0) {
+                    0 => return Err(self.broken().await),
+                    len => {
+                        self.received += len as u64;
+                        self.heard.extend(self.session.receive(&buffer[..len]).map_err(NodeError::Session)?);
+                    }
+                },
+                () = tokio::time::sleep_until(deadline) => return Err(NodeError::Silent(silence).into()),
+            }
+        }
+    }
+
+    async fn broken(&mut self) -> CopyError {
+        NodeError::Broken { said: self.last_words().await }.into()
+    }
+}
+
+impl<'a> Outgoing<'a> {
+    fn new(said: &[Say<'a>], session: &mut OperatorSession) -> Self {
+        let said = said.iter().map(|said| match said {
+            Say::Ask(request) => Said::Frame(session.request(request)),
+            Say::Bytes { delta, from } => Said::Bytes { delta, at: *from },
+        });
+        Self { said: said.collect(), window: vec![], written: 0, travelling: 0, piece: vec![], is_unheard: false }
+    }
+
+    /// Puts into an empty window what is said next.
+    async fn fill(&mut self) -> io::Result<()> {
+        if self.written < self.window.len() {
+            return Ok(());
+        }
+        (self.written, self.travelling) = (0, 0);
+        self.window.clear();
+        while self.window.len() < WINDOW {
+            match self.said.front_mut() {
+                None => break,
+                Some(Said::Frame(frame)) => self.window.append(frame),
+                Some(Said::Bytes { delta, at }) if *at < delta.len() => {
+                    delta.read(*at, WINDOW - self.window.len(), &mut self.piece).await?;
+                    self.window.extend_from_slice(&head_of_bytes(self.piece.len() as u32));
+                    self.window.extend_from_slice(&self.piece);
+                    *at += self.piece.len() as u64;
+                    self.travelling += self.piece.len() as u64;
+                    continue;
+                }
+                Some(Said::Bytes { .. }) => {}
+            }
+            self.said.pop_front();
+        }
+        Ok(())
+    }
+
+    fn left(&self) -> &[u8] {
+        &self.window[self.written..]
+    }
+
+    /// Takes note of bytes that were written; returns how many bytes of deltas went out when the window is empty again.
+    fn advance(&mut self, len: usize) -> Option<u64> {
+        self.written += len;
+        (self.written == self.window.len()).then_some(self.travelling)
+    }
+
+    fn is_done(&self) -> bool {
+        self.written == self.window.len()
+            && self.said.iter().all(|said| matches!(said, Said::Bytes { delta, at } if *at == delta.len()))
+    }
+
+    fn give_up(&mut self) {
+        self.said.clear();
+        self.window.clear();
+        (self.written, self.is_unheard) = (0, true);
+    }
+}
