@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
 
+use df_fleet::Wish;
+
 use crate::name;
 use crate::time::{self, Older};
 
@@ -165,6 +167,9 @@ pub enum Command {
     /// Print the names that shell completions offer
     #[command(name = "__complete", hide = true)]
     Complete(Complete),
+    /// Make the deltas that the next copy will want
+    #[command(name = "__prepare", hide = true)]
+    Prepare(Prepare),
 }
 
 /// `df init`
@@ -245,12 +250,68 @@ pub struct Build {
 /// `df cp`
 #[derive(Debug, Clone, Args)]
 pub struct Cp {
-    /// Send the image whole instead of as a delta
-    #[arg(long)]
+    /// Send the image whole, also where it is: what is there may be damaged
+    #[arg(long, conflicts_with = "codec")]
     pub full: bool,
     /// Send this version instead of the current one
     #[arg(long, value_name = "V", value_parser = revision, value_hint = VERSIONS)]
     pub version: Option<String>,
+    /// How the bytes are packed.
+    #[command(flatten)]
+    pub packing: Packing,
+}
+
+/// How the bytes that travel are packed; where nothing is given, the way that is done soonest.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct Packing {
+    /// Send the image so and not otherwise: patch, copy, elf, rsync or whole
+    #[arg(long, value_name = "C", value_enum, hide_possible_values = true)]
+    pub codec: Option<Codec>,
+    /// Squeeze so hard and not otherwise: fast or small
+    #[arg(long, value_name = "LEVEL", value_enum, hide_possible_values = true)]
+    pub level: Option<Level>,
+}
+
+impl Packing {
+    /// Returns the wish; `full`: whole, also where the image is.
+    pub fn wish(self, full: bool) -> Wish {
+        let codec = self.codec.map(|codec| match codec {
+            Codec::Patch => df_fleet::Codec::Patch,
+            Codec::Copy => df_fleet::Codec::Copy,
+            Codec::Elf => df_fleet::Codec::Elf,
+            Codec::Rsync => df_fleet::Codec::Rsync,
+            Codec::Whole => df_fleet::Codec::Whole,
+        });
+        let level = self.level.map(|level| match level {
+            Level::Fast => df_fleet::Level::Fast,
+            Level::Small => df_fleet::Level::Small,
+        });
+        Wish { codec, level, full }
+    }
+}
+
+/// How bytes are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Codec {
+    /// Against the old bytes, with zstd
+    Patch,
+    /// As a list of what is copied from the old bytes
+    Copy,
+    /// With the references of programs predicted
+    Elf,
+    /// Against a signature of what the node holds
+    Rsync,
+    /// Against nothing
+    Whole,
+}
+
+/// How hard bytes are squeezed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// For a delta that is sent once
+    Fast,
+    /// For one that is sent to many, or over a slow line
+    Small,
 }
 
 /// `df start`
@@ -289,6 +350,9 @@ pub struct Deploy {
     /// Deploy this version, which is known here, without building
     #[arg(long, value_name = "V", value_parser = revision, value_hint = VERSIONS)]
     pub version: Option<String>,
+    /// How the bytes are packed.
+    #[command(flatten)]
+    pub packing: Packing,
 }
 
 /// `df rollback`
@@ -436,6 +500,10 @@ pub struct Complete {
     pub what: Completed,
 }
 
+/// `df __prepare`
+#[derive(Debug, Clone, Args)]
+pub struct Prepare {}
+
 /// Names that completions ask for while a person waits: from the records here alone, one per line, silent about errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Completed {
@@ -562,7 +630,8 @@ Examples:
 const CP_EXAMPLES: &str = "\
 Examples:
   df cp
-  df cp --dry-run           say what each node lacks
+  df cp --dry-run           say what each node lacks, how it would get it, and how long that takes
+  df cp --level small       spend more time on fewer bytes
   df cp --full --address web1";
 const DEPLOY_EXAMPLES: &str = "\
 Examples:

@@ -23,7 +23,7 @@ use crate::args::{Command, Listed};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::session::{Call, Session};
-use crate::{completions, man};
+use crate::{completions, man, preparing};
 
 /// Does what a command says. Events and errors of nodes were written when this returns; a failure of the whole was not.
 pub fn run(command: &Command, call: Call) -> Result<Exit, Failure> {
@@ -55,6 +55,7 @@ fn with_session(command: &Command, session: &Session) -> Result<Exit, Failure> {
         Command::Verify(_) => listing::verify(session),
         Command::Deploy(args) => deploy::run(args, session),
         Command::Rollback(args) => rollback::run(args, session),
+        Command::Prepare(_) => preparing::run(session),
         Command::Gc(args) => gc::run(args, session),
         Command::Status(_) => listing::status(session),
         Command::Logs(args) => records::logs(args, session),

@@ -22,13 +22,14 @@ pub fn script(shell: Shell) -> String {
 
 fn bash(generated: &str) -> String {
     let commands: Vec<_> = name::COMMANDS.iter().map(|command| command.name).filter(|name| !name.starts_with('_')).collect();
-    // The word is hidden in help, and clap lists it all the same.
-    generated.replace(" __complete ", " ") + &BASH.replace("@COMMANDS@", &commands.join(" | "))
+    // The words are hidden in help, and clap lists them all the same.
+    generated.replace(" __complete ", " ").replace(" __prepare ", " ") + &BASH.replace("@COMMANDS@", &commands.join(" | "))
 }
 
 fn zsh(generated: &str) -> String {
     // The top's `--version` takes no value and would hide that those of `cp` and `deploy` do.
-    let script = without_lines(generated, |line| line.starts_with("'__complete:") || line.starts_with("'--version["));
+    let script =
+        without_lines(generated, |line| ["'__complete:", "'__prepare:", "'--version["].iter().any(|word| line.starts_with(word)));
     let script = script
         .replace(":_hosts'", ":_df_nodes'")
         .replace(":_users'", ":_df_versions'")
@@ -42,7 +43,7 @@ fn zsh(generated: &str) -> String {
 }
 
 fn fish(generated: &str) -> String {
-    without_lines(generated, |line| line.contains("-a \"__complete\""))
+    without_lines(generated, |line| line.contains("-a \"__complete\"") || line.contains("-a \"__prepare\""))
         .replace("(__fish_print_hostnames)", "(command df __complete nodes 2>/dev/null)")
         .replace("(__fish_complete_users)", "(command df __complete versions 2>/dev/null)")
         + FISH
@@ -134,6 +135,8 @@ mod tests {
                 "@COMMANDS@",
                 "'__complete:",
                 "\"__complete\"",
+                "'__prepare:",
+                "\"__prepare\"",
             ] {
                 assert!(!script.contains(borrowed), "{borrowed} in {shell:?}");
             }

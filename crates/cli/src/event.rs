@@ -55,7 +55,8 @@ pub enum Event {
         node: String,
         image: ImageId,
         base: Option<ImageId>,
-        codec: &'static str,
+        /// How most of it was packed: `elf`, `copy`, `patch`, `rsync`, `whole`; `none` when it was there.
+        codec: String,
         bytes_sent: u64,
         bytes_received: u64,
         image_bytes: u64,
@@ -110,6 +111,9 @@ pub enum Event {
         /// Whether doing it changes something.
         changes: bool,
     },
+    /// How an image would get to a node: `planned` with more fields.
+    #[serde(rename = "planned")]
+    PlannedCopy(PlannedCopy),
     /// Something was put into a store.
     Stored(Placed),
     /// Something that nothing keeps was removed.
@@ -152,6 +156,25 @@ pub enum Event {
     },
     /// How it ended. The last line.
     Result { ok: bool, exit: u8 },
+}
+
+/// How an image would get to a node.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "the contract names the fields")]
+pub struct PlannedCopy {
+    pub node: Option<String>,
+    pub action: String,
+    pub bytes: Option<u64>,
+    pub requests: Option<u64>,
+    pub reason: String,
+    pub changes: bool,
+    pub base: Option<ImageId>,
+    /// As in [`Event::Copied`].
+    pub codec: String,
+    /// How long it is expected to take.
+    pub seconds: f64,
+    /// Whether the bytes are a guess.
+    pub estimated: bool,
 }
 
 /// Which version serves on a node now, and which one did.

@@ -28,6 +28,7 @@ mod next;
 mod node_event;
 mod output;
 mod pipeline;
+mod preparing;
 mod progress;
 mod render;
 mod rolling;

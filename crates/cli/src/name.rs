@@ -91,6 +91,7 @@ pub const COMMANDS: &[Word] = &[
     word("doctor", false),
     word("help", false),
     word("__complete", false),
+    word("__prepare", true),
 ];
 
 /// A global flag, as the decision and the reordering of words see it.

@@ -36,9 +36,9 @@ pub fn lines(event: &Event) -> Vec<String> {
         Event::Checked { image, again, reproducible, commit, differs, differences, .. } => {
             checked(commit, (*image, *again), *reproducible, differs, differences)
         }
-        Event::Copied { node, codec: "none", .. } => vec![at(node, "holds it already")],
+        Event::Copied { node, codec, .. } if codec == "none" => vec![at(node, "holds it already")],
         Event::Copied { node, codec, base, bytes_sent, image_bytes, seconds: s, .. } => {
-            let how = base.map_or_else(|| (*codec).to_owned(), |base| format!("{codec} of {}", base.short()));
+            let how = base.map_or_else(|| codec.clone(), |base| format!("{codec} of {}", base.short()));
             vec![at(node, &format!("{} sent for {}  {how}  {}", bytes(*bytes_sent), bytes(*image_bytes), seconds(*s)))]
         }
         Event::Started { node, generation, pid, .. } => {
@@ -76,6 +76,14 @@ pub fn lines(event: &Event) -> Vec<String> {
             let reason = if reason.is_empty() { String::new() } else { format!("  ({})", esc(reason)) };
             let text = format!("{}{size}{reason}", esc(action));
             vec![node.as_ref().map_or_else(|| format!("  {text}"), |node| at(node, &text))]
+        }
+        Event::PlannedCopy(p) => {
+            let about = if p.estimated { "about " } else { "" };
+            let size =
+                p.bytes.filter(|n| *n > 0).map_or_else(String::new, |n| format!("  {about}{}, {}", bytes(n), seconds(p.seconds)));
+            let reason = if p.reason.is_empty() { String::new() } else { format!("  ({})", esc(&p.reason)) };
+            let text = format!("{}{size}{reason}", esc(&p.action));
+            vec![p.node.as_ref().map_or_else(|| format!("  {text}"), |node| at(node, &text))]
         }
         Event::Stored(p) => vec![placed("stored", p)],
         Event::Collected(p) => vec![placed("collected", p)],

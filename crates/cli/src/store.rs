@@ -1,24 +1,26 @@
 //! The cache of this machine, as commands see it: releases found by the words people use, images handed to transfers.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use df_cache::derived::Key;
+use df_cache::derived::{self, Key, Making};
 use df_cache::disk::DiskStore;
 use df_cache::store::{Store, StoredRelease};
 use df_core::{AppName, Digest, ImageId, Manifest, Release};
-use df_fleet::Images;
+use df_fleet::deltas::Delta;
+use df_fleet::{Codec, Images, Level};
 
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::session::Session;
 
 /// The word under which deltas are kept: another one for another format of them.
-const DELTA_KIND: &str = "solid1";
+const DELTA_KIND: &str = "v2";
 /// The longest delta that is kept for the next time.
-const KEPT_DELTA_LEN: usize = 512 << 20;
+const KEPT_DELTA_LEN: u64 = 512 << 20;
 
 /// The cache of this machine; clones share it.
 #[derive(Clone)]
@@ -60,6 +62,15 @@ impl Shelf {
     /// Returns the store itself.
     pub fn store(&self) -> &DiskStore {
         &self.store
+    }
+
+    /// Says to others of this machine that a delta is being made; `None` when somebody else is making it.
+    pub fn making(&self, base: ImageId, target: ImageId, level: Level) -> Option<Making> {
+        self.deltas().making(Key { from: Some(base), to: target, level: &word(level, None) })
+    }
+
+    fn deltas(&self) -> derived::Deltas {
+        self.store.deltas()
     }
 
     /// Returns the releases of an application, the newest last.
@@ -134,19 +145,42 @@ impl Images for Shelf {
         Ok(self.store.read_blob(digest, offset, len)?)
     }
 
-    fn kept_delta(&self, base: Option<ImageId>, target: ImageId) -> Option<Vec<u8>> {
-        let mut delta = self.store.deltas().get(Key { from: base, to: target, level: DELTA_KIND })?;
-        let mut bytes = vec![];
-        delta.read_to_end(&mut bytes).ok()?;
-        Some(bytes)
+    fn kept_delta(&self, base: Option<ImageId>, target: ImageId, level: Level, codec: Option<Codec>) -> Option<Delta> {
+        let kept = self.deltas().get(Key { from: base, to: target, level: &word(level, codec) })?;
+        let (len, digest, note) = (kept.len, kept.digest, kept.note.clone());
+        Delta::of_file(kept.into_file(), len, digest, &note).ok()
     }
 
-    fn keep_delta(&self, base: Option<ImageId>, target: ImageId, bytes: &[u8]) {
-        if bytes.len() <= KEPT_DELTA_LEN {
-            // It saves time and nothing else: its errors are no errors.
-            let _ = self.store.deltas().put(Key { from: base, to: target, level: DELTA_KIND }, bytes);
-        }
+    fn kept_len(&self, base: Option<ImageId>, target: ImageId, level: Level, codec: Option<Codec>) -> Option<u64> {
+        self.deltas().len(Key { from: base, to: target, level: &word(level, codec) })
     }
+
+    fn await_delta(&self, base: Option<ImageId>, target: ImageId, level: Level, codec: Option<Codec>, patience: Duration) {
+        self.deltas().await_made(Key { from: base, to: target, level: &word(level, codec) }, patience);
+    }
+
+    fn keep_delta(&self, base: Option<ImageId>, target: ImageId, level: Level, codec: Option<Codec>, delta: &Delta) {
+        if delta.len() > KEPT_DELTA_LEN {
+            return;
+        }
+        // It saves time and nothing else: its errors are no errors.
+        let keep = || {
+            let key = word(level, codec);
+            let mut kept = self.deltas().create(Key { from: base, to: target, level: &key }, delta.codec())?;
+            io::copy(&mut delta.reader(), &mut kept)?;
+            kept.finish()
+        };
+        let _ = keep();
+    }
+}
+
+/// Returns the word under which deltas of a level are kept.
+fn word(level: Level, codec: Option<Codec>) -> String {
+    let level = match level {
+        Level::Fast => "fast",
+        Level::Small => "small",
+    };
+    format!("{DELTA_KIND}{}{level}", codec.map_or("", Codec::word))
 }
 
 #[cfg(test)]

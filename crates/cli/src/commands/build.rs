@@ -11,6 +11,7 @@ use crate::event::Event;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::pipeline;
+use crate::preparing;
 use crate::session::Session;
 use crate::store::Shelf;
 
@@ -26,6 +27,7 @@ pub fn run(args: &args::Build, session: &Session) -> Result<Exit, Failure> {
         link_to(session, &shelf, release.image, &session.call.here.join(link))?;
     }
     session.output().table(&[], &[release.image.to_string()]);
+    preparing::in_background(session, &shelf, &release);
     if args.check { check::run(session, &shelf, &journey, &release) } else { Ok(Exit::Done) }
 }
 

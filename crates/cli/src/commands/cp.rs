@@ -5,12 +5,11 @@ use df_fleet::plan::Way;
 use crate::across::{self, Crew};
 use crate::args;
 use crate::commands::build;
-use crate::copying::{self, Freight};
-use crate::event::Event;
+use crate::copying::{self, Cost, Freight};
+use crate::event::{Event, PlannedCopy};
 use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::Failure;
 use crate::pipeline;
-use crate::render::units;
 use crate::session::Session;
 use crate::store::Shelf;
 
@@ -18,29 +17,17 @@ use crate::store::Shelf;
 pub fn run(args: &args::Cp, session: &Session) -> Result<Exit, Failure> {
     // Before anything is built: a command over no node is a wrong use of it.
     session.nodes()?;
-    let shelf = Shelf::open(session)?;
+    let (shelf, wish) = (Shelf::open(session)?, args.packing.wish(args.full));
     if session.is_dry_run() {
         return match pipeline::planned(session, &shelf, args.version.as_deref(), None)? {
-            Ok(release) => plan(session, "cp", &Freight::of(&shelf, release, args.full)?, &|_| None),
+            Ok(release) => plan(session, "cp", &Freight::of(session, &shelf, release, wish)?, &|_| None),
             Err(journey) => plan_unbuilt(session, "cp", &journey, "copy"),
         };
     }
     let release = pipeline::release(session, &shelf, args.version.as_deref(), None)?;
-    let freight = Freight::of(&shelf, release, args.full)?;
-    let Crew { reached, mut ends } = across::reach(session, "cp", true)?;
-    let (reached, unfit) = copying::fit(session, "cp", &freight, reached);
-    ends.extend(unfit);
-    session.output().progress().phase(&format!(
-        "copying image {} to {}",
-        freight.release.image.short(),
-        units::nodes(reached.len())
-    ));
-    let (there, failed) = copying::bring(session, "cp", &freight, reached)?;
-    ends.extend(failed);
-    ends.extend(there.iter().map(|_| NodeEnd::Done));
-    let closing = there.into_iter().map(|reached| reached.connection.close()).collect();
-    session.call.block_on(across::all(closing, session.parallel()));
-    Ok(of_nodes(&ends))
+    let freight = Freight::of(session, &shelf, release, wish)?;
+    freight.prepare(session);
+    Ok(of_nodes(&copying::carry(session, "cp", &freight)?))
 }
 
 /// Says what a copy to each node takes; `more` says what follows on a node besides: the action, and whether it is a change.
@@ -57,10 +44,10 @@ pub fn plan(
     for reached in reached {
         let node = reached.connection.node.label();
         match session.call.block_on(freight.cost(&reached, session.app())) {
-            Ok((way, bytes)) => {
+            Ok(cost) => {
                 let (next, moves) = more(&reached.survey).unwrap_or_default();
-                let event = planned(node, way, bytes, &next, moves);
-                changes |= way != Way::Held || moves;
+                changes |= cost.chosen.way != Way::Held || moves;
+                let event = planned(node, cost, &next, moves);
                 session.output().result(&event);
             }
             Err(error) => {
@@ -91,22 +78,30 @@ pub fn plan_unbuilt(session: &Session, phase: &'static str, journey: &pipeline::
     if ends.is_empty() { Ok(session.planned(true)) } else { Ok(of_nodes(&ends)) }
 }
 
-fn planned(node: String, way: Way, bytes: Option<u64>, next: &str, moves: bool) -> Event {
-    let copy = match way {
+fn planned(node: String, Cost { chosen, codec }: Cost, next: &str, moves: bool) -> Event {
+    let copy = match chosen.way {
         Way::Held => None,
-        Way::Patch(base) => Some((format!("copy a patch of image {}", base.short()), String::new())),
-        Way::Rsync(base) => Some((
-            format!("copy a delta to image {}", base.short()),
-            "that image is only on the node, so the size shows on the way".into(),
-        )),
-        Way::Whole => Some(("copy the image whole".to_owned(), "no image there can serve as a base, or --full".into())),
+        Way::Patch(base) => Some((format!("copy {codec} of image {}", base.short()), "")),
+        Way::Rsync(base) => Some((format!("copy rsync of image {}", base.short()), "that image is only on the node")),
+        Way::Whole => Some(("copy the image whole".to_owned(), "")),
     };
     let changes = copy.is_some() || moves;
     let (action, reason) = match copy {
         Some((copy, reason)) if next.is_empty() => (copy, reason),
         Some((copy, reason)) => (format!("{copy}, then {next}"), reason),
-        None if next.is_empty() => ("nothing".into(), "it holds the image".into()),
-        None => (next.to_owned(), "it holds the image".into()),
+        None if next.is_empty() => ("nothing".into(), "it holds the image"),
+        None => (next.to_owned(), "it holds the image"),
     };
-    Event::Planned { node: Some(node), action, bytes, requests: Some(0), reason, changes }
+    Event::PlannedCopy(PlannedCopy {
+        node: Some(node),
+        action,
+        bytes: Some(chosen.bytes),
+        requests: Some(0),
+        reason: reason.to_owned(),
+        changes,
+        base: chosen.way.base(),
+        codec,
+        seconds: chosen.seconds,
+        estimated: !chosen.is_exact,
+    })
 }

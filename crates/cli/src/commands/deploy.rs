@@ -25,11 +25,12 @@ pub fn run(args: &args::Deploy, session: &Session) -> Result<Exit, Failure> {
     let shelf = Shelf::open(session)?;
     let (version, revision) = (args.version.as_deref(), args.commit_hash.as_deref());
     if session.is_dry_run() {
-        return plan(session, &shelf, version, revision);
+        return plan(session, &shelf, args);
     }
     confirm(session, n_nodes)?;
     let release = pipeline::release(session, &shelf, version, revision)?;
-    let freight = Freight::of(&shelf, release, false)?;
+    let freight = Freight::of(session, &shelf, release, args.packing.wish(false))?;
+    freight.prepare(session);
     let Crew { reached, ends } = across::reach(session, "deploy", true)?;
     let (behind, mut ended) = sort(session, &freight, reached, ends);
     if session.call.interrupt.is_pressed() {
@@ -85,11 +86,11 @@ fn serves(survey: &Survey, release: &Release) -> bool {
     is_current && (runs || release.run.is_none())
 }
 
-fn plan(session: &Session, shelf: &Shelf, version: Option<&str>, revision: Option<&str>) -> Result<Exit, Failure> {
-    match pipeline::planned(session, shelf, version, revision)? {
+fn plan(session: &Session, shelf: &Shelf, args: &args::Deploy) -> Result<Exit, Failure> {
+    match pipeline::planned(session, shelf, args.version.as_deref(), args.commit_hash.as_deref())? {
         Err(journey) => cp::plan_unbuilt(session, "deploy", &journey, "copy, then activate"),
         Ok(release) => {
-            let freight = Freight::of(shelf, release.clone(), false)?;
+            let freight = Freight::of(session, shelf, release.clone(), args.packing.wish(false))?;
             cp::plan(session, "deploy", &freight, &|survey| match (serves(survey, &release), current_of(survey, &release.app)) {
                 (true, _) => None,
                 (false, 0) => Some((format!("activate {}", release.commit.short()), true)),

@@ -100,6 +100,7 @@ fn our_words_are_ours() {
         "with --pop",
         "compare-checksums",
         "__complete nodes",
+        "__prepare",
         "-v build",
         "-q build",
         "-vq build",

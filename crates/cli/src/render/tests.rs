@@ -28,7 +28,7 @@ fn copied(codec: &'static str, base: Option<ImageId>) -> Event {
         node: "web1".into(),
         image: image("x"),
         base,
-        codec,
+        codec: codec.into(),
         bytes_sent: 12_600,
         bytes_received: 300,
         image_bytes: 4_300_000,

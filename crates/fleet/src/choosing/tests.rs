@@ -1,0 +1,161 @@
+use std::collections::BTreeMap;
+
+use df_core::{Digest, Entry, Timestamp};
+
+use super::*;
+use crate::deltas::Delta;
+use crate::program::ARCH;
+
+const MIB: u64 = 1 << 20;
+
+/// A machine with images, each of one program and its length, and with deltas that were made.
+#[derive(Default)]
+struct Here {
+    images: BTreeMap<ImageId, Manifest>,
+    made: Vec<(Option<ImageId>, Level, Option<Codec>, u64)>,
+}
+
+impl Images for Here {
+    fn holds(&self, image: ImageId) -> bool {
+        self.images.contains_key(&image)
+    }
+
+    fn manifest(&self, image: ImageId) -> io::Result<Manifest> {
+        self.images.get(&image).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn read(&self, digest: Digest, _: u64, _: usize) -> io::Result<Vec<u8>> {
+        let machine = if digest == Digest::of(b"arm") { 183 } else { 62 };
+        Ok([&b"\x7fELF\x02\x01"[..], &[0; 12], &[machine, 0]].concat())
+    }
+
+    fn kept_len(&self, base: Option<ImageId>, _: ImageId, level: Level, codec: Option<Codec>) -> Option<u64> {
+        self.made.iter().find(|made| (made.0, made.1, made.2) == (base, level, codec)).map(|made| made.3)
+    }
+
+    fn kept_delta(&self, _: Option<ImageId>, _: ImageId, _: Level, _: Option<Codec>) -> Option<Delta> {
+        None
+    }
+}
+
+fn manifest(path: &str, content: &str, len: u64) -> Manifest {
+    let kind = Kind::File { executable: true, len, digest: Digest::of(content.as_bytes()) };
+    Manifest::new(vec![Entry { path: path.parse().expect("a path"), kind }]).expect("a tree")
+}
+
+impl Here {
+    fn with(mut self, path: &str, content: &str, len: u64) -> Self {
+        let manifest = manifest(path, content, len);
+        self.images.insert(manifest.image(), manifest);
+        self
+    }
+
+    fn id(&self, content: &str) -> ImageId {
+        let has = |manifest: &Manifest| manifest.blobs()[0].0 == Digest::of(content.as_bytes());
+        *self.images.iter().find(|(_, manifest)| has(manifest)).expect("it is here").0
+    }
+}
+
+fn survey(images: &[ImageId]) -> Survey {
+    Survey {
+        arch: ARCH.into(),
+        kernel: String::new(),
+        libc: None,
+        interpreters: None,
+        free: 0,
+        now: Timestamp(0),
+        images: images.to_vec(),
+        incoming: vec![],
+        lock: None,
+        apps: vec![],
+    }
+}
+
+const SLOW: Link = Link { bytes_per_second: 1e6, round_trip: 0.02 };
+const FAST: Link = Link { bytes_per_second: 1e9, round_trip: 0.0002 };
+
+/// What is chosen for `new`, an image here, on a node that holds some.
+#[track_caller]
+fn choose(here: &Here, held: &[ImageId], link: Link, wish: Wish) -> Result<Chosen, WishError> {
+    let image = here.id("new");
+    let target = Target { images: here, image, manifest: &here.images[&image] };
+    let app = "greeter".parse().expect("a name");
+    Chooser { speed: Speed::usual(2), ..Chooser::default() }.choose(target, &survey(held), &app, &link, &wish)
+}
+
+fn here() -> Here {
+    Here::default().with("app", "new", 8 * MIB).with("app", "old", 8 * MIB).with("other", "other", MIB).with("arm", "arm", MIB)
+}
+
+#[test]
+fn the_image_that_is_most_like_the_new_one_is_the_base_whoever_owns_it() {
+    let here = here();
+    let (old, other, stranger) = (here.id("old"), here.id("other"), ImageId(Digest::of(b"not here")));
+    let way = |held: &[ImageId], link| choose(&here, held, link, Wish::default()).expect("a way").way;
+    assert_eq!(way(&[stranger, other, old], SLOW), Way::Patch(old));
+    assert_eq!(way(&[stranger], SLOW), Way::Rsync(stranger));
+    assert_eq!(way(&[], SLOW), Way::Whole);
+    assert_eq!(way(&[old], FAST), Way::Whole, "making it takes longer than sending all");
+    assert_eq!(way(&[old, here.id("new")], SLOW), Way::Held);
+}
+
+#[test]
+fn what_is_made_already_is_taken_and_the_smallest_of_it() {
+    let mut here = here();
+    let old = here.id("old");
+    here.made = vec![(Some(old), Level::Fast, None, 9000), (Some(old), Level::Small, None, 8000)];
+    for link in [SLOW, FAST] {
+        let chosen = choose(&here, &[old], link, Wish::default()).expect("a way");
+        assert_eq!((chosen.way, chosen.level, chosen.bytes, chosen.is_exact), (Way::Patch(old), Level::Small, 8000, true));
+    }
+    let wish = Wish { level: Some(Level::Fast), ..Wish::default() };
+    assert_eq!(choose(&here, &[old], SLOW, wish).expect("a way").bytes, 9000);
+    let wish = Wish { codec: Some(Codec::Patch), ..Wish::default() };
+    assert!(!choose(&here, &[old], SLOW, wish).expect("a way").is_exact, "another codec was made");
+}
+
+#[test]
+fn a_wish_is_fulfilled_or_refused_in_words() {
+    let here = here();
+    let (old, stranger) = (here.id("old"), ImageId(Digest::of(b"not here")));
+    let wish = |codec, held: &[ImageId]| {
+        let chosen = choose(&here, held, FAST, Wish { codec: Some(codec), ..Wish::default() });
+        chosen.map(|chosen| (chosen.way, chosen.codec)).map_err(|error| error.to_string())
+    };
+    assert_eq!(wish(Codec::Elf, &[old]), Ok((Way::Patch(old), Some(Codec::Elf))));
+    assert_eq!(wish(Codec::Rsync, &[old]), Ok((Way::Rsync(old), None)));
+    assert_eq!(wish(Codec::Whole, &[old]), Ok((Way::Whole, None)));
+    let none_here = "--codec copy needs an image that is on the node and here, and there is none";
+    assert_eq!(wish(Codec::Copy, &[stranger]), Err(none_here.into()));
+    assert_eq!(wish(Codec::Rsync, &[]), Err("--codec rsync needs an image on the node to start from, and it holds none".into()));
+    let full = Wish { full: true, ..Wish::default() };
+    assert_eq!(choose(&here, &[here.id("new")], SLOW, full).expect("a way").way, Way::Whole);
+}
+
+#[test]
+fn elf_is_for_programs_of_the_machine_that_it_knows() {
+    let here = here();
+    let target = |content: &str| {
+        let image = here.id(content);
+        Target { images: &here, image, manifest: &here.images[&image] }
+    };
+    assert!(has_program(target("new")));
+    assert!(!has_program(target("arm")));
+}
+
+#[test]
+fn what_is_foreseen_is_being_made_when_the_node_answers() {
+    let here = here();
+    let (image, old) = (here.id("new"), here.id("old"));
+    let target = Target { images: &here, image, manifest: &here.images[&image] };
+    let app = "greeter".parse().expect("a name");
+    let chooser = Chooser { speed: Speed::usual(2), ..Chooser::default() };
+    assert_eq!(chooser.foresee(target, &[], &SLOW, &Wish::default()), None);
+    let wants = chooser.foresee(target, &[old], &SLOW, &Wish::default()).expect("a delta");
+    assert_eq!((wants.way, wants.level), (Way::Patch(old), Level::Fast));
+    let alone = choose(&here, &[old], SLOW, Wish::default()).expect("a way");
+    // As if the connection had taken as long as the delta.
+    let later = Chooser { begun: chooser.begun - Duration::from_secs(1), ..chooser };
+    let chosen = later.choose(target, &survey(&[old]), &app, &SLOW, &Wish::default()).expect("a way");
+    assert!(chosen.way == wants.way && chosen.seconds < alone.seconds);
+}
