@@ -27,19 +27,25 @@ pub(super) struct Search {
     pub(super) least: usize,
     /// With so many equal bytes in the window no other place is looked for.
     pub(super) alike: usize,
+    /// After so many places without an anchor, every second one is looked at; after so many again every third, up to [`STRIDE`].
+    pub(super) patience: usize,
+    /// So many anchors in a row may be passed over.
+    pub(super) n_passed: usize,
 }
 
 impl Search {
     pub(super) fn by(effort: Effort) -> Self {
         match effort {
-            Effort::Fast => Self { step: 4, n_places: 8, least: 12, alike: 28 },
-            Effort::Small => Self { step: 1, n_places: 64, least: 10, alike: WINDOW + 1 },
+            Effort::Fast => Self { step: 4, n_places: 8, least: 12, alike: 28, patience: 512, n_passed: 4 },
+            Effort::Small => Self { step: 1, n_places: 64, least: 10, alike: WINDOW + 1, patience: 1 << 13, n_passed: 12 },
         }
     }
 }
 
 /// So many bytes are looked at to see whether the old bytes beside which we walk go on being the right ones.
 const WINDOW: usize = 32;
+/// At least every so many new bytes something is looked for.
+const STRIDE: usize = 16;
 /// How many equal bytes more than where we walk another place must have.
 const BETTER: usize = 4;
 /// From this length on a stretch that was not better is passed over as a whole, or many such would be compared again and again.
@@ -90,7 +96,7 @@ impl Walk<'_> {
             }
             // Inside of a run of one byte all places look alike; what follows it tells them apart.
             _ if repeats => at + (runs::forward(&self.new[at..], &self.new[at + 1..]) + 2 - KEY).max(1),
-            _ => at + 1,
+            _ => at + 1 + ((at.saturating_sub(self.end)) / self.search.patience).min(STRIDE - 1),
         }
     }
 

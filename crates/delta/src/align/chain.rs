@@ -9,12 +9,12 @@ use super::extend::{self, Between, Sides};
 
 /// Anchors longer than this are never passed over.
 const DOUBTFUL: u32 = 48;
-/// How many anchors may be passed over in a row.
-const PASSED: usize = 12;
+/// Not more new bytes than these are passed over at once.
+const FAR: u32 = 400;
 
 /// Returns segments made of those anchors that pay, extended into what is between them.
-pub(super) fn choose(sides: &Sides<'_>, anchors: &[Anchor]) -> Vec<Segment> {
-    let chosen = best_way(sides, anchors);
+pub(super) fn choose(sides: &Sides<'_>, anchors: &[Anchor], n_passed: usize) -> Vec<Segment> {
+    let chosen = best_way(sides, &Anchors { all: anchors, n_passed });
     let mut segments: Vec<Segment> = Vec::with_capacity(chosen.len());
     let mut before: Option<&Segment> = None;
     for after in chosen.iter().map(|&n| &anchors[n].segment).map(Some).chain([None]) {
@@ -43,9 +43,16 @@ struct Way {
     from: Option<usize>,
 }
 
-fn best_way(sides: &Sides<'_>, anchors: &[Anchor]) -> Vec<usize> {
-    let mut ways: Vec<Way> = Vec::with_capacity(anchors.len());
-    for n in 0..anchors.len() {
+/// The anchors to choose from.
+struct Anchors<'a> {
+    all: &'a [Anchor],
+    /// How many may be passed over in a row.
+    n_passed: usize,
+}
+
+fn best_way(sides: &Sides<'_>, anchors: &Anchors<'_>) -> Vec<usize> {
+    let mut ways: Vec<Way> = Vec::with_capacity(anchors.all.len());
+    for n in 0..anchors.all.len() {
         let way = way_to(sides, anchors, &ways, n);
         ways.push(way);
     }
@@ -59,12 +66,13 @@ fn best_way(sides: &Sides<'_>, anchors: &[Anchor]) -> Vec<usize> {
     chosen
 }
 
-fn way_to(sides: &Sides<'_>, anchors: &[Anchor], ways: &[Way], n: usize) -> Way {
-    let Anchor { segment, n_wrong } = anchors[n];
+fn way_to(sides: &Sides<'_>, anchors: &Anchors<'_>, ways: &[Way], n: usize) -> Way {
+    let Anchor { segment, n_wrong } = anchors.all[n];
     let worth = sides.costs.saved((segment.len - n_wrong) as usize, segment.len as usize);
     let mut best: Option<Way> = None;
-    for from in before(anchors, n) {
-        let Between { score, .. } = extend::between(sides, from.map(|from| &anchors[from].segment), Some(&anchors[n].segment));
+    for from in anchors.before(n) {
+        let Between { score, .. } =
+            extend::between(sides, from.map(|from| &anchors.all[from].segment), Some(&anchors.all[n].segment));
         let score = score + worth + from.map_or(0, |from| ways[from].score);
         if best.is_none_or(|best| score > best.score) {
             best = Some(Way { score, from });
@@ -73,26 +81,30 @@ fn way_to(sides: &Sides<'_>, anchors: &[Anchor], ways: &[Way], n: usize) -> Way 
     best.unwrap_or(Way { score: worth, from: None })
 }
 
-fn last(sides: &Sides<'_>, anchors: &[Anchor], ways: &[Way]) -> Option<usize> {
+fn last(sides: &Sides<'_>, anchors: &Anchors<'_>, ways: &[Way]) -> Option<usize> {
     let score = |&from: &Option<usize>| {
-        let between = extend::between(sides, from.map(|from| &anchors[from].segment), None);
+        let between = extend::between(sides, from.map(|from| &anchors.all[from].segment), None);
         between.score + from.map_or(0, |from| ways[from].score)
     };
     // The first of equals: `max_by_key` would take the last, which passes over more.
-    before(anchors, anchors.len()).rev().max_by_key(score).flatten()
+    anchors.before(anchors.all.len()).rev().max_by_key(score).flatten()
 }
 
-/// Returns from where one may come to anchor `n`: the nearest first, and at last from the beginning when only doubtful ones are passed over.
-fn before(anchors: &[Anchor], n: usize) -> std::vec::IntoIter<Option<usize>> {
-    let mut ways = Vec::with_capacity(PASSED + 1);
-    for from in (0..n).rev().take(PASSED) {
-        ways.push(Some(from));
-        if anchors[from].segment.len > DOUBTFUL {
-            return ways.into_iter();
+impl Anchors<'_> {
+    /// Returns from where one may come to anchor `n`: the nearest first, and at last from the beginning when only doubtful ones are passed over.
+    fn before(&self, n: usize) -> std::vec::IntoIter<Option<usize>> {
+        let mut ways = Vec::with_capacity(self.n_passed + 1);
+        let first = n.saturating_sub(self.n_passed);
+        for from in (first..n).rev() {
+            ways.push(Some(from));
+            let Segment { new, len, .. } = self.all[from].segment;
+            if len > DOUBTFUL || self.all[n - 1].segment.new - new > FAR {
+                return ways.into_iter();
+            }
         }
+        if first == 0 {
+            ways.push(None);
+        }
+        ways.into_iter()
     }
-    if n <= PASSED {
-        ways.push(None);
-    }
-    ways.into_iter()
 }
