@@ -6,16 +6,15 @@ use std::ops::Range;
 use crate::align::{self, Effort, Segment};
 use crate::diff::Level;
 use crate::elf::{self, Image, Transformed};
+use crate::entropy::Shape;
 
-use super::bytes;
+use super::corrections::pack_corrections;
+use super::order::Order;
 use super::program::{self, Program};
 use super::references::Known;
 use super::segments;
-use super::streams::{Body, Sort, Streams, max_len};
+use super::streams::{Body, Sort, StreamLen, Streams, max_len};
 use super::{Sides, decode, ranges};
-
-/// How long a base may be to be the context of literals as a whole at [`Level::Fast`].
-const WHOLE_CONTEXT: usize = 1 << 20;
 
 /// Packs a piece as stretches of the base, and what differs. `None` when that is no way to do it.
 pub(crate) fn copy(sides: &Sides<'_>, level: Level) -> Option<Body> {
@@ -39,8 +38,8 @@ pub(crate) fn elf(sides: &Sides<'_>, paired: &[Option<u32>], level: Level) -> Op
     }
     let mut base = sides.base.to_vec();
     let transformed = transform_bases(&mut base, &slices, &programs);
-    let mut body = Making::new(&base, level);
-    let plain = gather(sides.target, &members, &programs);
+    let mut body = Making::new(&base, sides.target.len(), level);
+    let plain = Order::new(&members, programs.iter().map(|program| program.member)).gather_plain(sides.target);
     body.streams.put(Sort::Head, programs.len() as u64);
     let mut next = 0;
     let mut parts = Vec::new();
@@ -65,7 +64,7 @@ pub(crate) fn elf(sides: &Sides<'_>, paired: &[Option<u32>], level: Level) -> Op
     for (old, new, segments) in &parts {
         body.program(old, new, segments)?;
     }
-    proven(body.pack()?, sides, true)
+    proven(body.pack(Shape::Code)?, sides, true)
 }
 
 /// Returns a body when it makes the target.
@@ -118,7 +117,8 @@ fn most_alike(new: &[u8], bases: &[usize], base: &[u8], slices: &[Range<usize>])
         return bases[0];
     }
     let sketch = |bytes: &[u8]| -> HashSet<u64> {
-        let hashes = bytes.windows(8).map(|w| u64::from_le_bytes(w.try_into().expect("eight")).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let hashes =
+            bytes.windows(8).map(|w| u64::from_le_bytes(w.try_into().expect("eight")).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         hashes.filter(|hash| hash >> 54 == 1).take(4096).collect()
     };
     let wanted = sketch(new);
@@ -136,18 +136,11 @@ fn transform_bases(base: &mut [u8], slices: &[Range<usize>], programs: &[Found])
     used.into_iter().map(|slice| (slice, elf::forward(&mut base[slices[slice].clone()]).unwrap_or_default())).collect()
 }
 
-/// Returns the members that are no programs, one after the other.
-fn gather(target: &[u8], members: &[Range<usize>], programs: &[Found]) -> Vec<u8> {
-    let is_program = |member: &usize| programs.iter().any(|program| program.member == *member);
-    let plain = (0..members.len()).filter(|member| !is_program(member));
-    plain.flat_map(|member| &target[members[member].clone()]).copied().collect()
-}
-
 fn pack_plain(base: &[u8], target: &[u8], segments: &[Segment], level: Level) -> Option<Body> {
-    let mut body = Making::new(base, level);
+    let mut body = Making::new(base, target.len(), level);
     segments::put(segments, target.len(), &mut body.streams);
     body.plain(segments, target);
-    body.pack()
+    body.pack(Shape::Text)
 }
 
 /// A body in the making.
@@ -155,68 +148,60 @@ struct Making<'a> {
     base: &'a [u8],
     level: Level,
     streams: Streams,
-    gap: u64,
+    predicted: Vec<u8>,
+    actual: Vec<u8>,
+    holes: Vec<Range<u32>>,
     right: u64,
-    text_context: Vec<u8>,
-    code_context: Vec<u8>,
-    len: usize,
     n_segments_fit: bool,
 }
 
 impl<'a> Making<'a> {
-    fn new(base: &'a [u8], level: Level) -> Self {
+    fn new(base: &'a [u8], len: usize, level: Level) -> Self {
         Self {
             base,
             level,
             streams: Streams::default(),
-            gap: 0,
+            predicted: vec![0; len],
+            actual: Vec::with_capacity(len),
+            holes: Vec::new(),
             right: 0,
-            text_context: Vec::new(),
-            code_context: Vec::new(),
-            len: 0,
             n_segments_fit: true,
         }
     }
 
     fn plain(&mut self, segments: &[Segment], new: &[u8]) {
-        let mut predicted = vec![0; new.len()];
-        for segment in segments {
-            let (from, to, len) = (segment.old as usize, segment.new as usize, segment.len as usize);
-            predicted[to..to + len].copy_from_slice(&self.base[from..from + len]);
-        }
-        bytes::put(segments, &predicted, new, &mut self.gap, &mut self.streams);
-        segments::put_surroundings(segments, self.base, new.len(), &mut self.text_context);
-        self.literals(segments, new, Sort::Text);
+        let range = self.next(segments, new);
+        segments::copy(segments, self.base, &mut self.predicted[range]);
     }
 
     fn program(&mut self, old: &Program<'_>, new: &Program<'_>, segments: &[Segment]) -> Option<()> {
-        let mut predicted = vec![0; new.bytes.len()];
+        let range = self.next(segments, new.bytes);
         let (old_layout, layout) = (old.image.layout(), new.image.layout());
         let mut known = Known { new: new.bytes, layout, streams: &mut self.streams, right: self.right };
-        program::predict_with(old.bytes, old_layout, &old.references, layout, segments, &mut known, &mut predicted).ok()?;
+        let out = &mut self.predicted[range];
+        program::predict_with(old.bytes, old_layout, &old.references, layout, segments, &mut known, out).ok()?;
         self.right = known.right;
-        bytes::put(segments, &predicted, new.bytes, &mut self.gap, &mut self.streams);
-        segments::put_surroundings(segments, old.bytes, new.bytes.len(), &mut self.code_context);
-        self.literals(segments, new.bytes, Sort::Code);
         Some(())
     }
 
-    fn literals(&mut self, segments: &[Segment], new: &[u8], sort: Sort) {
-        segments::uncovered(segments, new.len()).for_each(|range| self.streams.extend(sort, &new[range]));
-        self.len += new.len();
+    /// Notes what comes next, and returns where it is.
+    fn next(&mut self, segments: &[Segment], new: &[u8]) -> Range<usize> {
+        let start = self.actual.len();
+        self.actual.extend_from_slice(new);
+        segments::put_holes(segments, start, new.len(), &mut self.holes);
         self.n_segments_fit &= segments.len() <= segments::max_segments(new.len());
+        start..self.actual.len()
     }
 
-    fn pack(self) -> Option<Body> {
-        if self.streams.total() > max_len(self.len) || !self.n_segments_fit {
+    fn pack(self, shape: Shape) -> Option<Body> {
+        if self.streams.total() > max_len(self.actual.len()) || !self.n_segments_fit {
             return None;
         }
-        let local = |sort| if sort == Sort::Text { &self.text_context[..] } else { &self.code_context[..] };
-        let near = self.streams.pack(false, local, self.level);
-        if self.level == Level::Fast && self.base.len() > WHOLE_CONTEXT || self.base.is_empty() {
-            return Some(near);
-        }
-        let whole = self.streams.pack(true, |_| self.base, self.level);
-        Some(if whole.bytes.len() < near.bytes.len() { whole } else { near })
+        let mut body = self.streams.pack(self.level);
+        let before = body.bytes.len();
+        pack_corrections(&self.predicted, &self.actual, &self.holes, self.base, shape, self.level, &mut body.bytes);
+        let raw = self.holes.iter().map(|hole| hole.len() as u64).sum();
+        body.streams[Sort::Corrections as usize] = StreamLen { raw, packed: (body.bytes.len() - before) as u64 };
+        Some(body)
     }
 }

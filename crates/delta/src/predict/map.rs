@@ -55,7 +55,8 @@ impl Map {
         let page = (old >> self.shift) as usize;
         let first = self.pages[page] as usize;
         let end = self.pages.get(page + 1).map_or(self.starts.len(), |&last| last as usize + 1);
-        let at = if end - first <= 1 { first } else { first + self.starts[first..end].partition_point(|&start| start <= old) - 1 };
+        let at =
+            if end - first <= 1 { first } else { first + self.starts[first..end].partition_point(|&start| start <= old) - 1 };
         // A drift that leads out of the new file is one of bytes that are gone; any place will do.
         old.wrapping_add(self.drifts[at]).min(self.new_len)
     }

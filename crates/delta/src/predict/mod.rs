@@ -9,7 +9,9 @@
 //! 1. Head: number of programs, and for each: members since the last one, number of the base's slice, flags and one or 0 if it is not transformed,
 //!    layout (`elf::Layout`)
 //! 2. the segments of all other members together (`segments`), when there are any, then of each program
-//! 3. what is wrong with them (`references`, `bytes`), and what is like nothing (Text for the former, Code for the latter), in the same order
+//! 3. which references are wrong, and by how much (`references`)
+//!
+//! Behind them are the corrections: of all other bytes, and what no segment covers (`entropy`), of all members in that order.
 //! ```
 //!
 //! A base's slice that is the base of a program is transformed in place, before anything refers to it, for other members too. The base of a body without programs is as
@@ -17,10 +19,11 @@
 //!
 //! Another machine's programs fit without a change here: see [`crate::elf`].
 
-mod bytes;
+mod corrections;
 mod decode;
 mod encode;
 mod map;
+mod order;
 mod program;
 mod references;
 mod segments;

@@ -12,6 +12,7 @@ use crate::codec::CodecError;
 use crate::elf::{Kind, Layout, Reference};
 
 use super::map::Map;
+use super::segments;
 use super::streams::{Reader, Sort, Streams};
 
 /// The two files, as far as references need them.
@@ -32,11 +33,9 @@ pub(super) trait Truth {
 /// Copies segments to `out` and moves the references in them.
 pub(super) fn predict(sides: &Sides<'_>, segments: &[Segment], truth: &mut impl Truth, out: &mut [u8]) -> Result<(), CodecError> {
     let Sides { old, old_layout, new_layout, references, map } = *sides;
+    segments::copy(segments, old, out);
     let mut learned = Learned::default();
     for segment in segments {
-        let (from, to) = (segment.old as usize, segment.new as usize);
-        let len = segment.len as usize;
-        out[to..to + len].copy_from_slice(&old[from..from + len]);
         let first = references.partition_point(|reference| reference.at < segment.old);
         let end = u64::from(segment.old) + u64::from(segment.len);
         for reference in references[first..].iter().take_while(|r| u64::from(r.at) + u64::from(r.width) <= end) {
@@ -97,20 +96,20 @@ impl Known<'_> {
 }
 
 /// The decoder's truth: what the encoder wrote.
-pub(super) struct Told<'a, 'b> {
-    pub reader: &'a mut Reader<'b>,
+pub(super) struct Told<'a> {
+    pub reader: &'a mut Reader,
     /// How many references are right before the next that is not.
     right: u64,
 }
 
-impl<'a, 'b> Told<'a, 'b> {
-    pub fn new(reader: &'a mut Reader<'b>) -> Result<Self, CodecError> {
+impl<'a> Told<'a> {
+    pub fn new(reader: &'a mut Reader) -> Result<Self, CodecError> {
         let right = next(reader)?;
         Ok(Self { reader, right })
     }
 }
 
-impl Truth for Told<'_, '_> {
+impl Truth for Told<'_> {
     #[inline]
     fn place(&mut self, reference: &Reference, expected: u32, _: &mut [u8]) -> Result<Option<u32>, CodecError> {
         if self.right > 0 {
@@ -124,7 +123,7 @@ impl Truth for Told<'_, '_> {
     }
 }
 
-fn next(reader: &mut Reader<'_>) -> Result<u64, CodecError> {
+fn next(reader: &mut Reader) -> Result<u64, CodecError> {
     if reader.is_at_end(Sort::Misses) { Ok(u64::MAX) } else { reader.number(Sort::Misses) }
 }
 

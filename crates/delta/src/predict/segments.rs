@@ -1,5 +1,7 @@
 //! Segments as numbers, and back.
 
+use std::ops::Range;
+
 use crate::align::Segment;
 use crate::codec::CodecError;
 
@@ -25,7 +27,7 @@ pub(super) fn put(segments: &[Segment], len: usize, streams: &mut Streams) {
 }
 
 /// Reads segments that make `len` bytes of `old_len` old ones.
-pub(super) fn read(reader: &mut Reader<'_>, len: usize, old_len: usize) -> Result<Vec<Segment>, CodecError> {
+pub(super) fn read(reader: &mut Reader, len: usize, old_len: usize) -> Result<Vec<Segment>, CodecError> {
     let (mut new, mut old, mut segments) = (0, 0, Vec::new());
     while new < len {
         new += reader.at_most(Sort::LiteralLens, len - new)?;
@@ -45,32 +47,22 @@ pub(super) fn read(reader: &mut Reader<'_>, len: usize, old_len: usize) -> Resul
     Ok(segments)
 }
 
-/// Returns the stretches of `len` new bytes that no segment covers.
-pub(super) fn uncovered(segments: &[Segment], len: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
-    let ends = [0].into_iter().chain(segments.iter().map(|segment| (segment.new + segment.len) as usize));
-    let starts = segments.iter().map(|segment| segment.new as usize).chain([len]);
-    ends.zip(starts).map(|(end, start)| end..start).filter(|range| !range.is_empty())
+/// Appends the stretches of `len` new bytes that no segment covers, as they are when the new bytes begin at `start`.
+pub(super) fn put_holes(segments: &[Segment], start: usize, len: usize, holes: &mut Vec<Range<u32>>) {
+    let ends = [0].into_iter().chain(segments.iter().map(|segment| segment.new + segment.len));
+    let starts = segments.iter().map(|segment| segment.new).chain([len as u32]);
+    // All are below the length of a piece, 64 MiB.
+    let start = start as u32;
+    holes.extend(ends.zip(starts).filter(|(end, next)| end < next).map(|(end, next)| start + end..start + next));
 }
 
-/// Appends the old bytes that lie where literals came in: what they most likely resemble.
-pub(super) fn put_surroundings(segments: &[Segment], old: &[u8], new_len: usize, out: &mut Vec<u8>) {
-    /// How much is taken before and behind, and at most between.
-    const MARGIN: usize = 64;
-    const BETWEEN: usize = 1 << 12;
-    let mut done = 0;
-    let none = Segment { old: 0, new: 0, len: 0 };
-    let end = Segment { old: old.len() as u32, new: new_len as u32, len: 0 };
-    let befores = [none].into_iter().chain(segments.iter().copied());
-    for (before, after) in befores.zip(segments.iter().copied().chain([end])) {
-        if before.new + before.len == after.new {
-            continue;
-        }
-        let from = (before.old + before.len) as usize;
-        let to = (after.old as usize).clamp(from, from + BETWEEN);
-        let range = from.saturating_sub(MARGIN).max(done)..(to + MARGIN).min(old.len());
-        if !range.is_empty() {
-            done = range.end;
-            out.extend_from_slice(&old[range]);
-        }
+/// Copies segments, and guesses that what is between them is what goes on behind the one before.
+pub(super) fn copy(segments: &[Segment], old: &[u8], out: &mut [u8]) {
+    let nexts = segments.iter().skip(1).map(|segment| segment.new as usize).chain([out.len()]);
+    let ends: Vec<usize> = nexts.collect();
+    for (segment, next) in segments.iter().zip(ends) {
+        let (from, to) = (segment.old as usize, segment.new as usize);
+        let len = (next - to).min(old.len() - from);
+        out[to..to + len].copy_from_slice(&old[from..from + len]);
     }
 }

@@ -1,10 +1,11 @@
 //! The numbers and bytes of a body, each sort in a stream of its own, so that the coder of each sees what is alike.
 //!
 //! ```text
-//! body   = mask, (raw, packed)*, bytes*     for each stream that is not empty, in the order of `Sort::ALL`
-//! mask   = varint                           bit 0: literals were packed with the whole base as context; bit 1 + n: the stream of the n-th sort is not empty
+//! body   = mask, (raw, packed)*, bytes*, corrections
+//! mask   = varint                           bit n: the stream of the n-th sort is not empty
 //! raw    = varint                           its bytes when unpacked
-//! packed = varint                           its bytes here; not said of the last one, which ends where the part ends
+//! packed = varint                           its bytes here
+//! corrections = bytes                       what `entropy::correct` reads, to the end of the part
 //! ```
 
 use crate::codec::CodecError;
@@ -23,10 +24,6 @@ pub enum Sort {
     CopyLens,
     /// How far in the old a segment is from the end of the one before.
     Jumps,
-    /// How many bytes are right between two that are not.
-    Gaps,
-    /// What is added to a wrong byte.
-    Values,
     /// How many references are right between two that are not.
     Misses,
     /// How far from where they were expected the targets of references in code are.
@@ -35,10 +32,8 @@ pub enum Sort {
     AddressTargets,
     /// The same for all others: offsets of names, debugging entries.
     OtherTargets,
-    /// What resembles nothing, in anything but programs.
-    Text,
-    /// What resembles nothing, in programs.
-    Code,
+    /// What was predicted wrong, and what resembles nothing: no stream of numbers, and the last.
+    Corrections,
 }
 
 /// How many sorts there are.
@@ -46,38 +41,25 @@ pub const SORTS: usize = Sort::ALL.len();
 
 impl Sort {
     /// All of them, in the order they are in a body.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 9] = [
         Self::Head,
         Self::LiteralLens,
         Self::CopyLens,
         Self::Jumps,
-        Self::Gaps,
-        Self::Values,
         Self::Misses,
         Self::CodeTargets,
         Self::AddressTargets,
         Self::OtherTargets,
-        Self::Text,
-        Self::Code,
+        Self::Corrections,
     ];
-
-    fn shape(self) -> Shape {
-        match self {
-            Self::Values => Shape::Bytes,
-            Self::Text => Shape::Text,
-            Self::Code => Shape::Code,
-            _ => Shape::Numbers,
-        }
-    }
-
-    fn is_literals(self) -> bool {
-        matches!(self, Self::Text | Self::Code)
-    }
 }
+
+/// How many streams of numbers there are.
+const NUMBERS: usize = Sort::Corrections as usize;
 
 /// Streams that are being filled.
 #[derive(Debug, Default)]
-pub(super) struct Streams([Vec<u8>; SORTS]);
+pub(super) struct Streams([Vec<u8>; NUMBERS]);
 
 impl Streams {
     pub fn put(&mut self, sort: Sort, value: u64) {
@@ -88,16 +70,8 @@ impl Streams {
         self.put(sort, varint::zigzag(value));
     }
 
-    pub fn push(&mut self, sort: Sort, byte: u8) {
-        self.0[sort as usize].push(byte);
-    }
-
     pub fn extend(&mut self, sort: Sort, bytes: &[u8]) {
         self.0[sort as usize].extend_from_slice(bytes);
-    }
-
-    pub fn len(&self, sort: Sort) -> usize {
-        self.0[sort as usize].len()
     }
 
     /// Returns the bytes of all of them.
@@ -105,22 +79,18 @@ impl Streams {
         self.0.iter().map(Vec::len).sum()
     }
 
-    /// Packs them to a body; literals with the contexts that `context` returns, of which `whole` says whether they are the whole base.
-    pub fn pack<'c>(&self, whole: bool, context: impl Fn(Sort) -> &'c [u8], level: Level) -> Body {
-        let (mut mask, mut lens, mut bytes) = (u64::from(whole), Vec::new(), Vec::new());
+    /// Packs them, and begins a body with them: the corrections are to be appended.
+    pub fn pack(&self, level: Level) -> Body {
+        let (mut mask, mut lens, mut bytes) = (0, Vec::new(), Vec::new());
         let mut streams = [StreamLen::default(); SORTS];
-        let full: Vec<Sort> = Sort::ALL.into_iter().filter(|&sort| self.len(sort) > 0).collect();
-        for &sort in &full {
-            let (raw, before) = (&self.0[sort as usize], bytes.len());
-            let context = if sort.is_literals() { context(sort) } else { &[] };
-            entropy::pack(raw, context, sort.shape(), level, &mut bytes);
-            let packed = bytes.len() - before;
-            streams[sort as usize] = StreamLen { raw: raw.len() as u64, packed: packed as u64 };
-            mask |= 2 << sort as u32;
-            varint::put(&mut lens, raw.len() as u64);
-            if Some(&sort) != full.last() {
-                varint::put(&mut lens, packed as u64);
-            }
+        for (nth, raw) in self.0.iter().enumerate().filter(|(_, raw)| !raw.is_empty()) {
+            let before = bytes.len();
+            entropy::pack(raw, &[], Shape::Numbers, level, &mut bytes);
+            let len = StreamLen { raw: raw.len() as u64, packed: (bytes.len() - before) as u64 };
+            streams[nth] = len;
+            mask |= 1 << nth;
+            varint::put(&mut lens, len.raw);
+            varint::put(&mut lens, len.packed);
         }
         let mut body = Vec::new();
         varint::put(&mut body, mask);
@@ -147,57 +117,31 @@ pub(crate) struct Body {
     pub streams: [StreamLen; SORTS],
 }
 
-/// Streams that are being read: numbers unpacked, literals not yet.
-pub(super) struct Reader<'a> {
-    unpacked: [Vec<u8>; SORTS],
-    at: [usize; SORTS],
-    packed: [(&'a [u8], usize); SORTS],
-    /// Whether literals were packed with the whole base as context.
-    pub whole: bool,
+/// Streams that are being read.
+pub(super) struct Reader {
+    unpacked: [Vec<u8>; NUMBERS],
+    at: [usize; NUMBERS],
 }
 
-impl<'a> Reader<'a> {
-    /// Unpacks the numbers of a body that makes `len` bytes.
-    pub fn new(mut body: &'a [u8], len: usize) -> Result<Self, CodecError> {
-        let mask = number(&mut body)?;
-        if mask >> (SORTS + 1) > 0 {
+impl Reader {
+    /// Unpacks the numbers of a body that makes `len` bytes, and leaves the corrections.
+    pub fn new(body: &mut &[u8], len: usize) -> Result<Self, CodecError> {
+        let mask = number(body)?;
+        if mask >> NUMBERS > 0 {
             return Err(CodecError::Body);
         }
-        let full: Vec<Sort> = Sort::ALL.into_iter().filter(|&sort| mask & (2 << sort as u32) > 0).collect();
-        let mut lens = Vec::new();
-        for &sort in &full {
-            let raw = number(&mut body)?;
-            let packed = if Some(&sort) == full.last() { None } else { Some(number(&mut body)?) };
-            lens.push((sort, raw, packed));
+        let (mut lens, mut left) = (Vec::new(), max_len(len) as u64);
+        for nth in (0..NUMBERS).filter(|nth| mask >> nth & 1 > 0) {
+            let (raw, packed) = (number(body)?, number(body)?);
+            left = left.checked_sub(raw).filter(|_| raw > 0).ok_or(CodecError::Body)?;
+            lens.push((nth, raw as usize, packed));
         }
-        let limit = max_len(len) as u64;
-        let total = lens.iter().map(|(_, raw, _)| *raw).try_fold(0_u64, u64::checked_add);
-        if total.is_none_or(|total| total > limit) || lens.iter().any(|(_, raw, _)| *raw == 0) {
-            return Err(CodecError::Body);
-        }
-        let mut reader = Self { unpacked: Default::default(), at: [0; SORTS], packed: [(&[], 0); SORTS], whole: mask & 1 > 0 };
-        for (sort, raw, packed) in lens {
-            let packed = packed.unwrap_or(body.len() as u64);
+        let mut reader = Self { unpacked: Default::default(), at: [0; NUMBERS] };
+        for (nth, raw, packed) in lens {
             let bytes = usize::try_from(packed).ok().and_then(|packed| body.split_off(..packed)).ok_or(CodecError::Body)?;
-            if sort.is_literals() {
-                reader.packed[sort as usize] = (bytes, raw as usize);
-            } else {
-                reader.unpacked[sort as usize] = entropy::unpack(bytes, &[], raw as usize)?;
-            }
+            reader.unpacked[nth] = entropy::unpack(bytes, &[], raw)?;
         }
-        if body.is_empty() { Ok(reader) } else { Err(CodecError::Body) }
-    }
-
-    /// Returns whether there are literals of that sort.
-    pub fn has_literals(&self, sort: Sort) -> bool {
-        self.packed[sort as usize].1 > 0
-    }
-
-    /// Unpacks literals.
-    pub fn unpack(&mut self, sort: Sort, context: &[u8]) -> Result<(), CodecError> {
-        let (packed, raw) = self.packed[sort as usize];
-        self.unpacked[sort as usize] = entropy::unpack(packed, context, raw)?;
-        Ok(())
+        Ok(reader)
     }
 
     /// Reads a number.
@@ -226,14 +170,6 @@ impl<'a> Reader<'a> {
         self.at[sort as usize] == self.unpacked[sort as usize].len()
     }
 
-    /// Reads bytes.
-    pub fn bytes(&mut self, sort: Sort, len: usize) -> Result<&[u8], CodecError> {
-        let at = &mut self.at[sort as usize];
-        let found = self.unpacked[sort as usize].get(*at..).and_then(|rest| rest.get(..len)).ok_or(CodecError::Body)?;
-        *at += len;
-        Ok(found)
-    }
-
     /// Reads with a function that moves a position.
     pub fn with<T>(&mut self, sort: Sort, read: impl FnOnce(&[u8], &mut usize) -> Option<T>) -> Result<T, CodecError> {
         read(&self.unpacked[sort as usize], &mut self.at[sort as usize]).ok_or(CodecError::Body)
@@ -241,13 +177,13 @@ impl<'a> Reader<'a> {
 
     /// Refuses what was not read to the end.
     pub fn finish(&self) -> Result<(), CodecError> {
-        if Sort::ALL.iter().all(|&sort| self.is_at_end(sort)) { Ok(()) } else { Err(CodecError::Body) }
+        if (0..NUMBERS).all(|nth| self.at[nth] == self.unpacked[nth].len()) { Ok(()) } else { Err(CodecError::Body) }
     }
 }
 
-/// The most that all streams may unpack to when they make `len` bytes.
+/// The most that all streams of numbers may unpack to when they make `len` bytes.
 pub(super) fn max_len(len: usize) -> usize {
-    len + len / 4 + 1024
+    len / 2 + 1024
 }
 
 #[inline]
