@@ -1,0 +1,44 @@
+//! What the programs say to each other for a pair: `df cp` of one version over the other, to a node in a directory of this machine.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use df_testkit::repo::Repo;
+use serde_json::{Value, json};
+
+use crate::support::World;
+
+/// Copies the first version to a new node, then the second at this level; returns the bytes of the second copy, counted by df on both ways.
+pub fn copy(pair: &str, dir: &Path, level: &str) -> Value {
+    let place =
+        tempfile::Builder::new().prefix("delta-wire-").tempdir_in(dir.parent().expect("below pairs")).expect("a directory");
+    let repo = Repo::new(&place.path().join("repo"));
+    let yaml = format!(
+        "app: pair\nbuild: {{ command: \"mkdir out && cp -a {}/$(cat which)/. out/\", output: out, sandbox: off }}\n",
+        dir.display()
+    );
+    let world = World::of(repo.dir(), 1);
+    let df = |words: &[&str]| -> Vec<Value> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_df"));
+        command.arg("-C").arg(repo.dir()).arg("--state").arg(world.path("state")).arg("--json").args(words);
+        command.env("XDG_CACHE_HOME", place.path().join("cache")).env("NO_COLOR", "1").stdin(Stdio::null());
+        let output = command.output().expect("df starts");
+        assert!(output.status.success(), "{pair} {words:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("one JSON value a line"))
+            .collect()
+    };
+    let mut copied = Value::Null;
+    for version in ["v1", "v2"] {
+        repo.commit(&[("df.yaml", &yaml), ("which", version)], version);
+        let events = df(&["cp", "--level", level]);
+        copied = events.into_iter().find(|event| event["type"] == "copied").expect("a copy is told");
+    }
+    let image = copied["image"].as_str().expect("the event names it").to_owned();
+    let there = world.node(1).join("store").join(&image);
+    let differs =
+        Command::new("diff").args(["-rq", "--no-dereference"]).args([&dir.join("v2"), &there]).status().expect("diff is here");
+    assert!(differs.success(), "{pair}: what {} holds is not the second version", there.display());
+    json!({ "sent": copied["bytes_sent"], "received": copied["bytes_received"], "codec": copied["codec"], "seconds": copied["seconds"] })
+}
