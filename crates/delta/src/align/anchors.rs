@@ -40,12 +40,21 @@ impl Search {
             Effort::Small => Self { step: 1, n_places: 64, least: 10, alike: WINDOW + 1, patience: 1 << 13, n_passed: 12 },
         }
     }
+
+    /// Where nothing corrects a wrong byte and the same words stand everywhere, more is to be compared; there is less to be looked for.
+    pub(super) fn of_equals(effort: Effort) -> Self {
+        let by = Self::by(effort);
+        Self { n_places: 2 * by.n_places.max(32), least: by.least.min(8), n_passed: by.n_passed.max(12), ..by }
+    }
 }
 
 /// So many bytes are looked at to see whether the old bytes beside which we walk go on being the right ones.
 const WINDOW: usize = 32;
 /// At least every so many new bytes something is looked for.
 const STRIDE: usize = 16;
+/// So many places are compared for each new byte on average at most, where there are more than so many freely.
+const COMPARED: usize = 4;
+const COMPARED_FREELY: usize = 1 << 20;
 /// How many equal bytes more than where we walk another place must have.
 const BETTER: usize = 4;
 /// From this length on a stretch that was not better is passed over as a whole, or many such would be compared again and again.
@@ -54,7 +63,7 @@ const LONG: usize = 64;
 /// Returns anchors sorted by `new`, not overlapping in `new`.
 pub(super) fn find(sides: &Sides<'_>, index: &Index, search: &Search) -> Vec<Anchor> {
     let Sides { old, new, costs } = *sides;
-    let mut walk = Walk { old, new, costs, index, search, found: Vec::new(), beside: 0, end: 0 };
+    let mut walk = Walk { old, new, costs, index, search, found: Vec::new(), beside: 0, end: 0, n_compared: 0 };
     let mut at = 0;
     while at < new.len() {
         at = walk.advance(at);
@@ -73,6 +82,7 @@ struct Walk<'a> {
     beside: i64,
     /// Where the last anchor ends.
     end: usize,
+    n_compared: usize,
 }
 
 impl Walk<'_> {
@@ -116,10 +126,13 @@ impl Walk<'_> {
         (4..=WINDOW).rev().find(ends)
     }
 
-    fn elsewhere(&self, at: usize, key: u64) -> Option<Found> {
+    fn elsewhere(&mut self, at: usize, key: u64) -> Option<Found> {
         let expected = at as i64 + self.beside;
         let mut best: Option<Found> = None;
-        for &place in self.index.near(key, expected, self.search.n_places) {
+        let index = self.index;
+        let places = index.near(key, expected, self.affordable(at));
+        self.n_compared += places.len();
+        for &place in places {
             let place = place as usize;
             if runs::word(&self.old[place..]) != key {
                 continue;
@@ -132,6 +145,12 @@ impl Walk<'_> {
             }
         }
         best
+    }
+
+    /// Returns how many places may be compared: few where so many were that it would take long.
+    fn affordable(&self, at: usize) -> usize {
+        let is_cheap = self.n_compared < at * COMPARED + COMPARED_FREELY;
+        if is_cheap { self.search.n_places } else { COMPARED }
     }
 
     /// The one that saves most, and of equals the nearest to where we walk.

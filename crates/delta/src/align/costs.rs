@@ -21,7 +21,7 @@ impl Costs {
     /// For data copied byte by byte: what is wrong ends a copy and begins another.
     pub(super) const DATA: Self = Self { literal: 6, wrong: 8, segment: 12 };
     /// For text, the same: packed with what stands around it in the old, a literal is cheap.
-    pub(super) const TEXT: Self = Self { literal: 3, wrong: 6, segment: 12 };
+    pub(super) const TEXT: Self = Self { literal: 2, wrong: 6, segment: 16 };
 
     /// Returns what bytes save, so many of them equal.
     pub(super) fn saved(&self, n_equal: usize, len: usize) -> i64 {

@@ -51,7 +51,7 @@ pub(crate) fn align(old: &[u8], new: &[u8], effort: Effort) -> Vec<Segment> {
 /// Returns segments of equal bytes: sorted by `new`, not overlapping in `new`, inside both.
 pub(crate) fn align_exact(old: &[u8], new: &[u8], effort: Effort) -> Vec<Segment> {
     let sides = Sides { old, new, costs: if exact::is_text(new) { &Costs::TEXT } else { &Costs::DATA } };
-    exact::split(&sides, &resembling(&sides, &Search { n_passed: 12, ..Search::by(effort) }))
+    exact::split(&sides, &resembling(&sides, &Search::of_equals(effort)))
 }
 
 fn resembling(sides: &Sides<'_>, search: &Search) -> Vec<Segment> {
