@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 
 use df_core::{Digest, Entry, Kind, Manifest, TreePath};
-use df_delta::{Codec, Level, Options, Sink, Sort, StreamLen, choose, signature};
+use df_delta::{Codec, Level, Options, Sink, Slice, Sort, StreamLen, choose, signature};
 
 struct Side {
     manifest: Manifest,
@@ -55,16 +55,16 @@ fn file(path: &[u8], bytes: Vec<u8>, blobs: &mut HashMap<Digest, Vec<u8>>) -> io
 struct Nowhere;
 
 impl Sink for Nowhere {
-    fn manifest(&mut self, _: &Manifest) -> io::Result<()> {
+    fn manifest(&self, _: &Manifest) -> io::Result<()> {
         Ok(())
     }
-    fn blob(&mut self, _: Digest, _: u64) -> io::Result<()> {
+    fn blob(&self, _: Digest, _: &[u8]) -> io::Result<()> {
         Ok(())
     }
-    fn write(&mut self, _: &[u8]) -> io::Result<()> {
+    fn stretch(&self, _: Slice, _: &[u8]) -> io::Result<()> {
         Ok(())
     }
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&self, _: Digest) -> io::Result<()> {
         Ok(())
     }
 }
@@ -91,7 +91,7 @@ fn measure(old: &Side, new: &Side, level: Level, codec: Option<&str>) -> Result<
     let (read_old, read_new) = (|d, o, l| old.read(d, o, l), |d, o, l| new.read(d, o, l));
     let (base, target) =
         ((&old.manifest, &read_old as df_delta::ReadBlob<'_>), (&new.manifest, &read_new as df_delta::ReadBlob<'_>));
-    let (started, mut delta, mut up) = (computed()?, Vec::new(), 0);
+    let (started, mut delta, mut up) = (computed(), Vec::new(), 0);
     let encoded = match codec {
         Some("whole") => df_delta::encode(None, target, level, &mut delta)?,
         Some("rsync") => {
@@ -104,9 +104,9 @@ fn measure(old: &Side, new: &Side, level: Level, codec: Option<&str>) -> Result<
             df_delta::encode(Some(base), target, Options { level, codec }, &mut delta)?
         }
     };
-    let (encode, started) = (computed()? - started, computed()?);
-    df_delta::apply(Some(base), target.0.image(), &mut &*delta, &mut Nowhere)?;
-    let apply = computed()? - started;
+    let (encode, started) = (computed() - started, computed());
+    df_delta::apply(Some(base), target.0.image(), &mut &*delta, &Nowhere)?;
+    let apply = computed() - started;
     let new_len = Codec::ALL.iter().map(|&codec| encoded.codecs.of(codec).raw).sum::<u64>();
     let rate = |seconds: f64| new_len as f64 / 1e6 / seconds;
     println!(
@@ -138,13 +138,9 @@ fn sign(old: &Side, base: &Manifest, target: &Manifest) -> Result<Vec<Vec<u8>>, 
 }
 
 /// Returns the seconds that all threads of this process have computed: other processes do not count.
-fn computed() -> io::Result<f64> {
-    let mut nanos = 0;
-    for task in std::fs::read_dir("/proc/self/task")? {
-        let stat = std::fs::read_to_string(task?.path().join("schedstat"))?;
-        nanos += stat.split_whitespace().next().and_then(|first| first.parse::<u64>().ok()).unwrap_or(0);
-    }
-    Ok(nanos as f64 / 1e9)
+fn computed() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn peak_memory() -> io::Result<u64> {

@@ -5,36 +5,74 @@ use std::io::{self, Read};
 use df_core::manifest::DecodeError;
 use df_core::{Digest, Hasher, ImageId, Manifest, limits};
 
-use crate::choose::{self, Piece, Slice};
+use crate::choose::{self, Plan, Slice};
 use crate::codec::{self, Base, CodecError};
 use crate::format::{Codec, Header, HeaderError, Kind, PartHeader, ReadPartError, manifest_parts, read_pairs, read_varint};
-use crate::read::{self, ReadBlob, ReadError, concat};
+use crate::read::ReadBlob;
 
-/// Takes what a delta makes: the manifest first, then each blob that the base lacks, once, in the order of the plan. Without base those are all blobs.
-pub trait Sink {
+mod pieces;
+
+pub use pieces::IN_FLIGHT;
+use pieces::{Pieces, Start};
+
+/// Takes what a delta makes: the manifest first, then each blob that the base lacks, once. Without base those are all blobs.
+///
+/// Its methods are called from several threads at once.
+pub trait Sink: Sync {
     /// Takes the manifest. Its digest is the image that was expected.
     ///
     /// # Errors
     /// Any error ends the apply.
-    fn manifest(&mut self, manifest: &Manifest) -> io::Result<()>;
+    fn manifest(&self, manifest: &Manifest) -> io::Result<()>;
 
-    /// Starts a blob, whose bytes follow.
+    /// Takes a blob, whose BLAKE3 was found to be its digest; in no order.
     ///
     /// # Errors
     /// Any error ends the apply.
-    fn blob(&mut self, digest: Digest, len: u64) -> io::Result<()>;
+    fn blob(&self, digest: Digest, bytes: &[u8]) -> io::Result<()>;
 
-    /// Takes more bytes of the blob. They are not checked yet.
+    /// Takes a part of a blob that is too long for one piece; each such blob from its first byte to its last. They are not checked yet.
     ///
     /// # Errors
     /// Any error ends the apply.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    fn stretch(&self, stretch: Slice, bytes: &[u8]) -> io::Result<()>;
 
-    /// Ends the blob. Called only after its BLAKE3 was found to be its digest, and its length what the manifest says.
+    /// Ends a blob that came in stretches. Called only after its BLAKE3 was found to be its digest.
     ///
     /// # Errors
     /// Any error ends the apply.
-    fn finish(&mut self) -> io::Result<()>;
+    fn finish(&self, digest: Digest) -> io::Result<()>;
+
+    /// Hears that the sink has everything that comes of the delta up to here; in order. A sink that keeps what it has and all marks can
+    /// [`resume`] with them. The first mark is where the pieces begin: what is before it makes no blob.
+    ///
+    /// # Errors
+    /// Any error ends the apply.
+    fn reached(&self, _mark: &Mark) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Hashes the first `len` bytes of what it kept of a blob; `None` when it has not so many, or cannot read them. Asked only in [`resume`].
+    fn kept(&self, _digest: Digest, _len: u64) -> Option<Hasher> {
+        None
+    }
+}
+
+/// A place in a delta where a part ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Bytes of the delta before it.
+    pub offset: u64,
+    /// So many bytes are there of a blob that came in stretches and is not complete, and this is their digest.
+    pub unfinished: Option<(u64, Digest)>,
+}
+
+/// What is left of an apply that was cut.
+pub struct Kept<'a> {
+    /// The bytes of the delta up to the first mark.
+    pub head: &'a mut dyn Read,
+    /// The marks that the sink heard, at least one.
+    pub marks: &'a [Mark],
 }
 
 /// What was made.
@@ -112,6 +150,12 @@ pub enum ApplyError {
     /// What was made cannot be kept.
     #[error("write the image")]
     Sink(#[source] io::Error),
+    /// What was kept of a cut apply is not what it was: go on from an earlier mark.
+    #[error("what was kept of the delta is damaged")]
+    NotKept {
+        /// So many of the marks hold; 0: nothing does.
+        n_marks: usize,
+    },
 }
 
 impl ApplyError {
@@ -119,13 +163,14 @@ impl ApplyError {
     ///
     /// A base that cannot be read counts too. An input that breaks and a sink that is full do not: another delta would meet the same.
     pub fn is_damaged(&self) -> bool {
-        !matches!(self, Self::Input(_) | Self::Sink(_))
+        !matches!(self, Self::Input(_) | Self::Sink(_) | Self::NotKept { .. })
     }
 }
 
 /// Makes the image `expect` of a delta, reading what it refers to from the base, and gives the sink every blob that the base lacks.
 ///
-/// For a delta that is whole, a base that is here anyway plays no part: the sink gets every blob. Reads exactly the delta, to the end of `input`.
+/// For a delta that is whole, a base that is here anyway plays no part: the sink gets every blob. Reads exactly the delta, to the end of `input`. Pieces
+/// are unpacked, checked and given to the sink on all cores while the next ones are read; when [`IN_FLIGHT`] bytes are taken, reading waits.
 ///
 /// # Errors
 /// [`ApplyError::is_damaged`] tells what a whole copy would mend. The sink sees nothing before the manifest's digest was found to be `expect`.
@@ -133,30 +178,81 @@ pub fn apply(
     base: Option<(&Manifest, ReadBlob<'_>)>,
     expect: ImageId,
     input: &mut dyn Read,
-    sink: &mut dyn Sink,
+    sink: &dyn Sink,
 ) -> Result<Applied, ApplyError> {
-    let kind = read_header(base.map(|(manifest, _)| manifest), expect, input)?;
-    let base = base.filter(|_| kind != Kind::Whole);
-    let old = base.map(|(manifest, _)| manifest);
-    let manifest = read_manifest(old, kind, expect, input)?;
-    if let Some(digest) = choose::two_lengths(old, &manifest) {
-        return Err(ApplyError::TwoLengths { digest });
+    let mut input = Counted { input, n_read: 0 };
+    let head = Head::read(base.map(|(manifest, _)| manifest), expect, &mut input)?;
+    sink.manifest(&head.manifest).map_err(ApplyError::Sink)?;
+    sink.reached(&Mark { offset: input.n_read, unfinished: None }).map_err(ApplyError::Sink)?;
+    let pieces = Pieces::of(&head, base.map(|(_, read)| read), sink);
+    pieces.run(Start { n_done: 0, unfinished: Hasher::new() }, &mut input)?;
+    Ok(Applied { reused_len: head.plan.reused_len, manifest: head.manifest })
+}
+
+/// Goes on with an apply that was cut; `input` is the delta from the last mark on.
+///
+/// What the sink kept is hashed first, all of it: nothing is believed. It hears neither the manifest nor the marks again that it has.
+///
+/// # Errors
+/// Those of [`apply`], and [`ApplyError::NotKept`] before anything is read from `input`.
+pub fn resume(
+    base: Option<(&Manifest, ReadBlob<'_>)>,
+    expect: ImageId,
+    kept: Kept<'_>,
+    input: &mut dyn Read,
+    sink: &dyn Sink,
+) -> Result<Applied, ApplyError> {
+    let nothing = ApplyError::NotKept { n_marks: 0 };
+    let Some(last) = kept.marks.last() else { return Err(nothing) };
+    let mut before = Counted { input: kept.head, n_read: 0 };
+    let head = match Head::read(base.map(|(manifest, _)| manifest), expect, &mut before) {
+        Ok(head) if before.n_read == kept.marks[0].offset && kept.marks.len() <= head.plan.pieces.len() + 1 => head,
+        // Another base is the caller's mistake; anything else is a head that is not what it was.
+        Err(error @ ApplyError::WrongBase { .. }) => return Err(error),
+        _ => return Err(nothing),
+    };
+    let pieces = Pieces::of(&head, base.map(|(_, read)| read), sink);
+    let start = pieces.check_kept(kept.marks)?;
+    pieces.run(start, &mut Counted { input, n_read: last.offset })?;
+    Ok(Applied { reused_len: head.plan.reused_len, manifest: head.manifest })
+}
+
+/// Counts what is read.
+struct Counted<'a> {
+    input: &'a mut dyn Read,
+    n_read: u64,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.input.read(out)?;
+        self.n_read += n as u64;
+        Ok(n)
     }
-    sink.manifest(&manifest).map_err(ApplyError::Sink)?;
-    if let Some(old) = old.filter(|_| kind == Kind::Patch) {
-        read_pairs(input, manifest.blobs().len(), old.blobs().len()).map_err(from_part)?;
+}
+
+/// What comes before the pieces, and what follows from it.
+struct Head {
+    kind: Kind,
+    manifest: Manifest,
+    plan: Plan,
+}
+
+impl Head {
+    fn read(base: Option<&Manifest>, expect: ImageId, input: &mut dyn Read) -> Result<Self, ApplyError> {
+        let kind = read_header(base, expect, input)?;
+        let old = base.filter(|_| kind != Kind::Whole);
+        let manifest = read_manifest(old, kind, expect, input)?;
+        if let Some(digest) = choose::two_lengths(old, &manifest) {
+            return Err(ApplyError::TwoLengths { digest });
+        }
+        let pairs = match old.filter(|_| kind == Kind::Patch) {
+            Some(old) => read_pairs(input, manifest.blobs().len(), old.blobs().len()).map_err(from_part)?,
+            None => Vec::new(),
+        };
+        let plan = choose::plan(old, &manifest, &pairs);
+        Ok(Self { kind, manifest, plan })
     }
-    let plan = choose::plan(old, &manifest, &[]);
-    let lens = manifest.blobs().into_iter().collect();
-    let mut blobs = Blobs { sink, lens, current: Hasher::new() };
-    for piece in &plan.pieces {
-        let bytes = read_part(input, kind, &read::lens(&piece.target), || read_base(piece, base.map(|(_, read)| read)))?;
-        blobs.take(&piece.target, &bytes)?;
-    }
-    if input.take(1).read_to_end(&mut Vec::new())? > 0 {
-        return Err(ApplyError::Trailing);
-    }
-    Ok(Applied { manifest, reused_len: plan.reused_len })
 }
 
 /// Reads the header and compares what it names with what is here and what was expected.
@@ -197,25 +293,35 @@ fn read_manifest(base: Option<&Manifest>, kind: Kind, expect: ImageId, input: &m
     Manifest::decode(&bytes).map_err(ApplyError::Manifest)
 }
 
-/// Reads one part that must hold slices of these lengths; reads the base only when the part refers to it and its claims make sense.
-///
-/// Nothing is allocated by a claim: packed bytes take memory as they arrive, and unpacked ones take what the plan says.
+/// Reads one part of a manifest; reads the base only when the part refers to it and its claims make sense.
 fn read_part(
     input: &mut dyn Read,
     kind: Kind,
     target_lens: &[usize],
     base: impl FnOnce() -> Result<Base, ApplyError>,
 ) -> Result<Vec<u8>, ApplyError> {
+    let header = read_part_header(input, kind, target_lens)?;
+    let packed = read_packed(input, &header)?;
+    let base = if header.codec == Codec::Stored { Base::default() } else { base()? };
+    Ok(codec::unpack(&header, packed, base, target_lens)?)
+}
+
+/// Reads what a part begins with, which must hold slices of these lengths, and checks its claims.
+fn read_part_header(input: &mut dyn Read, kind: Kind, target_lens: &[usize]) -> Result<PartHeader, ApplyError> {
     let expected = target_lens.iter().map(|&len| len as u64).sum();
     let header = PartHeader::read(input, expected).map_err(from_part)?;
     codec::check(&header, kind, expected)?;
+    Ok(header)
+}
+
+/// Reads the packed bytes of a part. Nothing is allocated by a claim: they take memory as they arrive.
+fn read_packed(input: &mut dyn Read, header: &PartHeader) -> Result<Vec<u8>, ApplyError> {
     let mut packed = Vec::new();
     input.take(header.packed).read_to_end(&mut packed)?;
     if packed.len() as u64 != header.packed {
         return Err(CodecError::Truncated.into());
     }
-    let base = if header.codec == Codec::Stored { Base::default() } else { base()? };
-    Ok(codec::unpack(&header, packed, base, target_lens)?)
+    Ok(packed)
 }
 
 fn from_part(error: ReadPartError) -> ApplyError {
@@ -228,48 +334,4 @@ fn from_part(error: ReadPartError) -> ApplyError {
 /// Tells the end of the delta from an error of whoever brings it.
 fn ended(error: io::Error) -> ApplyError {
     if error.kind() == io::ErrorKind::UnexpectedEof { CodecError::Truncated.into() } else { error.into() }
-}
-
-fn read_base(piece: &Piece, read: Option<ReadBlob<'_>>) -> Result<Base, ApplyError> {
-    let Some(read) = read else { return Ok(Base::default()) };
-    let bytes = concat(&piece.base, read).map_err(|ReadError { digest, source }| ApplyError::ReadBase { digest, source })?;
-    Ok(Base { bytes, lens: read::lens(&piece.base) })
-}
-
-/// Cuts the bytes of pieces into blobs again, and checks each.
-struct Blobs<'a> {
-    sink: &'a mut dyn Sink,
-    lens: std::collections::HashMap<Digest, u64>,
-    current: Hasher,
-}
-
-impl Blobs<'_> {
-    fn take(&mut self, slices: &[Slice], mut bytes: &[u8]) -> Result<(), ApplyError> {
-        for slice in slices {
-            let (now, later) = bytes.split_at(slice.len as usize);
-            bytes = later;
-            self.slice(slice, now).map_err(ApplyError::Sink)?;
-            if slice.offset + slice.len == self.lens[&slice.digest] {
-                self.finish(slice.digest)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn slice(&mut self, slice: &Slice, bytes: &[u8]) -> io::Result<()> {
-        if slice.offset == 0 {
-            self.current = Hasher::new();
-            self.sink.blob(slice.digest, self.lens[&slice.digest])?;
-        }
-        self.current.update(bytes);
-        if bytes.is_empty() { Ok(()) } else { self.sink.write(bytes) }
-    }
-
-    fn finish(&mut self, expected: Digest) -> Result<(), ApplyError> {
-        let found = self.current.finish();
-        if found != expected {
-            return Err(ApplyError::WrongBlob { expected, found });
-        }
-        self.sink.finish().map_err(ApplyError::Sink)
-    }
 }

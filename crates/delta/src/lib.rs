@@ -8,11 +8,12 @@
 //! delta is worth it, keeps none, and does not link or copy what the base holds already: that is the receiver's business.
 //!
 //! Invariants:
-//! - Both sides compute the plan from the two manifests; no delta says where its bytes go. The plan is part of the format ([`mod@format`]).
+//! - Both sides compute the plan from the two manifests, and from the pairs that the sender found by content; no delta says where its bytes go. The plan is part
+//!   of the format ([`mod@format`]).
 //! - A receiver never gives bytes a name that they do not have: the manifest is checked by its digest before the sink sees anything, every blob by its BLAKE3
-//!   before [`Sink::finish`]. A bad delta costs time and nothing else; [`ApplyError::is_damaged`] says when a whole copy is worth asking for.
-//! - Memory is bounded whatever a delta claims: one piece at a time, at most 64 MiB of base, 64 MiB of target and what was received of the packed bytes (no
-//!   more than 73 MiB), besides the two manifests. The encoder holds that, and up to 256 MiB of zstd's tables, for each of at most eight pieces
+//!   before [`Sink::blob`] or [`Sink::finish`]. A bad delta costs time and nothing else; [`ApplyError::is_damaged`] says when a whole copy is worth asking for.
+//! - Memory is bounded whatever a delta claims: pieces in flight take at most [`apply::IN_FLIGHT`], besides the two manifests; one that needs more by itself (at most 64 MiB
+//!   of base, 64 MiB of target, 73 MiB of packed bytes and 80 MiB of numbers) is alone. The encoder holds as much, and up to 256 MiB of zstd's tables, for each of at most eight pieces
 //!   at once.
 
 pub mod apply;
@@ -32,7 +33,7 @@ mod predict;
 mod read;
 mod varint;
 
-pub use apply::{Applied, ApplyError, Sink, apply};
+pub use apply::{Applied, ApplyError, Kept, Mark, Sink, apply, resume};
 pub use choose::{Piece, Plan, Slice};
 pub use codec::CodecError;
 pub use diff::{Codecs, EncodeError, Encoded, Level, Options, encode, encode_rsync};

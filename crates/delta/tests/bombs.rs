@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use df_core::{Digest, Entry, ImageId, Kind, Manifest};
-use df_delta::{ApplyError, CodecError, Sink};
+use df_delta::{ApplyError, CodecError, Sink, Slice};
 
 struct Counting;
 
@@ -36,16 +36,16 @@ static ALLOCATOR: Counting = Counting;
 struct Nowhere;
 
 impl Sink for Nowhere {
-    fn manifest(&mut self, _: &Manifest) -> io::Result<()> {
+    fn manifest(&self, _: &Manifest) -> io::Result<()> {
         Ok(())
     }
-    fn blob(&mut self, _: Digest, _: u64) -> io::Result<()> {
+    fn blob(&self, _: Digest, _: &[u8]) -> io::Result<()> {
         Ok(())
     }
-    fn write(&mut self, _: &[u8]) -> io::Result<()> {
+    fn stretch(&self, _: Slice, _: &[u8]) -> io::Result<()> {
         Ok(())
     }
-    fn finish(&mut self) -> io::Result<()> {
+    fn finish(&self, _: Digest) -> io::Result<()> {
         Ok(())
     }
 }
@@ -55,7 +55,7 @@ fn bomb(image: ImageId, after_header: &[u8]) -> (ApplyError, usize) {
     let delta = [b"dfd\x02\x00", &[0; 32][..], image.0.as_bytes(), after_header].concat();
     let before = NOW.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
-    let error = df_delta::apply(None, image, &mut &delta[..], &mut Nowhere).expect_err("a bomb");
+    let error = df_delta::apply(None, image, &mut &delta[..], &Nowhere).expect_err("a bomb");
     (error, PEAK.load(Ordering::Relaxed) - before)
 }
 
@@ -122,7 +122,7 @@ fn an_rsync_delta_that_copies_the_base_over_and_over() {
     let read = |_: Digest, _: u64, len: usize| Ok(vec![b'y'; len]);
     let before = NOW.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
-    let error = df_delta::apply(Some((&base, &read)), target.image(), &mut &delta[..], &mut Nowhere).expect_err("a bomb");
+    let error = df_delta::apply(Some((&base, &read)), target.image(), &mut &delta[..], &Nowhere).expect_err("a bomb");
     let peak = PEAK.load(Ordering::Relaxed) - before;
     assert!(matches!(error, ApplyError::Damaged(CodecError::Rsync)), "{error:?}");
     assert!(peak < 1 << 18, "{peak} bytes");
@@ -146,7 +146,11 @@ fn whole_copies_that_claim_much() {
         ("a codec of another kind that claims much", small.image(), listed(&small, &rsync_len)),
         ("a part packed to much more than it holds", small.image(), listed(&small, &part(1, u64::MAX, b"x"))),
         ("25 MiB in a part of 1000 bytes", small.image(), listed(&small, &part(1, frame_len, &frame))),
-        ("streams of much more than the part makes", small.image(), listed(&small, &part(3, 9, &[2, 0xff, 0xff, 0xff, 0x7f, 0, 1, 1, 1]))),
+        (
+            "streams of much more than the part makes",
+            small.image(),
+            listed(&small, &part(3, 9, &[2, 0xff, 0xff, 0xff, 0x7f, 0, 1, 1, 1])),
+        ),
         ("a terabyte that does not come", huge.image(), listed(&huge, &stored(b"x"))),
     ];
     for (what, image, after_header) in claims {

@@ -2,13 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
 use df_cache::blobs::{Blobs, Bytes};
 use df_cache::durable;
 use df_cache::export::{self, ExportError};
 use df_core::{Digest, ImageId, Manifest};
-use df_delta::{ApplyError, Sink};
+use df_delta::{ApplyError, Sink, Slice};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::layout::{Layout, make_dir};
@@ -55,13 +56,9 @@ pub fn receive(layout: &Layout, image: ImageId, base: Option<ImageId>, input: &m
     let base_manifest = base.map(|base| store::manifest(layout, base)).transpose().map_err(ReceiveError::Base)?;
     let contents = base.zip(base_manifest.as_ref()).map(|(base, manifest)| Contents::new(layout, base, manifest));
     let read = |digest, offset, len| contents.as_ref().ok_or(io::ErrorKind::NotFound)?.read(digest, offset, len);
-    let mut sink = BlobFiles { dir: work.blobs(), open: None };
-    let applied = df_delta::apply(
-        base_manifest.as_ref().map(|manifest| (manifest, &read as df_delta::ReadBlob<'_>)),
-        image,
-        input,
-        &mut sink,
-    );
+    let sink = BlobFiles { dir: work.blobs() };
+    let applied =
+        df_delta::apply(base_manifest.as_ref().map(|manifest| (manifest, &read as df_delta::ReadBlob<'_>)), image, input, &sink);
     let applied = applied.map_err(ReceiveError::Delta)?;
     let tree = work.tree();
     let sources = Sources { blobs: work.blobs(), base: contents.as_ref() };
@@ -121,25 +118,30 @@ impl Drop for Work {
 /// Takes the contents that the base lacks, one file each, named by digest.
 struct BlobFiles {
     dir: PathBuf,
-    open: Option<File>,
+}
+
+impl BlobFiles {
+    fn path(&self, digest: Digest) -> PathBuf {
+        self.dir.join(digest.to_string())
+    }
 }
 
 impl Sink for BlobFiles {
-    fn manifest(&mut self, _: &Manifest) -> io::Result<()> {
+    fn manifest(&self, _: &Manifest) -> io::Result<()> {
         Ok(())
     }
 
-    fn blob(&mut self, digest: Digest, _: u64) -> io::Result<()> {
-        self.open = Some(File::create_new(self.dir.join(digest.to_string()))?);
-        Ok(())
+    fn blob(&self, digest: Digest, bytes: &[u8]) -> io::Result<()> {
+        File::create_new(self.path(digest))?.write_all(bytes)
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.open.as_mut().ok_or(io::ErrorKind::InvalidInput)?.write_all(bytes)
+    fn stretch(&self, stretch: Slice, bytes: &[u8]) -> io::Result<()> {
+        let path = self.path(stretch.digest);
+        let file = if stretch.offset == 0 { File::create_new(path) } else { OpenOptions::new().write(true).open(path) };
+        file?.write_all_at(bytes, stretch.offset)
     }
 
-    fn finish(&mut self) -> io::Result<()> {
-        self.open = None;
+    fn finish(&self, _: Digest) -> io::Result<()> {
         Ok(())
     }
 }

@@ -115,7 +115,7 @@ fn a_blob_of_two_lengths_is_refused() {
     };
     let list = Manifest::new(vec![file("a", 1), file("b", 2)]).expect("a list");
     let delta = [&head(&list)[..], &stored(b"x")].concat();
-    let error = df_delta::apply(None, list.image(), &mut &delta[..], &mut Kept::default()).expect_err("no image is like that");
+    let error = df_delta::apply(None, list.image(), &mut &delta[..], &Kept::default()).expect_err("no image is like that");
     assert!(matches!(error, ApplyError::TwoLengths { digest } if digest == Digest::of(b"x")));
 }
 
@@ -124,9 +124,9 @@ fn bytes_that_are_no_manifest_are_refused_even_with_the_right_digest() {
     let junk = b"not a manifest";
     let image = ImageId(Digest::of(junk));
     let delta = [b"dfd\x02\x00", &[0; 32][..], image.0.as_bytes(), &[junk.len() as u8], &stored(junk)].concat();
-    let mut sink = Kept::default();
-    assert!(matches!(df_delta::apply(None, image, &mut &delta[..], &mut sink), Err(ApplyError::Manifest(_))));
-    assert!(sink.manifest.is_none());
+    let sink = Kept::default();
+    assert!(matches!(df_delta::apply(None, image, &mut &delta[..], &sink), Err(ApplyError::Manifest(_))));
+    assert!(sink.got().manifest.is_none());
 }
 
 #[test]
@@ -187,17 +187,17 @@ fn codecs_stay_in_their_kinds() {
 fn errors_of_this_side_are_not_the_delta_s_fault() {
     struct Full;
     impl df_delta::Sink for Full {
-        fn manifest(&mut self, _: &Manifest) -> io::Result<()> {
+        fn manifest(&self, _: &Manifest) -> io::Result<()> {
             Ok(())
         }
-        fn blob(&mut self, _: Digest, _: u64) -> io::Result<()> {
+        fn blob(&self, _: Digest, _: &[u8]) -> io::Result<()> {
             Err(io::ErrorKind::StorageFull.into())
         }
-        fn write(&mut self, _: &[u8]) -> io::Result<()> {
-            unreachable!("no blob began")
+        fn stretch(&self, _: df_delta::Slice, _: &[u8]) -> io::Result<()> {
+            unreachable!("no blob is that long")
         }
-        fn finish(&mut self) -> io::Result<()> {
-            unreachable!("no blob began")
+        fn finish(&self, _: Digest) -> io::Result<()> {
+            unreachable!("no blob is that long")
         }
     }
     struct Broken;
@@ -208,10 +208,9 @@ fn errors_of_this_side_are_not_the_delta_s_fault() {
     }
     let target = tree([("a", b"new".to_vec())]);
     let (image, delta) = (manifest(&target).image(), whole(&target, &stored(b"new")));
-    let full = df_delta::apply(None, image, &mut &delta[..], &mut Full).expect_err("full");
+    let full = df_delta::apply(None, image, &mut &delta[..], &Full).expect_err("full");
     assert!(matches!(full, ApplyError::Sink(_)) && !full.is_damaged());
-    let broken =
-        df_delta::apply(None, image, &mut io::Read::chain(&delta[..80], Broken), &mut Kept::default()).expect_err("broken");
+    let broken = df_delta::apply(None, image, &mut io::Read::chain(&delta[..80], Broken), &Kept::default()).expect_err("broken");
     assert!(matches!(broken, ApplyError::Input(_)) && !broken.is_damaged());
 }
 

@@ -5,6 +5,7 @@
 mod golden;
 mod hostile;
 mod programs;
+mod resume;
 mod round_trip;
 mod rsync;
 mod trees;

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+use std::sync::{Mutex, MutexGuard};
 
-use df_core::{Digest, Entry, Kind, Manifest};
-use df_delta::{Applied, ApplyError, EncodeError, Encoded, Level, Options, Sink};
+use df_core::{Digest, Entry, Hasher, Kind, Manifest};
+use df_delta::{Applied, ApplyError, EncodeError, Encoded, Level, Mark, Options, Sink, Slice};
 
 /// Paths to contents.
 pub type Tree = BTreeMap<String, Vec<u8>>;
@@ -48,33 +49,69 @@ impl Blobs {
 /// Keeps what it gets, and watches the order of calls.
 #[derive(Default)]
 pub struct Kept {
+    got: Mutex<Got>,
+}
+
+#[derive(Default)]
+pub struct Got {
     pub manifest: Option<Manifest>,
     pub blobs: HashMap<Digest, Vec<u8>>,
-    current: Option<(Digest, u64, Vec<u8>)>,
+    pub marks: Vec<Mark>,
+    /// The bytes of a blob that comes in stretches.
+    pub unfinished: Option<(Digest, Vec<u8>)>,
+}
+
+impl Kept {
+    pub fn got(&self) -> MutexGuard<'_, Got> {
+        self.got.lock().expect("nobody panics with it")
+    }
 }
 
 impl Sink for Kept {
-    fn manifest(&mut self, manifest: &Manifest) -> io::Result<()> {
-        assert!(self.manifest.replace(manifest.clone()).is_none(), "the manifest came twice");
+    fn manifest(&self, manifest: &Manifest) -> io::Result<()> {
+        assert!(self.got().manifest.replace(manifest.clone()).is_none(), "the manifest came twice");
         Ok(())
     }
 
-    fn blob(&mut self, digest: Digest, len: u64) -> io::Result<()> {
-        assert!(self.manifest.is_some() && self.current.is_none(), "a blob began before the manifest or within another one");
-        self.current = Some((digest, len, Vec::new()));
+    fn blob(&self, digest: Digest, bytes: &[u8]) -> io::Result<()> {
+        let mut got = self.got();
+        assert!(got.manifest.is_some(), "a blob came before the manifest");
+        assert_eq!(Digest::of(bytes), digest, "a blob came that is not what its name says");
+        assert!(got.blobs.insert(digest, bytes.to_vec()).is_none(), "a blob came twice");
         Ok(())
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.current.as_mut().expect("a blob began").2.extend_from_slice(bytes);
+    fn stretch(&self, stretch: Slice, bytes: &[u8]) -> io::Result<()> {
+        let mut got = self.got();
+        let (digest, begun) = got.unfinished.get_or_insert_with(|| (stretch.digest, Vec::new()));
+        assert!(*digest == stretch.digest && stretch.len == bytes.len() as u64, "stretches of two blobs");
+        // What came after the last mark comes again.
+        assert!(stretch.offset <= begun.len() as u64, "a stretch was left out");
+        begun.truncate(stretch.offset as usize);
+        begun.extend_from_slice(bytes);
         Ok(())
     }
 
-    fn finish(&mut self) -> io::Result<()> {
-        let (digest, len, bytes) = self.current.take().expect("a blob began");
-        assert_eq!((Digest::of(&bytes), bytes.len() as u64), (digest, len), "a blob was finished that is not what its name says");
-        assert!(self.blobs.insert(digest, bytes).is_none(), "a blob came twice");
+    fn finish(&self, digest: Digest) -> io::Result<()> {
+        let (begun, bytes) = self.got().unfinished.take().expect("a blob began");
+        assert_eq!((Digest::of(&bytes), begun), (digest, digest), "a blob was finished that is not what its name says");
+        assert!(self.got().blobs.insert(digest, bytes).is_none(), "a blob came twice");
         Ok(())
+    }
+
+    fn reached(&self, mark: &Mark) -> io::Result<()> {
+        let mut got = self.got();
+        assert!(got.marks.last().is_none_or(|last| last.offset < mark.offset), "a mark came out of order");
+        got.marks.push(*mark);
+        Ok(())
+    }
+
+    fn kept(&self, digest: Digest, len: u64) -> Option<Hasher> {
+        let got = self.got();
+        let begun = got.unfinished.as_ref().filter(|(begun, _)| *begun == digest).map(|(_, bytes)| bytes);
+        let mut hasher = Hasher::new();
+        hasher.update(got.blobs.get(&digest).or(begun)?.get(..len as usize)?);
+        Some(hasher)
     }
 }
 
@@ -103,10 +140,11 @@ pub fn apply(base: Option<&Tree>, target: &Tree, delta: &[u8]) -> Result<Tree, A
 }
 
 pub fn apply_to(base: Option<(Manifest, Blobs)>, target: &Tree, delta: &[u8]) -> Result<Tree, ApplyError> {
-    let mut sink = Kept::default();
+    let sink = Kept::default();
     let read_old = |digest, offset, len| base.as_ref().expect("only with a base").1.read(digest, offset, len);
     let given = base.as_ref().map(|(manifest, _)| (manifest, &read_old as df_delta::ReadBlob<'_>));
-    let Applied { manifest, .. } = df_delta::apply(given, self::manifest(target).image(), &mut &*delta, &mut sink)?;
+    let Applied { manifest, .. } = df_delta::apply(given, self::manifest(target).image(), &mut &*delta, &sink)?;
+    let sink = sink.got();
     assert_eq!(sink.manifest.as_ref(), Some(&manifest));
     let file = |entry: &Entry| match entry.kind {
         Kind::File { len, digest, .. } => {
