@@ -17,4 +17,5 @@ mod real;
 mod reboot;
 mod reproducible;
 mod rough_handling;
+mod transfer;
 mod zero_downtime;
