@@ -2,8 +2,10 @@
 
 use crate::entropy::Shape;
 
-/// How many contexts there are for each shape.
-pub(super) const N: usize = 8;
+use super::model::N;
+
+/// How many phases a stream has at most.
+pub(super) const PHASES: usize = 4;
 
 /// What was seen of a stream, as far as contexts need it.
 pub(super) struct Recent {
@@ -29,10 +31,10 @@ impl Recent {
         self.last
     }
 
-    /// A situation below 4 for mixing.
-    pub(super) fn phase(&self) -> usize {
+    /// What sort of byte comes: below [`PHASES`].
+    pub(super) fn phase(&self) -> u8 {
         match self.shape {
-            Shape::Numbers => self.n_partial.min(3) as usize,
+            Shape::Numbers => self.n_partial.min(3) as u8,
             _ => 0,
         }
     }
@@ -140,7 +142,7 @@ impl Recent {
 
 /// Mixes a value into a hash; the upper bits are the good ones.
 #[inline]
-fn hash(hash: u64, value: u64) -> u64 {
+pub(super) fn hash(hash: u64, value: u64) -> u64 {
     (hash ^ value.wrapping_add(0x9e37_79b9_7f4a_7c15))
         .wrapping_mul(0xd6e8_feb8_6659_fd93)
         .rotate_left(29)

@@ -15,8 +15,27 @@ pub(super) struct Matches {
     /// How many bytes before the place agree.
     len: usize,
     misses: u8,
-    /// The guessed byte, with a one above it; 0 when there is no guess.
-    expected: u32,
+    expected: Expected,
+}
+
+/// A guess at the next byte.
+#[derive(Clone, Copy)]
+pub(super) struct Expected {
+    /// The byte, with a one above it; 0 when there is no guess.
+    byte: u32,
+    /// How sure guesses of that sort are is learned for each: below 64.
+    pub(super) kind: usize,
+}
+
+impl Expected {
+    pub(super) const NOTHING: Self = Self { byte: 0, kind: 0 };
+
+    /// The guessed bit after the bits of this byte so far.
+    #[inline]
+    pub(super) fn bit(&self, node: u32, n_bits: u32) -> Option<u32> {
+        let agrees = self.byte != 0 && self.byte >> (8 - n_bits) == node;
+        agrees.then_some(self.byte >> (7 - n_bits) & 1)
+    }
 }
 
 /// Everything that may be referred to: the context, then what was seen of the stream.
@@ -41,7 +60,15 @@ impl Matches {
     /// Knows the context; will see a stream of `len` bytes.
     pub(super) fn new(min: usize, context: &[u8], len: usize) -> Self {
         let bits = (usize::BITS - (context.len() + len).leading_zeros()).clamp(8, 20);
-        let mut matches = Self { table: vec![0; 1 << bits], shift: 32 - bits, min, at: 0, len: 0, misses: PATIENCE, expected: 0 };
+        let mut matches = Self {
+            table: vec![0; 1 << bits],
+            shift: 32 - bits,
+            min,
+            at: 0,
+            len: 0,
+            misses: PATIENCE,
+            expected: Expected::NOTHING,
+        };
         for (i, bytes) in context.windows(min).enumerate() {
             let slot = matches.slot(bytes);
             matches.table[slot] = (i + min) as u32;
@@ -52,7 +79,7 @@ impl Matches {
     /// Sees the byte that the stream now ends with.
     pub(super) fn see(&mut self, past: Past) {
         let byte = past.byte(past.len() - 1);
-        if self.expected == u32::from(byte) | 256 {
+        if self.expected.byte == u32::from(byte) | 256 {
             self.len = (self.len + 1).min(LONGEST);
             self.misses = 0;
         } else {
@@ -68,16 +95,31 @@ impl Matches {
                 self.turn_to(candidate, past);
             }
         }
-        let followed = self.misses < PATIENCE && self.at < past.len();
-        self.expected = if followed { u32::from(past.byte(self.at)) | 256 } else { 0 };
+        self.expect(past);
     }
 
-    /// The guessed bit after the bits of this byte so far, and how sure a guess of that sort is to be told apart: below 64.
-    #[inline]
-    pub(super) fn guess(&self, node: u32, n_bits: u32) -> Option<(u32, usize)> {
-        let agrees = self.expected != 0 && self.expected >> (8 - n_bits) == node;
+    /// Finds a place that follows the same bytes as come before a place somewhere else.
+    pub(super) fn enter(&mut self, past: Past) {
+        (self.len, self.misses) = (0, PATIENCE);
+        if let Some(recent) = past.seen.len().checked_sub(self.min).map(|from| &past.seen[from..]) {
+            let candidate = self.table[self.slot(recent)] as usize;
+            if candidate > 0 {
+                self.turn_to(candidate, past);
+            }
+        }
+        self.expect(past);
+    }
+
+    /// The guess at the next byte.
+    pub(super) fn expected(&self) -> Expected {
+        self.expected
+    }
+
+    fn expect(&mut self, past: Past) {
+        let followed = self.misses < PATIENCE && self.at < past.len();
         let len = if self.len < 16 { self.len } else { 16 + (self.len - 16) / 8 };
-        agrees.then(|| (self.expected >> (7 - n_bits) & 1, if len == 0 { 32 + usize::from(self.misses) } else { len }))
+        let kind = if len == 0 { 32 + usize::from(self.misses) } else { len };
+        self.expected = if followed { Expected { byte: u32::from(past.byte(self.at)) | 256, kind } } else { Expected::NOTHING };
     }
 
     fn turn_to(&mut self, candidate: usize, past: Past) {

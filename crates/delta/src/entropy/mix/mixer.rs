@@ -1,6 +1,6 @@
 //! Weighs guesses by how well they did, and corrects the result by what it was worth before.
 
-use super::tables::{LOGIT, squash, stretch};
+use super::tables::{LOGIT, squash};
 
 /// A logit for each way to guess, padded with zeros.
 pub(super) type Guesses = [i16; 24];
@@ -135,10 +135,4 @@ pub(super) fn history_prior(history: u32) -> u32 {
         all = all * 4 / 5 + 32;
     }
     (ones.min(all) * 65535 / all.max(1)).clamp(256, 65280)
-}
-
-/// The logit of a probability.
-#[inline]
-pub(super) fn logit(p: u32) -> i32 {
-    stretch(p)
 }

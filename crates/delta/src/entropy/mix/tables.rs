@@ -32,7 +32,7 @@ const fn squash_table() -> [u16; 2 * LOGIT as usize + 1] {
         let p = if p >= ONE as u128 { ONE - 1 } else { p as u32 };
         table[LOGIT as usize + x] = p as u16;
         table[LOGIT as usize - x] = (ONE - p) as u16;
-        power = power * STEP >> 62;
+        power = (power * STEP) >> 62;
         x += 1;
     }
     table

@@ -1,0 +1,278 @@
+//! Corrections of a prediction: which of its bytes are wrong and what they are, and the bytes that it says nothing about.
+//!
+//! ```text
+//! corrections = nothing when there are none, or
+//!               form + 16 * shape, n_wrong, and then by form (numbers are varints)
+//!   streams 0:  [raw, packed, packed]     bytes of gaps, packed gaps and packed values, when n_wrong > 0
+//!               gaps, values, literals    each as `entropy::pack` makes them
+//!   places 1:   bits                      for each wrong byte its gap, each byte of which is guessed from those before; before a value all literals
+//!                                         before its place (`mix::place`)
+//! ```
+//!
+//! A gap is how many bytes are right between two wrong ones, holes left out. A value is what is added to a wrong byte.
+
+use std::ops::Range;
+
+use super::{EntropyError, MIX_LIMIT, Shape, mix, pack, shape, unpack};
+use crate::diff::Level;
+use crate::varint;
+
+const STREAMS: u8 = 0;
+const PLACES: u8 = 1;
+
+/// Packs what makes `actual` of `predicted`, of the same length; appends to `out`.
+///
+/// `holes` are the stretches of which the prediction says nothing, sorted and apart from each other; what `predicted` holds there is only a guess. Literals in
+/// them may resemble stretches of `context`.
+pub fn pack_corrections(
+    predicted: &[u8],
+    actual: &[u8],
+    holes: &[Range<u32>],
+    context: &[u8],
+    shape: Shape,
+    level: Level,
+    out: &mut Vec<u8>,
+) {
+    let gaps = gaps(predicted, actual, holes);
+    let work = mix::place::work(gaps.len(), holes);
+    if work == 0 {
+        return;
+    }
+    let limit = if level == Level::Small { MIX_LIMIT } else { actual.len() / 512 };
+    let form = if work <= limit { PLACES } else { STREAMS };
+    out.push(form | (shape as u8) << 4);
+    varint::put(out, gaps.len() as u64);
+    if form == PLACES {
+        out.extend(mix::place::encode(predicted, actual, &gaps, holes, context, shape));
+    } else {
+        pack_streams(predicted, actual, &gaps, holes, context, shape, level, out);
+    }
+}
+
+/// Corrects a prediction by what [`pack_corrections`] made with the same holes and context. When it fails, `target` is anything.
+///
+/// Ends in time linear in the target's length and that of the context.
+pub fn correct(packed: &[u8], target: &mut [u8], holes: &[Range<u32>], context: &[u8]) -> Result<(), EntropyError> {
+    let Some((&first, mut body)) = packed.split_first() else {
+        return if holes.iter().all(Range::is_empty) { Ok(()) } else { Err(EntropyError::Corrections) };
+    };
+    if !are_holes(holes, target.len()) {
+        return Err(EntropyError::Corrections);
+    }
+    let n_wrong = number(&mut body, target.len())?;
+    match first & 0x8f {
+        STREAMS => unpack_streams(body, target, n_wrong, holes, context),
+        PLACES if mix::place::work(n_wrong, holes) <= MIX_LIMIT => {
+            mix::place::decode(body, target, n_wrong, holes, context, shape(first))
+        }
+        _ => Err(EntropyError::Coder(first)),
+    }
+}
+
+/// How far each wrong byte outside of the holes is from the one before, without the holes between them.
+fn gaps(predicted: &[u8], actual: &[u8], holes: &[Range<u32>]) -> Vec<u32> {
+    let (mut gaps, mut gap) = (Vec::new(), 0);
+    for run in runs(holes, actual.len()) {
+        for (predicted, actual) in predicted[run.clone()].chunks(64).zip(actual[run].chunks(64)) {
+            if predicted == actual {
+                gap += actual.len() as u32;
+                continue;
+            }
+            for (predicted, actual) in predicted.iter().zip(actual) {
+                if predicted == actual { gap += 1 } else { gaps.push(std::mem::take(&mut gap)) }
+            }
+        }
+    }
+    gaps
+}
+
+#[expect(clippy::too_many_arguments, reason = "the second half of its caller")]
+fn pack_streams(
+    predicted: &[u8],
+    actual: &[u8],
+    gaps: &[u32],
+    holes: &[Range<u32>],
+    context: &[u8],
+    shape: Shape,
+    level: Level,
+    out: &mut Vec<u8>,
+) {
+    if !gaps.is_empty() {
+        let (mut numbers, mut values) = (Vec::new(), Vec::with_capacity(gaps.len()));
+        gaps.iter().for_each(|gap| varint::put(&mut numbers, (*gap).into()));
+        for run in runs(holes, actual.len()) {
+            let both = predicted[run.clone()].iter().zip(&actual[run]);
+            values.extend(
+                both.filter(|(predicted, actual)| predicted != actual).map(|(predicted, actual)| actual.wrapping_sub(*predicted)),
+            );
+        }
+        let (mut packed_numbers, mut packed_values) = (Vec::new(), Vec::new());
+        pack(&numbers, &[], Shape::Numbers, level, &mut packed_numbers);
+        pack(&values, &[], Shape::Bytes, level, &mut packed_values);
+        for len in [numbers.len(), packed_numbers.len(), packed_values.len()] {
+            varint::put(out, len as u64);
+        }
+        out.extend(packed_numbers);
+        out.extend(packed_values);
+    }
+    let literals: Vec<u8> = holes.iter().flat_map(|hole| &actual[hole.start as usize..hole.end as usize]).copied().collect();
+    pack(&literals, context, shape, level, out);
+}
+
+fn unpack_streams(
+    mut body: &[u8],
+    target: &mut [u8],
+    n_wrong: usize,
+    holes: &[Range<u32>],
+    context: &[u8],
+) -> Result<(), EntropyError> {
+    let (mut numbers, mut values) = (Vec::new(), Vec::new());
+    if n_wrong > 0 {
+        let raw = number(&mut body, 5 * n_wrong)?;
+        let lens = [number(&mut body, packed_len(raw))?, number(&mut body, packed_len(n_wrong))?];
+        let mut take = |len| body.split_off(..len).ok_or(EntropyError::Corrections);
+        numbers = unpack(take(lens[0])?, &[], raw)?;
+        values = unpack(take(lens[1])?, &[], n_wrong)?;
+    }
+    let literals = unpack(body, context, holes.iter().map(ExactSizeIterator::len).sum())?;
+    mend(target, holes, &numbers, &values)?;
+    let mut rest = &literals[..];
+    for hole in holes {
+        let (now, later) = rest.split_at(hole.len());
+        target[hole.start as usize..hole.end as usize].copy_from_slice(now);
+        rest = later;
+    }
+    Ok(())
+}
+
+/// Adds the values at the places that the gaps lead to.
+fn mend(target: &mut [u8], holes: &[Range<u32>], mut numbers: &[u8], values: &[u8]) -> Result<(), EntropyError> {
+    let len = target.len();
+    let mut values = values.iter();
+    let mut next = |numbers: &mut &[u8]| match values.next() {
+        Some(value) => number(numbers, len).map(|gap| Some((gap, *value))),
+        None => Ok(None),
+    };
+    let mut wrong = next(&mut numbers)?;
+    for mut run in runs(holes, len) {
+        while let Some((gap, value)) = wrong.filter(|(gap, _)| *gap < run.len()) {
+            let at = run.start + gap;
+            target[at] = target[at].wrapping_add(value);
+            run.start = at + 1;
+            wrong = next(&mut numbers)?;
+        }
+        wrong = wrong.map(|(gap, value)| (gap - run.len(), value));
+    }
+    if wrong.is_none() && numbers.is_empty() { Ok(()) } else { Err(EntropyError::Corrections) }
+}
+
+/// The stretches outside of the holes.
+fn runs(holes: &[Range<u32>], len: usize) -> impl Iterator<Item = Range<usize>> {
+    let starts = std::iter::once(0).chain(holes.iter().map(|hole| hole.end as usize));
+    let ends = holes.iter().map(|hole| hole.start as usize).chain([len]);
+    starts.zip(ends).map(|(start, end)| start..end)
+}
+
+fn are_holes(holes: &[Range<u32>], len: usize) -> bool {
+    let mut end = 0;
+    let in_order = holes.iter().all(|hole| {
+        let fits = end <= hole.start && hole.start <= hole.end;
+        end = hole.end;
+        fits
+    });
+    in_order && end as usize <= len
+}
+
+/// The most that `len` bytes pack to.
+fn packed_len(len: usize) -> usize {
+    len + 1
+}
+
+fn number(bytes: &mut &[u8], max: usize) -> Result<usize, EntropyError> {
+    let value = varint::take(bytes).map_err(|_| EntropyError::Corrections)?;
+    usize::try_from(value).ok().filter(|value| *value <= max).ok_or(EntropyError::Corrections)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Two that resemble each other, and where they have nothing in common.
+    fn pair() -> impl Strategy<Value = (Vec<u8>, Vec<u8>, Vec<Range<u32>>)> {
+        let stretch = (
+            prop::collection::vec(any::<u8>(), 0..30),
+            prop::collection::vec((any::<bool>(), any::<u8>()), 0..30),
+            any::<bool>(),
+        );
+        prop::collection::vec(stretch, 0..20).prop_map(|stretches| {
+            let (mut predicted, mut actual, mut holes) = (Vec::new(), Vec::new(), Vec::new());
+            for (same, wrong, is_hole) in stretches {
+                predicted.extend(&same);
+                actual.extend(&same);
+                let start = actual.len() as u32;
+                for (differs, byte) in wrong {
+                    predicted.push(byte);
+                    actual.push(if differs || is_hole { byte.wrapping_mul(5) } else { byte });
+                }
+                if is_hole {
+                    holes.push(start..actual.len() as u32);
+                }
+            }
+            (predicted, actual, holes)
+        })
+    }
+
+    fn packed(predicted: &[u8], actual: &[u8], holes: &[Range<u32>], shape: Shape, level: Level) -> Vec<u8> {
+        let mut out = Vec::new();
+        pack_corrections(predicted, actual, holes, b"context", shape, level, &mut out);
+        out
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn a_prediction_is_corrected((predicted, actual, holes) in pair()) {
+            for level in [Level::Fast, Level::Small] {
+                for shape in [Shape::Text, Shape::Code] {
+                    let packed = packed(&predicted, &actual, &holes, shape, level);
+                    let mut target = predicted.clone();
+                    prop_assert_eq!(correct(&packed, &mut target, &holes, b"context"), Ok(()));
+                    prop_assert_eq!(&target, &actual);
+                }
+            }
+        }
+
+        #[test]
+        fn anything_corrects_or_not(
+            (predicted, actual, holes) in pair(),
+            other in prop::collection::vec(any::<u8>(), 0..100),
+            at in any::<prop::sample::Index>(),
+            value: u8,
+        ) {
+            for level in [Level::Fast, Level::Small] {
+                let mut packed = packed(&predicted, &actual, &holes, Shape::Code, level);
+                let cut = at.index(packed.len() + 1);
+                let _ = correct(&packed[..cut], &mut predicted.clone(), &holes, b"context");
+                if !packed.is_empty() {
+                    let at = at.index(packed.len());
+                    packed[at] = value;
+                }
+                let _ = correct(&packed, &mut predicted.clone(), &holes, b"context");
+                let _ = correct(&packed, &mut predicted.clone(), &[], &[]);
+                let _ = correct(&packed, &mut [], &holes, &[]);
+                let forged = [&[level as u8][..], &other].concat();
+                let _ = correct(&forged, &mut predicted.clone(), &holes, &[]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_right_costs_nothing() {
+        assert_eq!(packed(b"right", b"right", &[], Shape::Text, Level::Small), b"");
+        assert_eq!(correct(b"", &mut *b"right".to_vec(), &[], b""), Ok(()));
+        assert_eq!(correct(b"", &mut *b"wrong".to_vec(), std::slice::from_ref(&(1..2)), b""), Err(EntropyError::Corrections));
+    }
+}
