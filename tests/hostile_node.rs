@@ -138,6 +138,24 @@ fn greeted(rest: impl IntoIterator<Item = Step>) -> Vec<Step> {
     [Say(greeting()), Hear, Hear].into_iter().chain(rest).collect()
 }
 
+/// As [`greeted`], for a copy: what it is asked first it answers with a survey, and the lock comes with the bytes.
+fn surveyed(more: Value, rest: impl IntoIterator<Item = Step>) -> Vec<Step> {
+    greeted([reply(survey(more))].into_iter().chain(rest))
+}
+
+/// Takes the lock, the bytes and the release of a copy, which come in one go.
+fn taken() -> [Step; 7] {
+    [
+        Hear,
+        reply(json!("done")),
+        Hear,
+        Hear,
+        reply(json!({ "received": { "reused": 0, "held": false } })),
+        Hear,
+        reply(json!("done")),
+    ]
+}
+
 /// As [`greeted`], for a command that takes the lock; answers the survey too.
 fn locked(more: Value, rest: impl IntoIterator<Item = Step>) -> Vec<Step> {
     let begun = [reply(json!("done")), Hear, reply(survey(more))];
@@ -299,24 +317,24 @@ fn names_and_messages_of_a_node_are_shown_as_text() {
 #[test]
 fn a_hostile_base_costs_a_whole_copy_and_nothing_else() {
     let pair = Pair::new();
-    let copy = || pair.df(["--timeout", "2s", "cp", "--version", &pair.commit]).output();
+    let words = ["--timeout", "2s", "cp", "--codec", "rsync", "--version", &pair.commit, "--address", "evil"];
+    let copy = || pair.df(words).output();
     let holds = || json!({ "images": ["ab".repeat(32)] });
-    let received = || [Hear, Hear, reply(json!({ "received": { "reused": 0, "held": false } })), Hear, reply(json!("done"))];
     // Bytes that are not the manifest of the image, then a whole copy that is taken.
     let wrong = [Hear, reply(json!({ "bytes": { "len": 4 } })), Say(frame(BYTES, b"what"))];
-    pair.evil(&locked(holds(), wrong.into_iter().chain(received())));
+    pair.evil(&surveyed(holds(), wrong.into_iter().chain(taken())));
     let output = tame(copy(), &[0]);
     assert!(output.stderr.contains("whole"), "{output}");
     // Counts that no memory holds.
     for value in
         [json!({ "bytes": { "len": u64::MAX } }), json!({ "signatures": { "lens": [u64::MAX, u64::MAX] } }), json!("done")]
     {
-        pair.evil(&locked(holds(), [Hear, reply(value), Sh("cat > /dev/null")]));
+        pair.evil(&surveyed(holds(), [Hear, reply(value), Sh("cat > /dev/null")]));
         let output = tame(copy(), &[1, 5]);
         assert!(output.stderr.contains("something else than it was asked"), "{output}");
     }
     // A manifest of which a part never comes.
-    pair.evil(&locked(holds(), [Hear, reply(json!({ "bytes": { "len": 9 } })), Say(frame(BYTES, b"some")), Sh("exit 1")]));
+    pair.evil(&surveyed(holds(), [Hear, reply(json!({ "bytes": { "len": 9 } })), Say(frame(BYTES, b"some")), Sh("exit 1")]));
     tame(copy(), &[9]);
 }
 
@@ -325,19 +343,19 @@ fn signatures_of_another_length_than_asked_for_are_refused() {
     let pair = Pair::new();
     let (image, manifest) = a_base();
     let manifest = [Hear, reply(json!({ "bytes": { "len": manifest.len() } })), Say(frame(BYTES, &manifest)), Hear];
+    let words = ["--timeout", "2s", "cp", "--codec", "rsync", "--version", &pair.commit, "--address", "evil"];
     let begun = |rest: Vec<Step>| {
         let manifest = manifest.iter().map(|step| if let Say(bytes) = step { Say(bytes.clone()) } else { Hear });
-        pair.evil(&locked(json!({ "images": [image] }), manifest.chain(rest)));
-        tame(pair.df(["--timeout", "2s", "cp", "--version", &pair.commit, "--address", "evil"]).output(), &[0, 1])
+        pair.evil(&surveyed(json!({ "images": [image] }), manifest.chain(rest)));
+        tame(pair.df(words).output(), &[0, 1])
     };
     for lens in [json!([]), json!([0]), json!([31]), json!([33]), json!([u64::MAX]), json!([32, u64::MAX])] {
         let output = begun(vec![reply(json!({ "signatures": { "lens": lens } })), Sh("cat > /dev/null")]);
         assert!(output.code == Some(1) && output.stderr.contains("something else than it was asked"), "{output}");
     }
     // Of the right length, and no signature: the image goes whole.
-    let received = [Hear, Hear, reply(json!({ "received": { "reused": 0, "held": false } })), Hear, reply(json!("done"))];
     let signature = [reply(json!({ "signatures": { "lens": [32] } })), Say(frame(BYTES, &[0xff; 32]))];
-    let output = begun(signature.into_iter().chain(received).collect());
+    let output = begun(signature.into_iter().chain(taken()).collect());
     assert!(output.code == Some(0) && output.stderr.contains("whole"), "{output}");
 }
 

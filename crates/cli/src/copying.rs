@@ -318,6 +318,7 @@ fn event(node: String, copied: &Copied) -> Event {
         codec: copied.codec.clone(),
         bytes_sent: copied.bytes_sent,
         bytes_received: copied.bytes_received,
+        bytes_resumed: copied.bytes_resumed,
         image_bytes: copied.image_bytes,
         through_cache: false,
         seconds: copied.seconds,

@@ -59,6 +59,8 @@ pub enum Event {
         codec: String,
         bytes_sent: u64,
         bytes_received: u64,
+        /// What did not travel because an earlier session, which was cut, had brought it.
+        bytes_resumed: u64,
         image_bytes: u64,
         through_cache: bool,
         seconds: f64,

@@ -151,7 +151,7 @@ impl Speed {
     pub fn usual(cores: usize) -> Self {
         Self {
             cores: cores.max(1) as f64,
-            encode_changed: [40e6, 3e6],
+            encode_changed: [40e6, 2e6],
             encode_fresh: [200e6, 4e6],
             apply_changed: 200e6,
             apply_fresh: 400e6,

@@ -165,6 +165,8 @@ struct Stumble {
     at_bytes: bool,
     /// Whether bytes had travelled.
     has_sent: bool,
+    /// Whether the session ended over it.
+    is_cut: bool,
 }
 
 /// What happened on one journey so far.
@@ -206,6 +208,11 @@ fn next(stumble: &Stumble, way: Way, tries: &mut Tries) -> Next {
                 if stumble.at_bytes && way != Way::Whole =>
             {
                 Next::Whole
+            }
+            // What a node says whose bytes stopped in the middle.
+            FaultKind::Failed if stumble.at_bytes && stumble.is_cut && stumble.has_sent && tries.reopened < REOPENED => {
+                tries.reopened += 1;
+                Next::Reopen
             }
             _ => Next::Fail,
         },
@@ -255,7 +262,7 @@ async fn walk(
     told: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Arrived, Stumble> {
     let deltas = errand.deltas;
-    let before = |error: CopyError| Stumble { error, at_bytes: true, has_sent: false };
+    let before = |error: CopyError| Stumble { error, at_bytes: true, has_sent: false, is_cut: false };
     let connection = &mut reached.connection;
     let delta = match leg.chosen.way {
         Way::Held => None,
@@ -287,9 +294,10 @@ async fn walk(
         told(Progress::Sent(n_bytes));
     };
     let exchanged = connection.exchange(&said, &mut sent).await;
-    let replies = exchanged.map_err(|error| Stumble { error, at_bytes: false, has_sent })?;
+    let replies = exchanged.map_err(|error| Stumble { error, at_bytes: false, has_sent, is_cut: true })?;
     let mut replies = replies.into_iter();
-    let stumble = |error, at_bytes| Stumble { error, at_bytes, has_sent };
+    let is_cut = !connection.is_open();
+    let stumble = |error, at_bytes| Stumble { error, at_bytes, has_sent, is_cut };
     if lock.is_some() {
         expect(&mut replies, |reply| matches!(reply, Reply::Done)).map_err(|error| stumble(error, false))?;
         connection.holds_lock = true;
@@ -334,11 +342,11 @@ mod tests {
 
     fn stumble(kind: FaultKind, at_bytes: bool) -> Stumble {
         let fault = Fault { kind, message: String::new(), log: String::new(), probes: vec![], serving: None };
-        Stumble { error: fault_of(Box::new(fault)), at_bytes, has_sent: true }
+        Stumble { error: fault_of(Box::new(fault)), at_bytes, has_sent: true, is_cut: false }
     }
 
     fn broken(has_sent: bool) -> Stumble {
-        Stumble { error: NodeError::Broken { said: String::new() }.into(), at_bytes: false, has_sent }
+        Stumble { error: NodeError::Broken { said: String::new() }.into(), at_bytes: false, has_sent, is_cut: true }
     }
 
     const PATCH: Way = Way::Patch(ImageId(Digest::from_bytes([1; 32])));
@@ -373,8 +381,11 @@ mod tests {
         assert_eq!(next(&broken(true), PATCH, tries), Next::Reopen);
         assert_eq!(next(&broken(true), PATCH, tries), Next::Reopen);
         assert_eq!(next(&broken(true), PATCH, tries), Next::Fail);
+        let in_the_middle = || Stumble { is_cut: true, ..stumble(FaultKind::Failed, true) };
+        assert_eq!(next(&in_the_middle(), PATCH, &mut Tries::default()), Next::Reopen);
+        assert_eq!(next(&stumble(FaultKind::Failed, true), PATCH, tries), Next::Fail, "an error of its disk stays one");
         assert_eq!(next(&broken(false), PATCH, &mut Tries::default()), Next::Fail, "nothing had travelled");
-        let silent = Stumble { error: NodeError::Silent(PAUSE).into(), at_bytes: false, has_sent: true };
+        let silent = Stumble { error: NodeError::Silent(PAUSE).into(), at_bytes: false, has_sent: true, is_cut: false };
         assert_eq!(next(&silent, PATCH, &mut Tries::default()), Next::Fail);
     }
 

@@ -31,6 +31,7 @@ fn copied(codec: &'static str, base: Option<ImageId>) -> Event {
         codec: codec.into(),
         bytes_sent: 12_600,
         bytes_received: 300,
+        bytes_resumed: 0,
         image_bytes: 4_300_000,
         through_cache: false,
         seconds: 0.21,

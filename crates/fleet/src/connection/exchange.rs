@@ -95,6 +95,10 @@ impl Connection {
                     _ => out.give_up(),
                 },
                 len = self.output.read(&mut buffer) => match len.unwrap_or(0) {
+                    0 if matches!(replies.last(), Some(Reply::Fault(_))) => {
+                        drop(self.input.take());
+                        return Ok(replies);
+                    }
                     0 => return Err(self.broken().await),
                     len => {
                         self.received += len as u64;
