@@ -25,6 +25,8 @@ pub(super) struct Search {
     pub(super) n_places: usize,
     /// The shortest stretch that is an anchor.
     pub(super) least: usize,
+    /// How many places behind one that was found are looked at, too.
+    pub(super) lazy: usize,
     /// With so many equal bytes in the window no other place is looked for.
     pub(super) alike: usize,
     /// After so many places without an anchor, every second one is looked at; after so many again every third, up to [`STRIDE`].
@@ -36,15 +38,15 @@ pub(super) struct Search {
 impl Search {
     pub(super) fn by(effort: Effort) -> Self {
         match effort {
-            Effort::Fast => Self { step: 4, n_places: 8, least: 12, alike: 28, patience: 512, n_passed: 4 },
-            Effort::Small => Self { step: 1, n_places: 64, least: 10, alike: WINDOW + 1, patience: 1 << 13, n_passed: 12 },
+            Effort::Fast => Self { step: 4, n_places: 8, least: 12, lazy: 3, alike: 28, patience: 512, n_passed: 4 },
+            Effort::Small => Self { step: 1, n_places: 64, least: 10, lazy: 8, alike: WINDOW + 1, patience: 1 << 13, n_passed: 12 },
         }
     }
 
     /// Where nothing corrects a wrong byte and the same words stand everywhere, more is to be compared; there is less to be looked for.
     pub(super) fn of_equals(effort: Effort) -> Self {
         let by = Self::by(effort);
-        Self { n_places: 2 * by.n_places.max(32), least: by.least.min(8), n_passed: by.n_passed.max(12), ..by }
+        Self { n_places: 8 * by.n_places.max(32), least: by.least.min(8), lazy: by.lazy.min(3), n_passed: by.n_passed.max(12), ..by }
     }
 }
 
@@ -94,8 +96,8 @@ impl Walk<'_> {
         }
         let Some(key) = self.new.get(at..at + KEY) else { return self.new.len() };
         let repeats = key[1..] == key[..KEY - 1];
-        match self.elsewhere(at, runs::word(key)) {
-            Some(Found { beside, back, len }) if back + len >= self.search.least => {
+        match self.best_around(at, runs::word(key)) {
+            Some(Found { at, beside, back, len }) if back + len >= self.search.least => {
                 let here = runs::equal(self.old_beside(at, self.beside), &self.new[at..at + len]);
                 if len > here + BETTER {
                     let start = self.give_back(at - back);
@@ -126,20 +128,35 @@ impl Walk<'_> {
         (4..=WINDOW).rev().find(ends)
     }
 
+    /// Returns the best stretch around `at` or, when that is short, around one of the places just behind.
+    fn best_around(&mut self, at: usize, key: u64) -> Option<Found> {
+        let mut best = self.elsewhere(at, key)?;
+        for at in at + 1..=at + self.search.lazy {
+            if best.len >= LONG {
+                break;
+            }
+            let Some(key) = self.new.get(at..at + KEY) else { break };
+            if let Some(found) = self.elsewhere(at, runs::word(key))
+                && self.rank(&found) > self.rank(&best)
+            {
+                best = found;
+            }
+        }
+        Some(best)
+    }
+
     fn elsewhere(&mut self, at: usize, key: u64) -> Option<Found> {
         let expected = at as i64 + self.beside;
         let mut best: Option<Found> = None;
         let index = self.index;
-        let places = index.near(key, expected, self.affordable(at));
-        self.n_compared += places.len();
-        for &place in places {
-            let place = place as usize;
+        for place in index.near(key, expected, self.affordable(at)) {
+            self.n_compared += 1;
             if runs::word(&self.old[place..]) != key {
                 continue;
             }
             let len = KEY + runs::forward(&self.old[place + KEY..], &self.new[at + KEY..]);
             let back = runs::backward(&self.old[..place], &self.new[self.least_start()..at]);
-            let found = Found { beside: place as i64 - at as i64, back, len };
+            let found = Found { at, beside: place as i64 - at as i64, back, len };
             if best.as_ref().is_none_or(|best| self.rank(&found) > self.rank(best)) {
                 best = Some(found);
             }
@@ -208,6 +225,7 @@ impl Walk<'_> {
 
 /// An equal stretch around a place in the new bytes.
 struct Found {
+    at: usize,
     beside: i64,
     back: usize,
     len: usize,

@@ -10,10 +10,14 @@ pub(super) const KEY: usize = 8;
 
 /// The places of the old bytes, by what stands there.
 pub(super) struct Index {
-    /// Where in `places` each hash begins; one more than there are hashes.
+    /// Where in `entries` each hash begins; one more than there are hashes.
     starts: Vec<u32>,
-    places: Vec<u32>,
+    /// The number of an indexed place, and below it as many more bits of the hash as there is room for: most places that only happen to have the same hash are
+    /// known by them, without a look at the old bytes.
+    entries: Vec<u32>,
     shift: u32,
+    step: usize,
+    tag_bits: u32,
 }
 
 impl Index {
@@ -21,38 +25,45 @@ impl Index {
     ///
     /// Of a stretch that repeats the same key from one indexed place to the next only the first is kept.
     pub(super) fn new(old: &[u8], step: usize) -> Self {
-        let n_most = old.len() / step;
+        let n_most = old.len() / step + 1;
         let bits = n_most.max(256).ilog2();
-        let shift = 64 - bits;
-        let mut starts = vec![0_u32; (1 << bits) + 1];
-        each_key(old, step, |_, key| starts[hash(key, shift) + 1] += 1);
+        let tag_bits = n_most.leading_zeros().saturating_sub(usize::BITS - u32::BITS);
+        let (shift, mut starts) = (64 - bits, vec![0_u32; (1 << bits) + 1]);
+        each_key(old, step, |_, key| starts[(hash(key) >> shift) as usize + 1] += 1);
         let mut sum = 0;
         for start in &mut starts {
             sum += *start;
             *start = sum;
         }
         // Filling moves every start to its end, which is the start of the next.
-        let mut places = vec![0_u32; sum as usize];
-        each_key(old, step, |place, key| {
-            let next = &mut starts[hash(key, shift)];
-            places[*next as usize] = place as u32;
+        let mut entries = vec![0_u32; sum as usize];
+        each_key(old, step, |n, key| {
+            let hash = hash(key);
+            let next = &mut starts[(hash >> shift) as usize];
+            entries[*next as usize] = ((n << tag_bits) as u32) | tag(hash, shift, tag_bits);
             *next += 1;
         });
         starts.rotate_right(1);
         starts[0] = 0;
-        Self { starts, places, shift }
+        Self { starts, entries, shift, step, tag_bits }
     }
 
-    /// Returns at most `most` places whose key hashes like `key`, those nearest to `near`; the caller compares.
-    pub(super) fn near(&self, key: u64, near: i64, most: usize) -> &[u32] {
-        let hash = hash(key, self.shift);
-        let all = &self.places[self.starts[hash] as usize..self.starts[hash + 1] as usize];
-        if all.len() <= most {
-            return all;
+    /// Returns some of at most `most` places whose key hashes like `key`, those nearest to `near`; the caller compares.
+    pub(super) fn near(&self, key: u64, near: i64, most: usize) -> impl Iterator<Item = usize> {
+        let hash = hash(key);
+        let (bucket, wanted) = ((hash >> self.shift) as usize, tag(hash, self.shift, self.tag_bits));
+        let mut all = &self.entries[self.starts[bucket] as usize..self.starts[bucket + 1] as usize];
+        if all.len() > most {
+            let middle = all.partition_point(|&entry| (self.place(entry) as i64) < near);
+            let from = middle.saturating_sub(most / 2).min(all.len() - most);
+            all = &all[from..from + most];
         }
-        let middle = all.partition_point(|&place| i64::from(place) < near);
-        let from = middle.saturating_sub(most / 2).min(all.len() - most);
-        &all[from..from + most]
+        let mask = tag(u64::MAX, self.shift, self.tag_bits);
+        all.iter().filter(move |&&entry| entry & mask == wanted).map(|&entry| self.place(entry))
+    }
+
+    fn place(&self, entry: u32) -> usize {
+        (u64::from(entry) >> self.tag_bits) as usize * self.step
     }
 }
 
@@ -61,15 +72,20 @@ fn each_key(old: &[u8], step: usize, mut found: impl FnMut(usize, u64)) {
     for (n, bytes) in old.windows(KEY).step_by(step).enumerate() {
         let key = word(bytes);
         if last != Some(key) {
-            found(n * step, key);
+            found(n, key);
         }
         last = Some(key);
     }
 }
 
-fn hash(key: u64, shift: u32) -> usize {
-    // Fibonacci hashing (Knuth, volume 3, 6.4): the upper bits of a product depend on all of the key's.
-    (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> shift) as usize
+/// Fibonacci hashing (Knuth, volume 3, 6.4): the upper bits of a product depend on all of the key's.
+fn hash(key: u64) -> u64 {
+    key.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Returns the bits of a hash that are below those that choose where it is kept.
+fn tag(hash: u64, shift: u32, bits: u32) -> u32 {
+    (hash >> (shift - bits)) as u32 & ((1_u64 << bits) - 1) as u32
 }
 
 #[cfg(test)]
@@ -81,7 +97,7 @@ mod tests {
         let old: Vec<u8> = (0..4000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
         let index = Index::new(&old, 4);
         for place in (0..old.len() - KEY).step_by(4) {
-            assert!(index.near(word(&old[place..]), place as i64, 8).contains(&(place as u32)));
+            assert!(index.near(word(&old[place..]), place as i64, 8).any(|found| found == place));
         }
     }
 
@@ -89,8 +105,9 @@ mod tests {
     fn of_many_equal_places_the_nearest_are_given() {
         let old = b"abcdefghijklmnop".repeat(1000);
         let index = Index::new(&old, 8);
-        assert_eq!(index.near(word(b"abcdefgh"), 8001, 4), [7984, 8000, 8016, 8032]);
-        assert_eq!(index.near(word(b"abcdefgh"), -5, 2), [0, 16]);
-        assert_eq!(index.near(word(b"abcdefgh"), i64::MAX, 2), [15968, 15984]);
+        let near = |near: i64, most: usize| index.near(word(b"abcdefgh"), near, most).collect::<Vec<_>>();
+        assert_eq!(near(8001, 4), [7984, 8000, 8016, 8032]);
+        assert_eq!(near(-5, 2), [0, 16]);
+        assert_eq!(near(i64::MAX, 2), [15968, 15984]);
     }
 }
