@@ -59,6 +59,11 @@ impl Beneath {
         self.open(path, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, Mode::RUSR | Mode::WUSR).map(File::from)
     }
 
+    /// Opens a file below for writing.
+    pub(crate) fn writable(&self, path: &[u8]) -> rustix::io::Result<File> {
+        self.open(path, OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()).map(File::from)
+    }
+
     /// Opens the directory that holds a path below, for calls that take a directory and a name.
     pub(crate) fn parent(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
         match path.iter().rposition(|&b| b == b'/') {

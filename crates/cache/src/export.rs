@@ -10,13 +10,16 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use df_core::{Digest, Entry, Hasher, Kind, Manifest, TreePath};
-use rayon::prelude::*;
 use rustix::fs::{AtFlags, CWD, Mode, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::beneath::{self, Beneath};
 use crate::blobs::{Blobs, Bytes, hash, open_file};
 use crate::durable;
+
+mod growing;
+
+pub use growing::Growing;
 
 /// A tree cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -63,28 +66,12 @@ pub struct Exported {
 pub fn tree(manifest: &Manifest, source: &dyn Blobs, destination: &Path) -> Result<Exported, ExportError> {
     let failed = |source| ExportError::Destination { path: destination.to_owned(), source };
     rustix::fs::mkdirat(CWD, destination, Mode::RWXU).map_err(|errno| failed(errno.into()))?;
-    let done = fill(manifest, source, destination);
+    let done = Growing::at(manifest, destination, false).and_then(|growing| growing.finish(source));
     if done.is_err() {
         // The first error is the one worth telling; what cannot be removed now is unnamed and swept later.
         let _ = durable::remove_tree(destination);
     }
     done
-}
-
-fn fill(manifest: &Manifest, source: &dyn Blobs, destination: &Path) -> Result<Exported, ExportError> {
-    let failed = |source| ExportError::Destination { path: destination.to_owned(), source };
-    let file_system = durable::FileSystem::of(destination).map_err(failed)?;
-    let top = Beneath::hold(destination).map_err(failed)?;
-    make_directories(&top, manifest)?;
-    let files = group(manifest);
-    let exported = files.par_iter().map(|file| file.place(&top, source)).try_reduce(Exported::default, Exported::and)?;
-    manifest.entries().par_iter().try_for_each(|entry| match &entry.kind {
-        Kind::Symlink { target } => make_link(&top, &entry.path, target).map_err(write_error(&entry.path)),
-        _ => Ok(()),
-    })?;
-    seal_directories(&top, manifest)?;
-    sync(&top, &file_system, manifest, &files).map_err(ExportError::Sync)?;
-    Ok(exported)
 }
 
 impl Exported {
@@ -123,12 +110,15 @@ fn group(manifest: &Manifest) -> Vec<Content<'_>> {
 }
 
 impl Content<'_> {
-    fn place(&self, top: &Beneath, source: &dyn Blobs) -> Result<Exported, ExportError> {
+    /// Brings the content to all its names; to the first one only if it does not lie there already.
+    fn place(&self, top: &Beneath, source: &dyn Blobs, lies_there: bool) -> Result<Exported, ExportError> {
         let mut exported = Exported::default();
         let mut bytes_at: Option<&TreePath> = None;
         for executable in [false, true] {
             let Some((&first, others)) = self.names[usize::from(executable)].split_first() else { continue };
-            if self.link_twin(top, source, first, executable) {
+            if lies_there && bytes_at.is_none() {
+                exported.written += self.len;
+            } else if self.link_twin(top, source, first, executable) {
                 exported.linked += self.len;
             } else if let Some(from) = bytes_at {
                 let from = Bytes::File(top.join(from.as_bytes()));
@@ -265,14 +255,6 @@ pub(crate) fn seal(file: &File, executable: bool) -> io::Result<()> {
 fn long_ago() -> Timestamps {
     let second = Timespec { tv_sec: 1, tv_nsec: 0 };
     Timestamps { last_access: second, last_modification: second }
-}
-
-fn make_directories(top: &Beneath, manifest: &Manifest) -> Result<(), ExportError> {
-    // A manifest lists each directory before what it holds.
-    directories(manifest).try_for_each(|path| {
-        let parent = top.parent(path.as_bytes()).map_err(write_error(path))?;
-        rustix::fs::mkdirat(parent, path.file_name(), Mode::RWXU).map_err(write_error(path))
-    })
 }
 
 fn seal_directories(top: &Beneath, manifest: &Manifest) -> Result<(), ExportError> {
