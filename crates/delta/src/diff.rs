@@ -182,7 +182,7 @@ fn write(
     if let Some(digest) = choose::two_lengths(base, target) {
         return Err(EncodeError::TwoLengths { digest });
     }
-    let Plan { pieces, reused_len, .. } = choose::plan(base, target, &[]);
+    let Plan { pieces, reused_len, .. } = choose::plan(base, target, pairs);
     let bytes = write_head(kind, base, target, options, out)?;
     let mut encoded = Encoded { bytes, reused_len, codecs: Codecs::default(), streams: Default::default() };
     if kind == Kind::Patch {
