@@ -106,9 +106,14 @@ impl Deltas {
         delta.ok()
     }
 
-    /// Returns the length of a delta that seems to be there, without reading it.
-    pub fn len(&self, key: Key<'_>) -> Option<u64> {
-        fs::symlink_metadata(self.path(key)).ok().filter(fs::Metadata::is_file)?.len().checked_sub(TRAILER_LEN)
+    /// Returns the length of a delta that seems to be there, and its digest, without reading all of it.
+    pub fn glance(&self, key: Key<'_>) -> Option<(u64, Digest)> {
+        let mut file = open_file(&self.path(key)).ok()?;
+        let len = file.metadata().ok()?.len().checked_sub(TRAILER_LEN)?;
+        let mut digest = [0; Digest::LEN];
+        file.seek(io::SeekFrom::Start(len)).ok()?;
+        file.read_exact(&mut digest).ok()?;
+        Some((len, Digest::from_bytes(digest)))
     }
 
     /// Says that a delta is being made; `None` when somebody else is making it, or nothing can be written here.
@@ -125,7 +130,7 @@ impl Deltas {
         while self.is_being_made(key) && Instant::now() < deadline {
             std::thread::sleep(PAUSE);
         }
-        self.len(key).is_some()
+        self.glance(key).is_some()
     }
 
     fn is_being_made(&self, key: Key<'_>) -> bool {
@@ -272,7 +277,7 @@ mod tests {
             drop(making);
             assert!(waiting.join().expect("no panic"));
         });
-        assert_eq!(deltas.len(key), Some(5));
+        assert_eq!(deltas.glance(key), Some((5, Digest::of(b"delta"))));
         assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 1, "no mark is left");
         // A maker that was killed leaves its file, and no lock.
         fs::write(deltas.mark(key), b"").expect("written");

@@ -52,7 +52,7 @@ pub fn in_background(session: &Session, shelf: &Shelf, release: &Release) {
     if session.is_dry_run() || std::env::var_os(OFF).is_some_and(|off| !off.is_empty() && off != "0") {
         return;
     }
-    let lacks_one = |base: &ImageId| shelf.kept_len(Some(*base), release.image, Level::Small, None).is_none();
+    let lacks_one = |base: &ImageId| shelf.kept(Some(*base), release.image, Level::Small, None).is_none();
     if held(session, release.image).iter().flatten().any(|base| shelf.holds(*base) && lacks_one(base)) {
         // Who cannot have it copies a little later; that is all.
         let _ = spawn(session);
@@ -83,7 +83,7 @@ pub fn run(session: &Session) -> Result<Exit, Failure> {
             if is_overtaken(session) {
                 return Ok(Exit::Done);
             }
-            if len > 0 && shelf.kept_len(Some(base), image, level, None).is_none() {
+            if len > 0 && shelf.kept(Some(base), image, level, None).is_none() {
                 let _making = shelf.making(base, image, level);
                 let _ = session.call.block_on(deltas.patch(Some(base), level, None));
             }
@@ -103,7 +103,7 @@ pub fn meanwhile(session: &Session, seen: &Seen, deltas: &Arc<Deltas>, wish: &Wi
         if images.contains(&deltas.image()) {
             return None;
         }
-        deltas.foresee(images, &seen.link(&node.address), wish)
+        deltas.foresee(images, seen.link(&node.address), *wish)
     });
     let Some(wants) = wants else { return };
     let (deltas, runtime) = (deltas.clone(), session.call.runtime.handle().clone());

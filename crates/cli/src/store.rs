@@ -151,8 +151,8 @@ impl Images for Shelf {
         Delta::of_file(kept.into_file(), len, digest, &note).ok()
     }
 
-    fn kept_len(&self, base: Option<ImageId>, target: ImageId, level: Level, codec: Option<Codec>) -> Option<u64> {
-        self.deltas().len(Key { from: base, to: target, level: &word(level, codec) })
+    fn kept(&self, base: Option<ImageId>, target: ImageId, level: Level, codec: Option<Codec>) -> Option<(u64, Digest)> {
+        self.deltas().glance(Key { from: base, to: target, level: &word(level, codec) })
     }
 
     fn await_delta(&self, base: Option<ImageId>, target: ImageId, level: Level, codec: Option<Codec>, patience: Duration) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use df_core::{AppName, ImageId, Kind, Manifest};
 use df_delta::Level;
 use df_delta::choose::{Resemblance, resemblance};
-use df_wire::message::Survey;
+use df_wire::message::{Incoming, Survey};
 use tokio::task::spawn_blocking;
 
 use crate::choice::{self, Link, Offer, Queue, Speed, Way, Work};
@@ -129,6 +129,21 @@ pub struct Target<'a> {
     pub image: ImageId,
     /// What it holds.
     pub manifest: &'a Manifest,
+    /// Returns the manifest of a base whose blobs are here.
+    pub base: &'a dyn Fn(ImageId) -> Option<Manifest>,
+}
+
+/// A node that the image goes to, and how.
+#[derive(Clone, Copy)]
+pub struct Recipient<'a> {
+    /// The images that it holds, or is thought to, the likeliest bases first.
+    pub bases: &'a [ImageId],
+    /// What it holds of receives that were cut.
+    pub incoming: &'a [Incoming],
+    /// The line to it.
+    pub link: Link,
+    /// What was asked for.
+    pub wish: Wish,
 }
 
 impl Default for Chooser {
@@ -143,19 +158,13 @@ impl Chooser {
     ///
     /// # Errors
     /// The wish cannot be fulfilled there.
-    pub fn choose(
-        &self,
-        target: Target<'_>,
-        survey: &Survey,
-        app: &AppName,
-        link: &Link,
-        wish: &Wish,
-    ) -> Result<Chosen, WishError> {
-        if !wish.full && survey.images.contains(&target.image) {
+    pub fn choose(&self, target: Target<'_>, node: Recipient<'_>) -> Result<Chosen, WishError> {
+        let wish = &node.wish;
+        if !wish.full && node.bases.contains(&target.image) {
             return Ok(Chosen::held(wish));
         }
-        let offers = self.offers(target, &plan::bases(survey, app), link, wish)?;
-        let (offer, seconds) = self.settle(&offers, link).expect("whole is always offered, or a wish");
+        let offers = self.offers(target, node)?;
+        let (offer, seconds) = self.settle(&offers, &node.link).expect("whole is always offered, or a wish");
         if !offer.is_made {
             // Another df may be at it: what it made until then need not be made again.
             let patience = Duration::from_secs_f64(offer.encode.clamp(0.0, PATIENCE));
@@ -166,26 +175,24 @@ impl Chooser {
 
     /// Chooses for a node that is not connected yet, by the images that it was seen to hold; `None` when nothing has to be made for it, or nothing that
     /// would be ready by the time it answers.
-    pub fn foresee(&self, target: Target<'_>, bases: &[ImageId], link: &Link, wish: &Wish) -> Option<Chosen> {
-        let mut offers = self.offers(target, bases, link, wish).ok()?;
+    pub fn foresee(&self, target: Target<'_>, node: Recipient<'_>) -> Option<Chosen> {
+        let mut offers = self.offers(target, node).ok()?;
         for offer in offers.iter_mut().filter(|offer| matches!(offer.way, Way::Patch(_))) {
             offer.encode = (offer.encode - CONNECTING).max(0.0);
         }
-        let (offer, seconds) = choice::choose(&offers, link, &Queue::default(), 0.0)?;
+        let (offer, seconds) = choice::choose(&offers, &node.link, &Queue::default(), 0.0)?;
         if offer.is_made || !matches!(offer.way, Way::Patch(_)) {
             return None;
         }
-        let wants = Chosen::of(offer, seconds, wish);
+        let wants = Chosen::of(offer, seconds, &node.wish);
         let begun = Offer { encode: offer.encode + CONNECTING, ..*offer };
-        self.settle(&[begun], link);
+        self.settle(&[begun], &node.link);
         Some(wants)
     }
 
     /// Returns the image of some that the target is most like, and how many bytes are new against it.
     pub fn nearest(&self, target: Target<'_>, bases: &[ImageId]) -> Option<(ImageId, u64)> {
-        let mut left = N_ENTRIES;
-        let here = bases.iter().filter(|base| target.images.holds(**base)).take(N_BASES);
-        let works = here.filter_map(|base| Some((*base, self.work(target, *base, &mut left)?)));
+        let works = self.works(target, bases).into_iter();
         works.min_by_key(|(_, work)| work.expected).map(|(base, work)| (base, work.changed + work.fresh))
     }
 
@@ -198,17 +205,18 @@ impl Chooser {
         Some((*offer, seconds))
     }
 
-    fn offers(&self, target: Target<'_>, bases: &[ImageId], link: &Link, wish: &Wish) -> Result<Vec<Offer>, WishError> {
-        let whole = || self.at_levels(target, wish, Way::Whole, whole_work(target.manifest));
+    fn offers(&self, target: Target<'_>, node: Recipient<'_>) -> Result<Vec<Offer>, WishError> {
+        let wish = &node.wish;
+        let whole = || self.at_levels(target, node, Way::Whole, whole_work(target.manifest));
         if wish.full || wish.codec == Some(Codec::Whole) {
             return Ok(whole());
         }
-        let level = wish.level.unwrap_or_default();
-        let rsync = bases.first().map(|&base| Offer::by_signature(base, level, target.manifest.total_len(), link, &self.speed));
+        let (level, len) = (wish.level.unwrap_or_default(), target.manifest.total_len());
+        let rsync = node.bases.first().map(|&base| Offer::by_signature(base, level, len, &node.link, &self.speed));
         if wish.codec == Some(Codec::Rsync) {
             return rsync.map(|offer| vec![offer]).ok_or(WishError::NothingThere);
         }
-        let patches = self.patches(target, bases, wish);
+        let patches = self.patches(target, node);
         match wish.codec {
             Some(codec) if patches.is_empty() => Err(WishError::NoBase(codec)),
             Some(_) => Ok(patches),
@@ -219,26 +227,41 @@ impl Chooser {
     }
 
     /// Returns the offers of deltas to those bases that are here.
-    fn patches(&self, target: Target<'_>, bases: &[ImageId], wish: &Wish) -> Vec<Offer> {
-        let mut left = N_ENTRIES;
-        let mut offers = vec![];
-        for &base in bases.iter().filter(|base| target.images.holds(**base)).take(N_BASES) {
-            if left == 0 {
-                break;
-            }
-            if let Some(work) = self.work(target, base, &mut left) {
-                offers.extend(self.at_levels(target, wish, Way::Patch(base), work));
-            }
-        }
-        offers
+    fn patches(&self, target: Target<'_>, node: Recipient<'_>) -> Vec<Offer> {
+        let works = self.works(target, node.bases);
+        works.into_iter().flat_map(|(base, work)| self.at_levels(target, node, Way::Patch(base), work)).collect()
     }
 
-    fn at_levels(&self, target: Target<'_>, wish: &Wish, way: Way, work: Work) -> Vec<Offer> {
-        let levels = LEVELS.into_iter().filter(|level| wish.level.is_none_or(|wished| wished == *level));
-        let codec = wish.codec.filter(|_| way != Way::Whole);
-        let offer = |level| match target.images.kept_len(way.base(), target.image, level, codec) {
-            Some(bytes) => Offer::made(way, level, &work, bytes, &self.speed),
-            None => Offer::cold(way, level, &work, &self.speed),
+    /// Returns what deltas to those bases that are here have to do.
+    fn works(&self, target: Target<'_>, bases: &[ImageId]) -> Vec<(ImageId, Work)> {
+        let (mut left, mut works) = (N_ENTRIES, vec![]);
+        for &base in bases {
+            if works.len() == N_BASES || left == 0 {
+                break;
+            }
+            works.extend(self.work(target, base, &mut left).map(|work| (base, work)));
+        }
+        works
+    }
+
+    fn at_levels(&self, target: Target<'_>, node: Recipient<'_>, way: Way, work: Work) -> Vec<Offer> {
+        let levels = LEVELS.into_iter().filter(|level| node.wish.level.is_none_or(|wished| wished == *level));
+        let codec = node.wish.codec.filter(|_| way != Way::Whole);
+        let offer = |level| {
+            let kept = target.images.kept(way.base(), target.image, level, codec);
+            let mut offer = match kept {
+                Some((bytes, _)) => Offer::made(way, level, &work, bytes, &self.speed),
+                None => Offer::cold(way, level, &work, &self.speed),
+            };
+            // What an earlier session brought of the same delta does not travel again. One that has to be made will be the same: its bytes depend on
+            // nothing else.
+            let is_same = |it: &&Incoming| {
+                let is_delta = kept.map_or(level == Level::default(), |(_, digest)| digest == it.delta);
+                it.image == target.image && it.base == way.base() && is_delta
+            };
+            let resumed = node.incoming.iter().filter(is_same).map(|it| it.offset).max();
+            offer.bytes = offer.bytes.saturating_sub(resumed.unwrap_or(0)).max(1);
+            offer
         };
         levels.map(offer).collect()
     }
@@ -248,7 +271,7 @@ impl Chooser {
         if let Some(work) = self.works.lock().expect("nobody panics while holding it").get(&base) {
             return *work;
         }
-        let manifest = target.images.manifest(base).ok();
+        let manifest = (target.base)(base);
         *left = left.saturating_sub(manifest.as_ref().map_or(0, |base| base.entries().len() + target.manifest.entries().len()));
         let work = manifest.map(|base| work_of(&base, target.manifest));
         self.works.lock().expect("nobody panics while holding it").insert(base, work);
@@ -288,10 +311,15 @@ impl Deltas {
         if !wish.full && survey.images.contains(&self.image()) {
             return Ok(Chosen::held(&wish));
         }
-        let (deltas, survey, app) = (self.clone(), survey.clone(), app.clone());
+        let partials = survey.incoming.iter().filter_map(|it| it.partial);
+        let bases: Vec<ImageId> = plan::bases(survey, app).into_iter().chain(partials).collect();
+        let (deltas, incoming) = (self.clone(), survey.incoming.clone());
         // It reads manifests, and may wait.
-        let chosen = spawn_blocking(move || deltas.chooser().choose(deltas.target(), &survey, &app, &link, &wish)).await;
-        Ok(chosen.map_err(|error| CopyError::Here(io::Error::other(error)))??)
+        let chosen = spawn_blocking(move || {
+            let node = Recipient { bases: &bases, incoming: &incoming, link, wish };
+            deltas.with_target(|target| deltas.chooser().choose(target, node))
+        });
+        Ok(chosen.await.map_err(|error| CopyError::Here(io::Error::other(error)))??)
     }
 
     /// Says whether the image can be sent as it is wished at all, whatever a node holds.
@@ -300,21 +328,22 @@ impl Deltas {
     /// There is nothing in it for the codec.
     pub fn allows(&self, wish: &Wish) -> Result<(), WishError> {
         let wants_program = wish.codec == Some(Codec::Elf);
-        if wants_program && !has_program(self.target()) { Err(WishError::NoProgram) } else { Ok(()) }
+        if wants_program && !self.with_target(has_program) { Err(WishError::NoProgram) } else { Ok(()) }
     }
 
     /// As [`Chooser::foresee`].
-    pub fn foresee(&self, bases: &[ImageId], link: &Link, wish: &Wish) -> Option<Chosen> {
-        self.chooser().foresee(self.target(), bases, link, wish)
+    pub fn foresee(&self, bases: &[ImageId], link: Link, wish: Wish) -> Option<Chosen> {
+        self.with_target(|target| self.chooser().foresee(target, Recipient { bases, incoming: &[], link, wish }))
     }
 
     /// As [`Chooser::nearest`].
     pub fn nearest(&self, bases: &[ImageId]) -> Option<(ImageId, u64)> {
-        self.chooser().nearest(self.target(), bases)
+        self.with_target(|target| self.chooser().nearest(target, bases))
     }
 
-    fn target(&self) -> Target<'_> {
-        Target { images: self.images(), image: self.image(), manifest: self.manifest() }
+    fn with_target<T>(&self, work: impl FnOnce(Target<'_>) -> T) -> T {
+        let base = |base| self.base(base);
+        work(Target { images: self.images(), image: self.image(), manifest: self.manifest(), base: &base })
     }
 }
 

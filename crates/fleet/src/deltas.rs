@@ -50,8 +50,8 @@ pub trait Images: Send + Sync {
         None
     }
 
-    /// Returns the length of a delta that was made earlier, without reading it.
-    fn kept_len(&self, _base: Option<ImageId>, _target: ImageId, _level: Level, _codec: Option<Codec>) -> Option<u64> {
+    /// Returns the length and the digest of a delta that was made earlier, without reading it.
+    fn kept(&self, _base: Option<ImageId>, _target: ImageId, _level: Level, _codec: Option<Codec>) -> Option<(u64, Digest)> {
         None
     }
 
@@ -168,6 +168,8 @@ pub struct Deltas {
     image: ImageId,
     manifest: Arc<Manifest>,
     chooser: Chooser,
+    /// What nodes hold of half-finished receives, to make deltas to.
+    partials: Mutex<HashMap<ImageId, Manifest>>,
     made: Mutex<HashMap<Key, Arc<OnceCell<Delta>>>>,
 }
 
@@ -181,7 +183,14 @@ impl Deltas {
     /// Its manifest cannot be read.
     pub fn to(images: Arc<dyn Images>, image: ImageId) -> Result<Self, CopyError> {
         let manifest = images.manifest(image).map_err(CopyError::Here)?;
-        Ok(Self { images, image, manifest: Arc::new(manifest), chooser: Chooser::default(), made: Mutex::default() })
+        Ok(Self {
+            images,
+            image,
+            manifest: Arc::new(manifest),
+            chooser: Chooser::default(),
+            partials: Mutex::default(),
+            made: Mutex::default(),
+        })
     }
 
     /// Returns the image.
@@ -198,6 +207,17 @@ impl Deltas {
         &*self.images
     }
 
+    /// Lets a part of an image whose blobs are here be a base: its manifest is known from a node.
+    pub(crate) fn lend(&self, partial: ImageId, manifest: Manifest) {
+        self.partials.lock().expect("nobody panics while holding it").insert(partial, manifest);
+    }
+
+    /// Returns the manifest of an image, or of a part of one, whose blobs are here.
+    pub(crate) fn base(&self, base: ImageId) -> Option<Manifest> {
+        let lent = self.partials.lock().expect("nobody panics while holding it").get(&base).cloned();
+        lent.or_else(|| self.images.holds(base).then(|| self.images.manifest(base).ok())?)
+    }
+
     pub(crate) fn chooser(&self) -> &Chooser {
         &self.chooser
     }
@@ -211,7 +231,8 @@ impl Deltas {
         let cell = self.made.lock().expect("nobody panics while holding it").entry(key).or_default().clone();
         let made = cell.get_or_try_init(|| async {
             let (images, manifest, image) = (self.images.clone(), self.manifest.clone(), self.image);
-            run(move || make(&*images, base, (image, &manifest), level, codec)).await
+            let lent = base.and_then(|base| self.partials.lock().expect("nobody panics while holding it").get(&base).cloned());
+            run(move || make(&*images, (base, lent), (image, &manifest), level, codec)).await
         });
         made.await.cloned()
     }
@@ -328,7 +349,7 @@ async fn sign(connection: &mut Connection, base: ImageId, pieces: &[&Piece], blo
     Ok(signatures)
 }
 
-async fn manifest_of(connection: &mut Connection, image: ImageId) -> Result<Manifest, CopyError> {
+pub(crate) async fn manifest_of(connection: &mut Connection, image: ImageId) -> Result<Manifest, CopyError> {
     let Reply::Bytes { len } = connection.ask(&Request::Manifest { image }).await? else { return Err(NodeError::Answer.into()) };
     let bytes = connection.bytes(len, limits::MANIFEST_LEN).await?;
     if Digest::of(&bytes) != image.0 {
@@ -339,7 +360,7 @@ async fn manifest_of(connection: &mut Connection, image: ImageId) -> Result<Mani
 
 fn make(
     images: &dyn Images,
-    base: Option<ImageId>,
+    (base, lent): (Option<ImageId>, Option<Manifest>),
     (image, manifest): (ImageId, &Manifest),
     level: Level,
     codec: Option<Codec>,
@@ -347,7 +368,10 @@ fn make(
     if let Some(kept) = images.kept_delta(base, image, level, codec) {
         return Ok(kept);
     }
-    let base_manifest = base.map(|base| images.manifest(base)).transpose().map_err(CopyError::Here)?;
+    let base_manifest = match lent {
+        Some(lent) => Some(lent),
+        None => base.map(|base| images.manifest(base)).transpose().map_err(CopyError::Here)?,
+    };
     let read = |digest, offset, len| images.read(digest, offset, len);
     let read: ReadBlob<'_> = &read;
     let mut spool = Spool::new(images);

@@ -17,6 +17,7 @@ pub mod context;
 pub mod deltas;
 pub mod inventory;
 pub mod multiplex;
+mod partial;
 pub mod plan;
 pub mod program;
 pub mod rollout;

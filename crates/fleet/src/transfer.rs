@@ -23,6 +23,7 @@ use crate::choice::{Link, Meter, Way};
 use crate::choosing::{Chosen, Wish, WishError};
 use crate::connection::{NodeError, Say};
 use crate::deltas::{Delta, Deltas};
+use crate::partial;
 use crate::survey::{self, Claim, Reached};
 
 /// How many times a connection that broke is opened again.
@@ -110,7 +111,7 @@ pub async fn copy(
 ) -> Result<Copied, CopyError> {
     let start = Instant::now();
     let deltas = errand.deltas;
-    let chosen = deltas.choose(&reached.survey, errand.app, errand.link, errand.wish).await?;
+    let chosen = partial::choose(reached, errand).await?;
     let mut leg = Leg { chosen, from: None };
     let (mut tries, mut bytes_resumed) = (Tries::default(), 0);
     let arrived = loop {

@@ -1,10 +1,9 @@
 use std::collections::BTreeMap;
 
-use df_core::{Digest, Entry, Timestamp};
+use df_core::{Digest, Entry};
 
 use super::*;
 use crate::deltas::Delta;
-use crate::program::ARCH;
 
 const MIB: u64 = 1 << 20;
 
@@ -29,8 +28,9 @@ impl Images for Here {
         Ok([&b"\x7fELF\x02\x01"[..], &[0; 12], &[machine, 0]].concat())
     }
 
-    fn kept_len(&self, base: Option<ImageId>, _: ImageId, level: Level, codec: Option<Codec>) -> Option<u64> {
-        self.made.iter().find(|made| (made.0, made.1, made.2) == (base, level, codec)).map(|made| made.3)
+    fn kept(&self, base: Option<ImageId>, _: ImageId, level: Level, codec: Option<Codec>) -> Option<(u64, Digest)> {
+        let made = self.made.iter().find(|made| (made.0, made.1, made.2) == (base, level, codec));
+        made.map(|made| (made.3, Digest::of(&made.3.to_le_bytes())))
     }
 
     fn kept_delta(&self, _: Option<ImageId>, _: ImageId, _: Level, _: Option<Codec>) -> Option<Delta> {
@@ -56,31 +56,20 @@ impl Here {
     }
 }
 
-fn survey(images: &[ImageId]) -> Survey {
-    Survey {
-        arch: ARCH.into(),
-        kernel: String::new(),
-        libc: None,
-        interpreters: None,
-        free: 0,
-        now: Timestamp(0),
-        images: images.to_vec(),
-        incoming: vec![],
-        lock: None,
-        apps: vec![],
-    }
-}
-
 const SLOW: Link = Link { bytes_per_second: 1e6, round_trip: 0.02 };
 const FAST: Link = Link { bytes_per_second: 1e9, round_trip: 0.0002 };
 
 /// What is chosen for `new`, an image here, on a node that holds some.
 #[track_caller]
 fn choose(here: &Here, held: &[ImageId], link: Link, wish: Wish) -> Result<Chosen, WishError> {
+    choose_with(here, Recipient { bases: held, incoming: &[], link, wish })
+}
+
+fn choose_with(here: &Here, node: Recipient<'_>) -> Result<Chosen, WishError> {
     let image = here.id("new");
-    let target = Target { images: here, image, manifest: &here.images[&image] };
-    let app = "greeter".parse().expect("a name");
-    Chooser { speed: Speed::usual(2), ..Chooser::default() }.choose(target, &survey(held), &app, &link, &wish)
+    let base = |base| here.manifest(base).ok();
+    let target = Target { images: here, image, manifest: &here.images[&image], base: &base };
+    Chooser { speed: Speed::usual(2), ..Chooser::default() }.choose(target, node)
 }
 
 fn here() -> Here {
@@ -137,7 +126,7 @@ fn elf_is_for_programs_of_the_machine_that_it_knows() {
     let here = here();
     let target = |content: &str| {
         let image = here.id(content);
-        Target { images: &here, image, manifest: &here.images[&image] }
+        Target { images: &here, image, manifest: &here.images[&image], base: &|_| None }
     };
     assert!(has_program(target("new")));
     assert!(!has_program(target("arm")));
@@ -147,15 +136,34 @@ fn elf_is_for_programs_of_the_machine_that_it_knows() {
 fn what_is_foreseen_is_being_made_when_the_node_answers() {
     let here = here();
     let (image, old) = (here.id("new"), here.id("old"));
-    let target = Target { images: &here, image, manifest: &here.images[&image] };
-    let app = "greeter".parse().expect("a name");
+    let base = |base| here.manifest(base).ok();
+    let target = Target { images: &here, image, manifest: &here.images[&image], base: &base };
+    let node = |bases| Recipient { bases, incoming: &[], link: SLOW, wish: Wish::default() };
     let chooser = Chooser { speed: Speed::usual(2), ..Chooser::default() };
-    assert_eq!(chooser.foresee(target, &[], &SLOW, &Wish::default()), None);
-    let wants = chooser.foresee(target, &[old], &SLOW, &Wish::default()).expect("a delta");
+    assert_eq!(chooser.foresee(target, node(&[])), None);
+    let held = [old];
+    let wants = chooser.foresee(target, node(&held)).expect("a delta");
     assert_eq!((wants.way, wants.level), (Way::Patch(old), Level::Fast));
     let alone = choose(&here, &[old], SLOW, Wish::default()).expect("a way");
     // As if the connection had taken as long as the delta.
     let later = Chooser { begun: chooser.begun - Duration::from_secs(1), ..chooser };
-    let chosen = later.choose(target, &survey(&[old]), &app, &SLOW, &Wish::default()).expect("a way");
+    let chosen = later.choose(target, node(&held)).expect("a way");
     assert!(chosen.way == wants.way && chosen.seconds < alone.seconds);
+}
+
+#[test]
+fn what_a_cut_session_brought_does_not_count_again() {
+    let mut here = here();
+    let (image, old) = (here.id("new"), here.id("old"));
+    let len = 4 * MIB;
+    here.made = vec![(None, Level::Fast, None, len), (Some(old), Level::Fast, None, MIB)];
+    let chosen = |delta: u64, offset| {
+        let incoming = Incoming { image, base: None, delta: Digest::of(&delta.to_le_bytes()), offset, partial: None };
+        let node = Recipient { bases: &[old], incoming: &[incoming], link: SLOW, wish: Wish::default() };
+        let chosen = choose_with(&here, node).expect("a way");
+        (chosen.way, chosen.bytes)
+    };
+    assert_eq!(chosen(len, len - 1000), (Way::Whole, 1000));
+    assert_eq!(chosen(len, 1000), (Way::Patch(old), MIB));
+    assert_eq!(chosen(7, len - 1000), (Way::Patch(old), MIB), "it was another delta");
 }
