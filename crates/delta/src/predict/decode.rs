@@ -5,8 +5,8 @@ use std::ops::Range;
 use crate::align::Segment;
 use crate::codec::CodecError;
 use crate::elf::{self, Flags, Layout, Transformed};
+use crate::entropy::correct;
 
-use super::corrections::correct;
 use super::order::Order;
 use super::program;
 use super::ranges;

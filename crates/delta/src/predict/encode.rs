@@ -6,9 +6,8 @@ use std::ops::Range;
 use crate::align::{self, Effort, Segment};
 use crate::diff::Level;
 use crate::elf::{self, Image, Transformed};
-use crate::entropy::Shape;
+use crate::entropy::{Shape, pack_corrections};
 
-use super::corrections::pack_corrections;
 use super::order::Order;
 use super::program::{self, Program};
 use super::references::Known;

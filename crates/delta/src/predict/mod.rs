@@ -19,7 +19,6 @@
 //!
 //! Another machine's programs fit without a change here: see [`crate::elf`].
 
-mod corrections;
 mod decode;
 mod encode;
 mod map;
