@@ -165,12 +165,21 @@ impl Chooser {
         }
         let offers = self.offers(target, node)?;
         let (offer, seconds) = self.settle(&offers, &node.link).expect("whole is always offered, or a wish");
+        let chosen = Chosen::of(&offer, seconds, wish);
         if !offer.is_made {
-            // Another df may be at it: what it made until then need not be made again.
-            let patience = Duration::from_secs_f64(offer.encode.clamp(0.0, PATIENCE));
-            target.images.await_delta(offer.way.base(), target.image, offer.level, wish.codec, patience);
+            self.await_others(target, &chosen);
         }
-        Ok(Chosen::of(&offer, seconds, wish))
+        Ok(chosen)
+    }
+
+    /// Waits for another df that makes the delta which was chosen, no longer than making it here would take: what it made need not be made again.
+    fn await_others(&self, target: Target<'_>, chosen: &Chosen) {
+        let Chosen { way, level, codec, .. } = *chosen;
+        let Way::Patch(base) = way else { return };
+        if let Some((_, work)) = self.works(target, &[base]).pop() {
+            let patience = Offer::cold(way, level, &work, &self.speed).encode.min(PATIENCE);
+            target.images.await_delta(Some(base), target.image, level, codec, Duration::from_secs_f64(patience));
+        }
     }
 
     /// Chooses for a node that is not connected yet, by the images that it was seen to hold; `None` when nothing has to be made for it, or nothing that
@@ -334,6 +343,15 @@ impl Deltas {
     /// As [`Chooser::foresee`].
     pub fn foresee(&self, bases: &[ImageId], link: Link, wish: Wish) -> Option<Chosen> {
         self.with_target(|target| self.chooser().foresee(target, Recipient { bases, incoming: &[], link, wish }))
+    }
+
+    /// Makes what was foreseen, unless another df has it ready before.
+    ///
+    /// # Errors
+    /// An image cannot be read.
+    pub async fn make(&self, chosen: &Chosen) -> Result<(), CopyError> {
+        self.with_target(|target| self.chooser().await_others(target, chosen));
+        self.patch(chosen.way.base(), chosen.level, chosen.codec).await.map(drop)
     }
 
     /// As [`Chooser::nearest`].

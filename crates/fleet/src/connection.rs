@@ -26,7 +26,7 @@ pub(crate) use exchange::Say;
 /// How much of what a node says beside the protocol is kept.
 const SAID_LEN: usize = 4096;
 /// How much of what a node says is taken at once.
-const HEARD_LEN: usize = 32 * 1024;
+const HEARD_LEN: usize = 16 * 1024;
 /// How long a program that was just written may be busy.
 const BUSY: Duration = Duration::from_secs(2);
 /// How long a connection that is there already may take to show that it is of use.

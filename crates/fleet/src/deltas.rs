@@ -123,19 +123,19 @@ impl Delta {
         Reader { delta: self, at: 0 }
     }
 
-    /// Puts the bytes from `at` on, at most so many, into a buffer in place of what was there; none at the end.
+    /// Appends the bytes from `at` on to a buffer, at most so many; none at the end.
     ///
     /// # Errors
     /// The file cannot be read, or is shorter than it was.
     pub(crate) async fn read(&self, at: u64, most: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
-        buffer.clear();
-        let len = (self.len.saturating_sub(at)).min(most as u64) as usize;
+        let len = self.len.saturating_sub(at).min(most as u64) as usize;
         match &self.bytes {
             Bytes::Memory(bytes) => buffer.extend_from_slice(&bytes[at.min(self.len) as usize..][..len]),
             Bytes::File(file) => {
                 let (file, mut taken) = (file.clone(), std::mem::take(buffer));
-                taken.resize(len, 0);
-                let read = spawn_blocking(move || file.read_exact_at(&mut taken, at).map(|()| taken));
+                let start = taken.len();
+                taken.resize(start + len, 0);
+                let read = spawn_blocking(move || file.read_exact_at(&mut taken[start..], at).map(|()| taken));
                 *buffer = read.await.map_err(io::Error::other)??;
             }
         }
@@ -421,21 +421,63 @@ mod tests {
         let file =
             Delta { digest: memory.digest(), len: memory.len(), codec: "whole".into(), bytes: Bytes::File(Arc::new(file)) };
         for delta in [&memory, &file] {
-            let (mut read, mut buffer) = (vec![], vec![]);
-            loop {
-                delta.read(read.len() as u64, 7777, &mut buffer).await.expect("read");
-                if buffer.is_empty() {
-                    break;
-                }
-                read.extend_from_slice(&buffer);
+            let mut read = vec![];
+            while (read.len() as u64) < delta.len() {
+                delta.read(read.len() as u64, 7777, &mut read).await.expect("read");
             }
             assert!(read == bytes);
-            delta.read(99_999, 10, &mut buffer).await.expect("read");
-            assert_eq!(buffer, bytes[99_999..]);
+            let mut end = b"before".to_vec();
+            delta.read(99_999, 10, &mut end).await.expect("read");
+            delta.read(100_000, 10, &mut end).await.expect("nothing is left");
+            assert_eq!(end, [b"before", &bytes[99_999..]].concat());
             let mut all = vec![];
             delta.reader().read_to_end(&mut all).expect("read");
             assert!(all == bytes);
         }
+    }
+
+    /// A file that changed, and how often its delta was made.
+    #[derive(Default)]
+    struct TwoVersions(std::sync::atomic::AtomicUsize);
+
+    impl TwoVersions {
+        fn version(n: u8) -> (Vec<u8>, Manifest) {
+            let bytes = [&[n; 10][..], &[b'.'; 5000]].concat();
+            let kind = df_core::Kind::File { executable: false, len: bytes.len() as u64, digest: Digest::of(&bytes) };
+            let entry = df_core::Entry { path: "a".parse().expect("a path"), kind };
+            (bytes, Manifest::new(vec![entry]).expect("a tree"))
+        }
+    }
+
+    impl Images for TwoVersions {
+        fn holds(&self, _: ImageId) -> bool {
+            true
+        }
+        fn manifest(&self, image: ImageId) -> io::Result<Manifest> {
+            [1, 2].map(|n| Self::version(n).1).into_iter().find(|it| it.image() == image).ok_or(io::ErrorKind::NotFound.into())
+        }
+        fn read(&self, digest: Digest, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+            let bytes = [1, 2].map(|n| Self::version(n).0).into_iter().find(|it| Digest::of(it) == digest);
+            Ok(bytes.ok_or(io::ErrorKind::NotFound)?[offset as usize..][..len].to_vec())
+        }
+        fn keep_delta(&self, _: Option<ImageId>, _: ImageId, _: Level, _: Option<Codec>, _: &Delta) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn two_hundred_nodes_that_ask_at_once_share_one_delta() {
+        let (images, [old, new]) = (Arc::new(TwoVersions::default()), [1, 2].map(|n| TwoVersions::version(n).1.image()));
+        let deltas = Arc::new(Deltas::to(images.clone(), new).expect("both are here"));
+        let mut nodes = tokio::task::JoinSet::new();
+        for _ in 0..200 {
+            let deltas = deltas.clone();
+            nodes.spawn(async move { deltas.patch(Some(old), Level::Fast, None).await.expect("made") });
+        }
+        let made = nodes.join_all().await;
+        assert_eq!(images.0.load(std::sync::atomic::Ordering::Relaxed), 1, "made once");
+        let place = |delta: &Delta| if let Bytes::Memory(bytes) = &delta.bytes { bytes.as_ptr() } else { std::ptr::null() };
+        assert!(made.iter().all(|delta| place(delta) == place(&made[0])), "held once");
     }
 
     #[test]

@@ -123,7 +123,7 @@ pub async fn copy(
             Err(stumble) => stumble,
         };
         match next(&stumble, leg.chosen.way, &mut tries) {
-            Next::Fail => return Err(stumble.error),
+            Next::Fail => return Err(stumble.into_error()),
             Next::From(offset) => leg.from = Some(offset),
             Next::Whole => leg = Leg { chosen: leg.chosen.whole(), from: None },
             Next::Lock if reached.connection.is_open() => survey::lock(&mut reached.connection, errand.claim).await?,
@@ -168,6 +168,18 @@ struct Stumble {
     has_sent: bool,
     /// Whether the session ended over it.
     is_cut: bool,
+}
+
+impl Stumble {
+    /// Returns what to tell a person: a node whose bytes stopped in the middle has no fault of its own.
+    fn into_error(self) -> CopyError {
+        match self.error {
+            CopyError::Node(NodeError::Fault(fault)) if self.is_cut && fault.kind == FaultKind::Failed => {
+                NodeError::Broken { said: df_core::text::escape(fault.message.as_bytes()) }.into()
+            }
+            error => error,
+        }
+    }
 }
 
 /// What happened on one journey so far.

@@ -12,6 +12,9 @@ use crate::transfer::CopyError;
 /// How many bytes of a delta are ready to travel to a node: as many as a pipe holds.
 const WINDOW: usize = 64 * 1024;
 
+/// How much more the requests before and after it may take without the window having to grow.
+const ROOM: usize = 4 * 1024;
+
 /// A thing that is said.
 pub(crate) enum Say<'a> {
     /// A request, which has a reply.
@@ -28,7 +31,6 @@ struct Outgoing<'a> {
     written: usize,
     /// How many bytes of deltas are in the window.
     travelling: u64,
-    piece: Vec<u8>,
     /// The node does not listen any more.
     is_unheard: bool,
 }
@@ -80,7 +82,11 @@ impl Connection {
             if replies.len() == n_replies {
                 return Ok(replies);
             }
-            out.fill().await.map_err(CopyError::Here)?;
+            if let Err(error) = out.fill().await {
+                // What was announced will not come.
+                drop(self.input.take());
+                return Err(CopyError::Here(error));
+            }
             let Some(input) = &mut self.input else { return Err(self.broken().await) };
             tokio::select! {
                 written = input.write(out.left()), if !out.is_done() => match written {
@@ -121,7 +127,7 @@ impl<'a> Outgoing<'a> {
             Say::Ask(request) => Said::Frame(session.request(request)),
             Say::Bytes { delta, from } => Said::Bytes { delta, at: *from },
         });
-        Self { said: said.collect(), window: vec![], written: 0, travelling: 0, piece: vec![], is_unheard: false }
+        Self { said: said.collect(), window: Vec::with_capacity(WINDOW + ROOM), written: 0, travelling: 0, is_unheard: false }
     }
 
     /// Puts into an empty window what is said next.
@@ -136,11 +142,11 @@ impl<'a> Outgoing<'a> {
                 None => break,
                 Some(Said::Frame(frame)) => self.window.append(frame),
                 Some(Said::Bytes { delta, at }) if *at < delta.len() => {
-                    delta.read(*at, WINDOW - self.window.len(), &mut self.piece).await?;
-                    self.window.extend_from_slice(&head_of_bytes(self.piece.len() as u32));
-                    self.window.extend_from_slice(&self.piece);
-                    *at += self.piece.len() as u64;
-                    self.travelling += self.piece.len() as u64;
+                    let len = (delta.len() - *at).min((WINDOW - self.window.len()) as u64);
+                    self.window.extend_from_slice(&head_of_bytes(len as u32));
+                    delta.read(*at, len as usize, &mut self.window).await?;
+                    *at += len;
+                    self.travelling += len;
                     continue;
                 }
                 Some(Said::Bytes { .. }) => {}
