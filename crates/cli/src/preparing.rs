@@ -109,7 +109,7 @@ pub fn meanwhile(session: &Session, seen: &Seen, deltas: &Arc<Deltas>, wish: &Wi
     let (deltas, runtime) = (deltas.clone(), session.call.runtime.handle().clone());
     // A thread of its own: the runtime would wait for one of its own at the end, though nobody may want the delta then.
     std::thread::spawn(move || {
-        let _ = runtime.block_on(deltas.patch(wants.way.base(), wants.level, wants.codec));
+        let _ = runtime.block_on(deltas.make(&wants));
     });
 }
 
