@@ -42,7 +42,16 @@ pub(crate) fn decode(
     let each = |program: &Program| segments::read(&mut reader, target_lens[program.member], slices[program.base].len());
     let of_programs: Vec<Vec<Segment>> = found.iter().map(each).collect::<Result<_, _>>()?;
 
-    let (mut out, mut holes) = (vec![0; len], Vec::new());
+    let (mut out, mut holes, mut near) = (vec![0; len], Vec::new(), Vec::new());
+    let mut surround = |segments: &[Segment], old: &[u8], len| {
+        if reader.near {
+            segments::put_surroundings(segments, old, len, &mut near);
+        }
+    };
+    surround(&plain, &base, order.plain_len);
+    for ((program, segments), range) in found.iter().zip(&of_programs).zip(&order.programs) {
+        surround(segments, &base[slices[program.base].clone()], range.len());
+    }
     segments::copy(&plain, &base, &mut out[..order.plain_len]);
     segments::put_holes(&plain, 0, order.plain_len, &mut holes);
     let mut told = Told::new(&mut reader)?;
@@ -53,7 +62,7 @@ pub(crate) fn decode(
         segments::put_holes(segments, range.start, range.len(), &mut holes);
     }
     reader.finish()?;
-    correct(body, &mut out, &holes, &base)?;
+    correct(body, &mut out, &holes, if reader.near { &near } else { &base })?;
     drop(base);
     for (program, range) in found.iter().zip(&order.programs) {
         if let Some(flags) = program.flags {

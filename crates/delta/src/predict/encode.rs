@@ -15,6 +15,9 @@ use super::segments;
 use super::streams::{Body, Sort, StreamLen, Streams, max_len};
 use super::{Sides, decode, ranges};
 
+/// How long a base may be for corrections to refer to all of it at [`Level::Fast`]: longer ones take longer to look through than they save.
+const WHOLE_CONTEXT: usize = 1 << 18;
+
 /// Packs a piece as stretches of the base, and what differs. `None` when that is no way to do it.
 pub(crate) fn copy(sides: &Sides<'_>, level: Level) -> Option<Body> {
     let (base, target) = (sides.base, sides.target);
@@ -150,6 +153,7 @@ struct Making<'a> {
     predicted: Vec<u8>,
     actual: Vec<u8>,
     holes: Vec<Range<u32>>,
+    near: Vec<u8>,
     right: u64,
     n_segments_fit: bool,
 }
@@ -163,18 +167,19 @@ impl<'a> Making<'a> {
             predicted: vec![0; len],
             actual: Vec::with_capacity(len),
             holes: Vec::new(),
+            near: Vec::new(),
             right: 0,
             n_segments_fit: true,
         }
     }
 
     fn plain(&mut self, segments: &[Segment], new: &[u8]) {
-        let range = self.next(segments, new);
+        let range = self.next(segments, self.base, new);
         segments::copy(segments, self.base, &mut self.predicted[range]);
     }
 
     fn program(&mut self, old: &Program<'_>, new: &Program<'_>, segments: &[Segment]) -> Option<()> {
-        let range = self.next(segments, new.bytes);
+        let range = self.next(segments, old.bytes, new.bytes);
         let (old_layout, layout) = (old.image.layout(), new.image.layout());
         let mut known = Known { new: new.bytes, layout, streams: &mut self.streams, right: self.right };
         let out = &mut self.predicted[range];
@@ -184,10 +189,11 @@ impl<'a> Making<'a> {
     }
 
     /// Notes what comes next, and returns where it is.
-    fn next(&mut self, segments: &[Segment], new: &[u8]) -> Range<usize> {
+    fn next(&mut self, segments: &[Segment], old: &[u8], new: &[u8]) -> Range<usize> {
         let start = self.actual.len();
         self.actual.extend_from_slice(new);
         segments::put_holes(segments, start, new.len(), &mut self.holes);
+        segments::put_surroundings(segments, old, new.len(), &mut self.near);
         self.n_segments_fit &= segments.len() <= segments::max_segments(new.len());
         start..self.actual.len()
     }
@@ -196,9 +202,11 @@ impl<'a> Making<'a> {
         if self.streams.total() > max_len(self.actual.len()) || !self.n_segments_fit {
             return None;
         }
-        let mut body = self.streams.pack(self.level);
+        let near = self.level == Level::Fast && self.base.len() > WHOLE_CONTEXT;
+        let context = if near { &self.near } else { self.base };
+        let mut body = self.streams.pack(near, self.level);
         let before = body.bytes.len();
-        pack_corrections(&self.predicted, &self.actual, &self.holes, self.base, shape, self.level, &mut body.bytes);
+        pack_corrections(&self.predicted, &self.actual, &self.holes, context, shape, self.level, &mut body.bytes);
         let raw = self.holes.iter().map(|hole| hole.len() as u64).sum();
         body.streams[Sort::Corrections as usize] = StreamLen { raw, packed: (body.bytes.len() - before) as u64 };
         Some(body)

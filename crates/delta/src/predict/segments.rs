@@ -66,3 +66,26 @@ pub(super) fn copy(segments: &[Segment], old: &[u8], out: &mut [u8]) {
         out[to..to + len].copy_from_slice(&old[from..from + len]);
     }
 }
+
+/// Appends the old bytes that lie where no segment goes to: what holes most likely resemble.
+pub(super) fn put_surroundings(segments: &[Segment], old: &[u8], new_len: usize, out: &mut Vec<u8>) {
+    /// How much is taken before and behind, and at most between.
+    const MARGIN: usize = 64;
+    const BETWEEN: usize = 1 << 12;
+    let mut done = 0;
+    let none = Segment { old: 0, new: 0, len: 0 };
+    let end = Segment { old: old.len() as u32, new: new_len as u32, len: 0 };
+    let befores = [none].into_iter().chain(segments.iter().copied());
+    for (before, after) in befores.zip(segments.iter().copied().chain([end])) {
+        if before.new + before.len == after.new {
+            continue;
+        }
+        let from = (before.old + before.len) as usize;
+        let to = (after.old as usize).clamp(from, from + BETWEEN);
+        let range = from.saturating_sub(MARGIN).max(done)..(to + MARGIN).min(old.len());
+        if !range.is_empty() {
+            done = range.end;
+            out.extend_from_slice(&old[range]);
+        }
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! body   = mask, (raw, packed)*, bytes*, corrections
-//! mask   = varint                           bit n: the stream of the n-th sort is not empty
+//! mask   = varint                           bit n: the stream of the n-th sort is not empty; bit 8: corrections refer to what is near only
 //! raw    = varint                           its bytes when unpacked
 //! packed = varint                           its bytes here
 //! corrections = bytes                       what `entropy::correct` reads, to the end of the part
@@ -57,6 +57,9 @@ impl Sort {
 /// How many streams of numbers there are.
 const NUMBERS: usize = Sort::Corrections as usize;
 
+/// The bit of a mask that says what corrections refer to.
+const NEAR: u64 = 1 << NUMBERS;
+
 /// Streams that are being filled.
 #[derive(Debug, Default)]
 pub(super) struct Streams([Vec<u8>; NUMBERS]);
@@ -79,9 +82,9 @@ impl Streams {
         self.0.iter().map(Vec::len).sum()
     }
 
-    /// Packs them, and begins a body with them: the corrections are to be appended.
-    pub fn pack(&self, level: Level) -> Body {
-        let (mut mask, mut lens, mut bytes) = (0, Vec::new(), Vec::new());
+    /// Packs them, and begins a body with them: the corrections are to be appended. `near` says what those refer to.
+    pub fn pack(&self, near: bool, level: Level) -> Body {
+        let (mut mask, mut lens, mut bytes) = (if near { NEAR } else { 0 }, Vec::new(), Vec::new());
         let mut streams = [StreamLen::default(); SORTS];
         for (nth, raw) in self.0.iter().enumerate().filter(|(_, raw)| !raw.is_empty()) {
             let before = bytes.len();
@@ -121,13 +124,15 @@ pub(crate) struct Body {
 pub(super) struct Reader {
     unpacked: [Vec<u8>; NUMBERS],
     at: [usize; NUMBERS],
+    /// Whether corrections refer to what is near only.
+    pub near: bool,
 }
 
 impl Reader {
     /// Unpacks the numbers of a body that makes `len` bytes, and leaves the corrections.
     pub fn new(body: &mut &[u8], len: usize) -> Result<Self, CodecError> {
         let mask = number(body)?;
-        if mask >> NUMBERS > 0 {
+        if mask >= 2 * NEAR {
             return Err(CodecError::Body);
         }
         let (mut lens, mut left) = (Vec::new(), max_len(len) as u64);
@@ -136,7 +141,7 @@ impl Reader {
             left = left.checked_sub(raw).filter(|_| raw > 0).ok_or(CodecError::Body)?;
             lens.push((nth, raw as usize, packed));
         }
-        let mut reader = Self { unpacked: Default::default(), at: [0; NUMBERS] };
+        let mut reader = Self { unpacked: Default::default(), at: [0; NUMBERS], near: mask & NEAR > 0 };
         for (nth, raw, packed) in lens {
             let bytes = usize::try_from(packed).ok().and_then(|packed| body.split_off(..packed)).ok_or(CodecError::Body)?;
             reader.unpacked[nth] = entropy::unpack(bytes, &[], raw)?;
