@@ -21,12 +21,42 @@ pub(crate) fn references(image: &Image, bytes: &[u8], transformed: &Transformed)
     for section in image.sections() {
         in_section(image, bytes, section, transformed, &mut found, &mut tables);
     }
+    match &transformed.debug {
+        Some(debug) => found.extend(debug),
+        None => scan_debug(image, bytes, &mut found),
+    }
     if image.sections().is_empty() {
         code::scan_loads(image, bytes, &mut found, &mut tables);
     }
     jump_tables::scan(image, bytes, tables, &mut found);
     pointers::relocated(transformed, &mut found);
     found.sorted(bytes.len())
+}
+
+/// What the sections that debuggers read refer to.
+pub(super) struct Debug {
+    /// Sorted and disjoint. No transform changes them, but for offsets of strings.
+    pub references: Vec<Reference>,
+    /// Where offsets in `.debug_str` are, in the order in which a compiler most likely came to the strings.
+    pub sequence: Vec<u32>,
+}
+
+/// Returns what the sections that debuggers read refer to, all of it or only offsets in one part.
+pub(super) fn in_debug_sections(image: &Image, bytes: &[u8], only: Option<Part>) -> Debug {
+    let mut found = Found { only, ..Found::new(bytes.len()) };
+    scan_debug(image, bytes, &mut found);
+    let sequence = std::mem::take(&mut found.sequence);
+    Debug { references: found.sorted(bytes.len()), sequence }
+}
+
+/// Returns whether it is an offset in `.debug_str`.
+pub(super) fn is_debug_string(reference: &Reference) -> bool {
+    reference.kind == Kind::Part && reference.base == Part::DebugStrings as u32 && reference.width == 4
+}
+
+fn scan_debug(image: &Image, bytes: &[u8], found: &mut Found) {
+    let sections = image.sections().iter().filter(|s| s.flags & ALLOC == 0 && s.kind != SYMTAB);
+    sections.for_each(|section| debug::scan(image, bytes, section, found));
 }
 
 fn in_section(
@@ -38,9 +68,8 @@ fn in_section(
     tables: &mut jump_tables::Candidates,
 ) {
     if section.flags & ALLOC == 0 {
-        match section.kind {
-            SYMTAB => symbols::scan(image, bytes, section, Part::Strings, found),
-            _ => debug::scan(image, bytes, section, found),
+        if section.kind == SYMTAB {
+            symbols::scan(image, bytes, section, Part::Strings, found);
         }
         return;
     }
@@ -65,18 +94,30 @@ fn in_section(
 pub(super) struct Found {
     references: Vec<Reference>,
     limit: usize,
+    /// Of offsets in parts, only those in this one, and nothing else.
+    only: Option<Part>,
+    /// Where offsets in `.debug_str` are, in the order in which a compiler most likely came to the strings.
+    sequence: Vec<u32>,
+    /// Those that it comes to when the unit ends.
+    late: Vec<u32>,
 }
 
 impl Found {
     fn new(len: usize) -> Found {
         // Twelve bytes each: together at most twice the file.
-        Found { references: Vec::new(), limit: len / 6 }
+        Found { references: Vec::new(), limit: len / 6, only: None, sequence: Vec::new(), late: Vec::new() }
     }
 
     fn push(&mut self, at: u32, base: u32, kind: Kind, width: u8, bias: i8) {
-        if self.references.len() < self.limit {
+        let wanted = self.only.is_none_or(|part| kind == Kind::Part && base == part as u32);
+        if wanted && self.references.len() < self.limit {
             self.references.push(Reference { at, base, kind, width, bias });
         }
+    }
+
+    fn extend(&mut self, references: &[Reference]) {
+        let room = self.limit.saturating_sub(self.references.len());
+        self.references.extend(references.iter().take(room));
     }
 
     /// Adds eight bytes that hold an address.
@@ -97,6 +138,18 @@ impl Found {
     /// Adds the length of what starts at a place.
     fn length(&mut self, at: u32, start: u32, width: u8) {
         self.push(at, start, Kind::From, width, -1);
+    }
+
+    /// Adds an offset in `.debug_str`: that of a name that a compiler writes at once, or only when the unit ends.
+    fn debug_string(&mut self, at: u32, late: bool) {
+        if self.references.len() < self.limit {
+            if late { &mut self.late } else { &mut self.sequence }.push(at);
+        }
+        self.offset(at, Part::DebugStrings, 4);
+    }
+
+    fn end_of_unit(&mut self) {
+        self.sequence.append(&mut self.late);
     }
 
     /// Adds an offset from the start of a part.

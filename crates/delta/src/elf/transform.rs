@@ -3,10 +3,19 @@
 //! - The addends of relative relocations move into the words that they are for, so that a pointer lies where the things around it lie, and moves as they do. Two bytes
 //!   of each such word are set to a mark: where the relocations are follows from that, and their table becomes nothing.
 //! - The entries of `.eh_frame` name their common entry by number instead of by distance.
+//! - The strings of `.debug_str` are sorted ([`strings`]).
 //! - The search table of `.eh_frame_hdr` follows from `.eh_frame`, and becomes zeros.
 
+mod hash;
+mod strings;
+
+use super::Reference;
 use super::bytes::{put_u32, put_u64, u32_at, u64_at};
 use super::frames::{self, NEAR, Naming};
+use super::layout::Part;
+use super::references::{self, Debug};
+use strings::Uses;
+
 use super::image::{ALLOC, CODE, Image, RELA, Section, WRITE};
 
 /// What was done to a file, in what [`inverse`] must undo.
@@ -20,6 +29,8 @@ pub(crate) struct Transformed {
     pub flags: Flags,
     /// Where the addends of relocations were moved to, sorted: file offsets of eight bytes, of which the lower six hold an address.
     pub pointers: Vec<u32>,
+    /// The references of the sections that debuggers read, found on the way.
+    pub debug: Option<Vec<Reference>>,
 }
 
 /// `.eh_frame_hdr` is derived.
@@ -30,9 +41,13 @@ const SEARCH_TABLE_UNIQUE: u8 = 2;
 const NUMBERED: u8 = 4;
 /// The addends of relative relocations are in their words, which are marked.
 const MARKED: u8 = 8;
+/// The strings of `.debug_str` are sorted; how far from the expected order they were is in the table of relocations.
+const SORTED: u8 = 16;
 /// What the two highest bytes of a marked word hold: no address does, and hardly any number.
 const MARK: u64 = 0x5dfe;
 const MARK_SHIFT: u32 = 48;
+/// Where in the first relocation's type the number of them is.
+const COUNT_SHIFT: u32 = 8;
 /// The length of a relocation with an addend.
 const RELOCATION: usize = 24;
 /// Adds the address at which the file was loaded.
@@ -83,20 +98,30 @@ pub(crate) fn forward(bytes: &mut [u8]) -> Option<Transformed> {
     let mut pointers = Vec::new();
     if can_mark(bytes, &image) {
         flags |= MARKED;
-        relocations(&image).for_each(|section| difference(bytes, section));
         for section in relocations(&image) {
             move_addends(bytes, &image, section, &mut pointers);
+            difference(bytes, section);
         }
     }
-    Some(Transformed { flags: Flags(flags), pointers })
+    let Debug { references, sequence } = references::in_debug_sections(&image, bytes, None);
+    if let Some(section) = image.section(".debug_str").filter(|_| flags & MARKED != 0) {
+        let uses = Uses { references: references.iter().filter(|r| references::is_debug_string(r)).copied().collect(), sequence };
+        flags |= if strings::sort(bytes, section, &uses, room(bytes, &image)) { SORTED } else { 0 };
+    }
+    Some(Transformed { flags: Flags(flags), pointers, debug: Some(references) })
 }
 
 /// Undoes [`forward`]. Whatever the bytes are, it ends; `None` if they cannot have come from it.
 pub(crate) fn inverse(bytes: &mut [u8], how: Flags) -> Option<()> {
     let image = Image::read(bytes)?;
+    if how.0 & SORTED != 0 {
+        let Debug { references, sequence } = references::in_debug_sections(&image, bytes, Some(Part::DebugStrings));
+        let room = room(bytes, &image);
+        strings::unsort(bytes, image.section(".debug_str")?, &Uses { references, sequence }, room)?;
+    }
     if how.0 & MARKED != 0 {
-        restore_addends(bytes, &image)?;
         relocations(&image).for_each(|section| sum(bytes, section));
+        restore_addends(bytes, &image)?;
     }
     if how.numbered() {
         let (commons, frames) = frames::walk(bytes, image.section(".eh_frame")?, Naming::Number);
@@ -124,55 +149,85 @@ fn word(image: &Image, section: &Section, address: u64) -> Option<u32> {
     (end <= image.layout().len && (end <= section.at || place >= section.end())).then_some(place)
 }
 
-/// Moves the addends of the relative relocations of a table into their words, and marks these, so that the table can be zeros. Only when their words are in order, as
-/// linkers sort them: else they could not be found again.
+/// Moves the addends of the relative relocations of a table into their words, and marks these. What is left is how many there were, in the first one's type.
 fn move_addends(bytes: &mut [u8], image: &Image, section: &Section, pointers: &mut Vec<u32>) {
-    let entries: Vec<(usize, u32)> =
-        relative(bytes, section).filter_map(|at| Some((at, word(image, section, u64_at(bytes, at)?)?))).collect();
-    for (at, place) in &entries {
-        exchange(bytes, at + 16, *place as usize);
-        put_u64(bytes, *at, 0);
-        mark(bytes, *place as usize);
-        pointers.push(*place);
+    let Some((first, n)) = relative(bytes, section) else { return };
+    for at in (0..n).map(|k| first + k * RELOCATION) {
+        let Some(place) = u64_at(bytes, at).and_then(|address| word(image, section, address)) else { continue };
+        exchange(bytes, at + 16, place as usize);
+        mark(bytes, place as usize);
+        pointers.push(place);
+        bytes[at..at + RELOCATION].fill(0);
     }
+    put_u64(bytes, first + 8, RELATIVE | (n as u64) << COUNT_SHIFT);
+}
+
+/// Returns the longest stretch that [`move_addends`] leaves empty.
+fn room(bytes: &[u8], image: &Image) -> std::ops::Range<usize> {
+    let runs = relocations(image).filter_map(|section| run(bytes, section)).map(|run| run.start + 16..run.end);
+    runs.max_by_key(|run| run.len()).unwrap_or_default()
 }
 
 /// Undoes [`move_addends`] for all tables.
 fn restore_addends(bytes: &mut [u8], image: &Image) -> Option<()> {
     let mut marked = marked_words(bytes, image).into_iter();
     for section in relocations(image) {
-        let entries: Vec<usize> = relative(bytes, section).collect();
-        for at in entries {
+        let Some(run) = run(bytes, section) else { continue };
+        for at in (run.start..run.end).step_by(RELOCATION) {
             let place = marked.next()?;
             mark(bytes, place as usize);
             put_u64(bytes, at, image.layout().address(place)?);
+            put_u64(bytes, at + 8, RELATIVE);
             exchange(bytes, at + 16, place as usize);
         }
     }
     marked.next().is_none().then_some(())
 }
 
-/// Returns whether the relative relocations of all tables can be told from what their words will hold: there are no others like them, and they are in order.
+/// Returns whether the relative relocations of all tables can be told from what their words will hold: they are in order, one after the other, and nothing else
+/// looks like their words.
 fn can_mark(bytes: &[u8], image: &Image) -> bool {
     let mut last = None;
     let in_order = |section: &Section| {
-        relative(bytes, section).all(|at| {
-            let place = u64_at(bytes, at).and_then(|address| word(image, section, address));
-            let small = u64_at(bytes, at + 16).is_some_and(|addend| addend >> MARK_SHIFT == 0);
-            let fits = small
-                && place > last
-                && place.is_some_and(|place| u64_at(bytes, place as usize) == Some(0) && may_be_marked(image, place));
-            last = place;
-            fits
-        })
+        let Some((first, n)) = relative(bytes, section) else { return true };
+        let n_all = (0..section.len as usize / RELOCATION)
+            .filter(|k| u64_at(bytes, section.at as usize + k * RELOCATION + 8) == Some(RELATIVE))
+            .count();
+        let mut run = (0..n).map(|k| first + k * RELOCATION);
+        n == n_all
+            && n < 1 << 24
+            && run.all(|at| {
+                let place = u64_at(bytes, at).and_then(|address| word(image, section, address));
+                let small = u64_at(bytes, at + 16).is_some_and(|addend| addend >> MARK_SHIFT == 0);
+                let fits = small
+                    && place > last
+                    && place.is_some_and(|place| u64_at(bytes, place as usize) == Some(0) && may_be_marked(image, place));
+                last = place;
+                fits
+            })
     };
     relocations(image).all(in_order) && marked_words(bytes, image).is_empty()
 }
 
-/// Returns where the relative relocations of a table are.
-fn relative<'a>(bytes: &'a [u8], section: &Section) -> impl Iterator<Item = usize> + use<'a> {
-    let (from, n) = (section.at as usize, section.len as usize / RELOCATION);
-    (0..n).map(move |k| from + k * RELOCATION).filter(|at| u64_at(bytes, at + 8) == Some(RELATIVE))
+/// Returns where the first relative relocation of a table is, and how many follow each other from there.
+fn relative(bytes: &[u8], section: &Section) -> Option<(usize, usize)> {
+    let kind = |k: usize| u64_at(bytes, section.at as usize + k * RELOCATION + 8);
+    let n = section.len as usize / RELOCATION;
+    let first = (0..n).find(|k| kind(*k) == Some(RELATIVE))?;
+    Some((section.at as usize + first * RELOCATION, (first..n).take_while(|k| kind(*k) == Some(RELATIVE)).count()))
+}
+
+/// Returns where the relative relocations of a table were, after [`move_addends`].
+pub(super) fn run(bytes: &[u8], section: &Section) -> Option<std::ops::Range<usize>> {
+    for k in 0..section.len as usize / RELOCATION {
+        let at = section.at as usize + k * RELOCATION;
+        let kind = u64_at(bytes, at + 8)?;
+        if kind & 0xff == RELATIVE && kind >> 32 == 0 && kind >> COUNT_SHIFT > 0 {
+            let end = at + (kind >> COUNT_SHIFT) as usize * RELOCATION;
+            return (end <= section.end() as usize).then_some(at..end);
+        }
+    }
+    None
 }
 
 /// Returns the sections whose words may be marked, in order of the file: what is written, if only once, and is no table.
@@ -219,7 +274,8 @@ fn sum(bytes: &mut [u8], section: &Section) {
 /// Returns where the relocations of a table are that are not relative.
 fn others(bytes: &[u8], section: &Section) -> Vec<usize> {
     let (from, n) = (section.at as usize, section.len as usize / RELOCATION);
-    (0..n).map(|k| from + k * RELOCATION).filter(|at| u64_at(bytes, at + 8) != Some(RELATIVE)).collect()
+    let run = run(bytes, section).unwrap_or_default();
+    (0..n).map(|k| from + k * RELOCATION).filter(|at| u64_at(bytes, at + 8) != Some(RELATIVE) && !run.contains(at)).collect()
 }
 
 /// Exchanges two stretches of eight bytes, if they are there.

@@ -38,6 +38,7 @@ fn units(bytes: &[u8], section: &Section, found: &mut Found, mut visit: impl FnM
         let Some(end) = (at + 4).checked_add(len).filter(|end| *end <= section.end() && len > 0) else { return };
         found.push(at, at + 4, Kind::Within, 4, -1);
         visit(Unit { at: at + 4, end }, found);
+        found.end_of_unit();
         at = end;
     }
 }
@@ -106,7 +107,7 @@ fn addresses(layout: &Layout, bytes: &[u8], unit: Unit, found: &mut Found) {
 /// `.debug_str_offsets`: strings that entries name by number.
 fn strings(unit: Unit, found: &mut Found) {
     for at in (unit.at + 4..unit.end).step_by(4).take_while(|at| at + 4 <= unit.end) {
-        found.offset(at, Part::DebugStrings, 4);
+        found.debug_string(at, false);
     }
 }
 

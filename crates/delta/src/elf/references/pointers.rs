@@ -3,7 +3,7 @@
 use super::Found;
 use crate::elf::bytes::u64_at;
 use crate::elf::image::{Section, WRITE};
-use crate::elf::{Image, Kind, Transformed};
+use crate::elf::{Image, Kind, Transformed, transform};
 
 /// The lowest address that a word of data is taken for: smaller ones are mostly numbers.
 const LOWEST: u64 = 0x1000;
@@ -24,15 +24,19 @@ pub(super) fn relocated(transformed: &Transformed, found: &mut Found) {
 
 /// Finds what a table of relocations holds besides relative ones, whose offsets are differences if `marked`.
 pub(super) fn relocations(bytes: &[u8], section: &Section, marked: bool, found: &mut Found) {
+    let run = if marked { transform::run(bytes, section).unwrap_or_default() } else { 0..0 };
     let mut first = true;
     for at in (section.at..section.end()).step_by(24).take_while(|at| at + 24 <= section.end()) {
-        let kind = u64_at(bytes, at as usize + 8);
-        if !marked || first && kind != Some(8) {
+        if run.contains(&(at as usize)) {
+            continue;
+        }
+        if !marked || first {
             found.address(at);
             first = false;
         }
         // A resolver of an indirect function; an addend that stayed.
-        if kind == Some(37) || !marked && kind == Some(8) {
+        let kind = u64_at(bytes, at as usize + 8);
+        if kind == Some(37) || kind == Some(8) {
             found.address(at + 16);
         }
     }

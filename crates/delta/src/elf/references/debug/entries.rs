@@ -172,6 +172,11 @@ impl Reader<'_> {
                 }
                 self.block(0, len)?;
             }
+            Step::Offset(Part::DebugStrings) => {
+                // The names of a function that is there itself come last; its code stands before them.
+                found.debug_string(at, self.start.is_some());
+                self.at += 4;
+            }
             Step::Offset(part) => {
                 found.offset(at, part, 4);
                 self.at += 4;
