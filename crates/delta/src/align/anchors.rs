@@ -38,15 +38,24 @@ pub(super) struct Search {
 impl Search {
     pub(super) fn by(effort: Effort) -> Self {
         match effort {
-            Effort::Fast => Self { step: 4, n_places: 8, least: 12, lazy: 3, alike: 28, patience: 512, n_passed: 4 },
-            Effort::Small => Self { step: 1, n_places: 64, least: 10, lazy: 8, alike: WINDOW + 1, patience: 1 << 13, n_passed: 12 },
+            Effort::Fast => Self { step: 8, n_places: 8, least: 12, lazy: 7, alike: 29, patience: 512, n_passed: 4 },
+            Effort::Small => {
+                Self { step: 1, n_places: 64, least: 10, lazy: 8, alike: WINDOW + 1, patience: 1 << 13, n_passed: 12 }
+            }
         }
     }
 
     /// Where nothing corrects a wrong byte and the same words stand everywhere, more is to be compared; there is less to be looked for.
     pub(super) fn of_equals(effort: Effort) -> Self {
         let by = Self::by(effort);
-        Self { n_places: 8 * by.n_places.max(32), least: by.least.min(8), lazy: by.lazy.min(3), n_passed: by.n_passed.max(12), ..by }
+        Self {
+            step: by.step.min(4),
+            n_places: 8 * by.n_places.max(32),
+            least: by.least.min(8),
+            lazy: by.lazy.min(3),
+            n_passed: by.n_passed.max(12),
+            ..by
+        }
     }
 }
 

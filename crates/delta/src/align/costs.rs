@@ -21,7 +21,7 @@ impl Costs {
     /// For data copied byte by byte: what is wrong ends a copy and begins another.
     pub(super) const DATA: Self = Self { literal: 6, wrong: 8, segment: 12 };
     /// For text, the same: packed with what stands around it in the old, a literal is cheap.
-    pub(super) const TEXT: Self = Self { literal: 2, wrong: 6, segment: 16 };
+    pub(super) const TEXT: Self = Self { literal: 2, wrong: 4, segment: 10 };
 
     /// Returns what bytes save, so many of them equal.
     pub(super) fn saved(&self, n_equal: usize, len: usize) -> i64 {
@@ -36,8 +36,11 @@ impl Costs {
     }
 }
 
+/// That a segment goes on elsewhere at all.
+const JUMP: i64 = 8;
+
 /// Returns the bits of going on elsewhere in the old, where the new goes on after a gap.
 pub(super) fn jump_bits(jump: i64, gap: i64) -> i64 {
-    let bits = |jump: i64| i64::from(u64::BITS - jump.unsigned_abs().leading_zeros());
+    let bits = |jump: i64| if jump == 0 { 0 } else { JUMP + i64::from(u64::BITS - jump.unsigned_abs().leading_zeros()) };
     bits(jump).min(bits(jump - gap))
 }

@@ -48,9 +48,15 @@ pub(crate) fn align(old: &[u8], new: &[u8], effort: Effort) -> Vec<Segment> {
     resembling(&Sides { old, new, costs: &Costs::CODE }, &Search::by(effort))
 }
 
+/// Returns segments that resemble each other as [`align`] does, of what is no program: more often exact, as text is when it was edited by hand.
+pub(crate) fn align_plain(old: &[u8], new: &[u8], effort: Effort) -> Vec<Segment> {
+    let sides = Sides { old, new, costs: exact::costs(new) };
+    resembling(&sides, &Search::of_equals(effort))
+}
+
 /// Returns segments of equal bytes: sorted by `new`, not overlapping in `new`, inside both.
 pub(crate) fn align_exact(old: &[u8], new: &[u8], effort: Effort) -> Vec<Segment> {
-    let sides = Sides { old, new, costs: if exact::is_text(new) { &Costs::TEXT } else { &Costs::DATA } };
+    let sides = Sides { old, new, costs: exact::costs(new) };
     exact::split(&sides, &resembling(&sides, &Search::of_equals(effort)))
 }
 
