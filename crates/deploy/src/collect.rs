@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::time::{Duration, SystemTime};
 
 use df_cache::durable;
 use df_core::{AppName, ImageId, Timestamp};
@@ -11,7 +12,10 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::generation::{self, Record};
 use crate::layout::Layout;
-use crate::{staged, store};
+use crate::{receive, staged, store};
+
+/// How long a receive that was cut may go on.
+const CUT_KEPT: Duration = Duration::from_secs(86_400);
 
 /// What a collection looks at.
 #[derive(Debug, Clone)]
@@ -84,18 +88,25 @@ pub fn perform(
     }
     if !dry_run {
         staged::forget(layout, app, policy.older)?;
-        sweep(layout)?;
+        sweep(layout, policy.older)?;
     }
     Ok(collected)
 }
 
-/// Removes receives that nobody works at any more, and the generations that a crash left half made or half removed.
+/// Removes receives that nobody works at any more, but those that were cut within the day and not before `older`: they may go on. And the generations that a
+/// crash left half made or half removed.
 ///
 /// # Errors
 /// Something cannot be removed.
-pub fn sweep(layout: &Layout) -> io::Result<()> {
+pub fn sweep(layout: &Layout, older: Timestamp) -> io::Result<()> {
+    let older = older.max(Timestamp::from(SystemTime::now()).minus(CUT_KEPT));
     for entry in fs::read_dir(layout.incoming())? {
-        let path = entry?.path();
+        let entry = entry?;
+        let (name, path) = (entry.file_name(), entry.path());
+        let image = name.to_str().and_then(|name| name.parse().ok());
+        if image.and_then(|image| receive::touched(layout, image)).is_some_and(|at| Timestamp::from(at) >= older) {
+            continue;
+        }
         let lock = fs::File::open(path.join("lock")).ok();
         let busy = lock.as_ref().is_some_and(|file| flock(file, FlockOperation::NonBlockingLockExclusive).is_err());
         if !busy {
@@ -208,5 +219,31 @@ mod tests {
         }
         remove_generation(&layout, &release.app, 1).expect("removed");
         assert_eq!(fs::read_dir(layout.logs(&release.app)).expect("read").count(), 0);
+    }
+
+    #[test]
+    fn a_receive_that_was_cut_stays_a_day_and_one_that_cannot_go_on_does_not() {
+        let (_dir, layout) = fixture::layout();
+        let now = Timestamp::from(SystemTime::now());
+        let make = |n: u8, age: Option<u64>| {
+            let dir = layout.incoming().join(ImageId(df_core::Digest::of(&[n])).to_string());
+            fs::create_dir(&dir).expect("made");
+            if let Some(age) = age {
+                let marks = fs::File::create(dir.join("marks")).expect("made");
+                marks.set_modified(SystemTime::now() - Duration::from_secs(age)).expect("aged");
+            }
+            dir
+        };
+        let long_ago = Timestamp(0);
+        let (young, old, nothing) = (make(1, Some(3600)), make(2, Some(86_500)), make(3, None));
+        sweep(&layout, long_ago).expect("swept");
+        assert_eq!([&young, &old, &nothing].map(|dir| dir.exists()), [true, false, false]);
+        sweep(&layout, now).expect("swept");
+        assert!(!young.exists(), "older than was asked for");
+        let busy = make(4, Some(86_500));
+        let lock = fs::File::create(busy.join("lock")).expect("made");
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("free");
+        sweep(&layout, now).expect("swept");
+        assert!(busy.exists(), "somebody works there");
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! ROOT/store/<digest>/                      an image, read-only; complete and synced when it has its name
 //! ROOT/manifests/<digest>                   its manifest, there before the image is
-//! ROOT/incoming/<id>/                       a receive under way, with a lock of its own
+//! ROOT/incoming/<id>/                       a receive under way or cut, with a lock of its own
 //! ROOT/apps/<app>/generations/<n>/          image -> store path; record.json
 //! ROOT/apps/<app>/current                   -> generations/<n>/image; moved by one rename
 //! ROOT/apps/<app>/staged/<release>.json     a release that was copied and not run

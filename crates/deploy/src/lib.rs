@@ -16,6 +16,7 @@ mod serve;
 
 mod collect;
 mod generation;
+mod held;
 mod history;
 mod lock;
 mod logs;

@@ -3,10 +3,10 @@
 //! What concerns running programs is passed on to the supervisor unchanged; everything else is answered here.
 
 use std::io::{Read, Write};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use df_cache::export::ExportError;
-use df_core::{AppName, ImageId, Release, ReleaseId, Timestamp};
+use df_core::{AppName, ImageId, Release, Timestamp};
 use df_wire::message::{AppState, Difference, Fault, FaultKind, LockHolder, Serving, Slice, Survey};
 use df_wire::{Reply, Request};
 
@@ -14,15 +14,12 @@ use crate::collect::{self, Policy, Situation};
 use crate::conversation::{Conversation, TalkError};
 use crate::layout::Layout;
 use crate::lock::{Lock, LockError};
-use crate::receive::{self, ReceiveError};
+use crate::receive::{self, Parcel, ReceiveError};
 use crate::store::StoreError;
-use crate::{control, generation, history, logs, machine, staged, store};
+use crate::{control, generation, held, history, logs, machine, staged, store};
 
 /// Bytes of the signatures of one request: twice those of 1 GiB in blocks of 704 bytes, which is the most that df asks for.
 const SIGNATURES_LEN: u64 = 64 << 20;
-
-/// How long after a release was copied here nothing needs to be said of it again: far less than its record keeps the image.
-const STAGED_LATELY: Duration = Duration::from_secs(3600);
 
 /// Answers an operator until it is done.
 ///
@@ -56,7 +53,9 @@ impl<R: Read, W: Write> Node<'_, R, W> {
             Request::Logs { app, generation, lines, follow } => self.logs(&app, generation, lines, follow),
             Request::Manifest { image } => self.manifest(image),
             Request::Sign { image, stretches, block_len } => self.sign(image, &stretches, block_len),
-            Request::Receive { image, base, len, image_len, .. } => self.receive(image, base, len, image_len),
+            Request::Receive { image, base, delta, from, len, image_len } => {
+                self.receive(&Parcel { image, base, delta, from }, len, image_len)
+            }
             Request::Activate { .. }
             | Request::Rollback { .. }
             | Request::TakeBack { .. }
@@ -72,7 +71,7 @@ impl<R: Read, W: Write> Node<'_, R, W> {
 
     fn answer_at_once(&mut self, request: Request) -> Result<Reply, Box<Fault>> {
         match request {
-            Request::SurveyUnless { held } if has(self.layout, held)? => Ok(Reply::Held),
+            Request::SurveyUnless { held } if held::has(self.layout, held, now()).map_err(failed)? => Ok(Reply::Held),
             Request::Survey | Request::SurveyUnless { .. } => survey(self.layout).map(|survey| Reply::Survey(Box::new(survey))),
             Request::Lock { who, command } => self.take_lock(who, command),
             Request::Check { image } => check(self.layout, image),
@@ -116,9 +115,9 @@ impl<R: Read, W: Write> Node<'_, R, W> {
     }
 
     fn manifest(&mut self, image: ImageId) -> Result<(), TalkError> {
-        match store::manifest(self.layout, image) {
-            Ok(manifest) => {
-                let bytes = manifest.encode();
+        match receive::find(self.layout, image, None) {
+            Ok(found) => {
+                let bytes = found.manifest.encode();
                 self.talk.reply(&Reply::Bytes { len: bytes.len() as u64 })?;
                 self.talk.bytes(&bytes)
             }
@@ -136,15 +135,15 @@ impl<R: Read, W: Write> Node<'_, R, W> {
         }
     }
 
-    fn receive(&mut self, image: ImageId, base: Option<ImageId>, len: u64, image_len: u64) -> Result<(), TalkError> {
+    fn receive(&mut self, parcel: &Parcel, len: u64, image_len: u64) -> Result<(), TalkError> {
         // Whole, although it is held, is how a damaged image is mended.
-        if base.is_some() && store::holds(self.layout, image) {
+        if parcel.base.is_some() && store::holds(self.layout, parcel.image) {
             return self.talk.reply(&Reply::Received { reused: image_len, held: true });
         }
-        // With a base, unchanged files cost nothing; only what surely has to be written is asked for.
-        let needed = if base.is_none() { image_len } else { len };
+        // With a base, or with what came before a cut, files cost nothing that are there; only what surely has to be written is asked for.
+        let needed = if parcel.base.is_none() && parcel.from == 0 { image_len } else { len };
         let room = receive::check_room(self.layout, needed);
-        let received = room.and_then(|()| receive::receive(self.layout, image, base, &mut self.talk.announced(len)));
+        let received = room.and_then(|()| receive::receive(self.layout, parcel, &mut self.talk.announced(len)));
         match received {
             Ok(received) => self.talk.reply(&Reply::Received { reused: received.reused, held: false }),
             Err(error) => self.fault(of_receive(&error)),
@@ -191,26 +190,6 @@ fn needs_lock(request: &Request) -> bool {
     }
 }
 
-/// Returns whether a release needs nothing to be here: its image is held, and a generation or a young record of a copy keeps it.
-fn has(layout: &Layout, release: ReleaseId) -> Result<bool, Box<Fault>> {
-    let young = now().minus(STAGED_LATELY);
-    for app in generation::apps(layout).map_err(failed)? {
-        let staged = staged::list(layout, &app).map_err(failed)?;
-        let staged = staged.iter().find(|staged| staged.release == release && staged.since >= young).map(|staged| staged.image);
-        let image = match staged {
-            Some(image) => Some(image),
-            None => {
-                let records = generation::list(layout, &app).map_err(failed)?;
-                records.iter().find(|record| record.release.id() == release).map(|record| record.release.image)
-            }
-        };
-        if let Some(image) = image {
-            return Ok(store::holds(layout, image));
-        }
-    }
-    Ok(false)
-}
-
 /// Says what the node holds and runs.
 fn survey(layout: &Layout) -> Result<Survey, Box<Fault>> {
     let mut running = control::running(layout).map_err(failed)?;
@@ -238,7 +217,7 @@ fn survey(layout: &Layout) -> Result<Survey, Box<Fault>> {
         free: machine::free(&layout.root).map_err(failed)?,
         now: now(),
         images: store::images(layout).map_err(failed)?,
-        incoming: vec![],
+        incoming: receive::cut(layout).map_err(failed)?,
         lock: Lock::holder(&layout.run().join("lock")).map_err(failed)?,
         apps,
     })
@@ -283,8 +262,7 @@ fn collect(layout: &Layout, app: &AppName, policy: Policy, dry_run: bool) -> Res
 
 /// Computes signatures of stretches of an image; refuses sizes that no honest operator asks for.
 fn signatures(layout: &Layout, image: ImageId, stretches: &[Vec<Slice>], block_len: u32) -> Result<Vec<Vec<u8>>, Box<Fault>> {
-    let manifest = store::manifest(layout, image).map_err(of_store)?;
-    let contents = store::Contents::new(layout, image, &manifest);
+    let contents = receive::find(layout, image, None).map_err(of_store)?.contents;
     let lens = stretches.iter().map(|stretch| stretch.iter().fold(0_u64, |sum, slice| sum.saturating_add(slice.len)));
     let answer = lens.fold(0_u64, |sum, len| sum.saturating_add(df_delta::signature::signature_len(len, block_len)));
     if answer > SIGNATURES_LEN {
@@ -322,6 +300,7 @@ fn of_receive(error: &ReceiveError) -> Box<Fault> {
         ReceiveError::NoRoom { .. } => FaultKind::DiskFull,
         _ if full => FaultKind::DiskFull,
         ReceiveError::Busy => FaultKind::Refused,
+        ReceiveError::Elsewhere { offset } => FaultKind::Elsewhere { offset: *offset },
         ReceiveError::Base(_) | ReceiveError::Export(ExportError::Damaged { .. }) => FaultKind::DeltaRefused,
         ReceiveError::Delta(error) if error.is_damaged() => FaultKind::DeltaRefused,
         ReceiveError::Delta(_) | ReceiveError::Export(_) | ReceiveError::Io { .. } => FaultKind::Failed,

@@ -133,13 +133,18 @@ pub struct Contents {
 impl Contents {
     /// Lists what an image holds.
     pub fn new(layout: &Layout, image: ImageId, manifest: &Manifest) -> Self {
+        Self::at(layout.image(image), manifest)
+    }
+
+    /// Lists what a directory holds.
+    pub fn at(root: PathBuf, manifest: &Manifest) -> Self {
         let mut paths = HashMap::new();
         for entry in manifest.entries() {
             if let Kind::File { executable, digest, .. } = entry.kind {
                 paths.entry((digest, executable)).or_insert_with(|| entry.path.as_path().to_owned());
             }
         }
-        Self { root: layout.image(image), paths }
+        Self { root, paths }
     }
 
     /// Returns a file with this content and this executable bit.
