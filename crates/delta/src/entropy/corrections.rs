@@ -5,8 +5,8 @@
 //!               form + 16 * shape, n_wrong, and then by form (numbers are varints)
 //!   streams 0:  [raw, packed, packed]     bytes of gaps, packed gaps and packed values, when n_wrong > 0
 //!               gaps, values, literals    each as `entropy::pack` makes them
-//!   places 1:   bits                      for each wrong byte its gap, each byte of which is guessed from those before; before a value all literals
-//!                                         before its place (`mix::place`)
+//!   places 1, 2: bits                     for each wrong byte its gap, each byte of which is guessed from those before; before a value all literals
+//!                                         before its place (`mix::place`); form 2 learns less from what precedes literals
 //! ```
 //!
 //! A gap is how many bytes are right between two wrong ones, holes left out. A value is what is added to a wrong byte.
@@ -19,6 +19,10 @@ use crate::varint;
 
 const STREAMS: u8 = 0;
 const PLACES: u8 = 1;
+const PLACES_FAST: u8 = 2;
+
+/// At [`Level::Fast`] one byte in so many may be coded in place, which takes one or two microseconds: then it costs no more than copying the others.
+const FAST_SHARE: usize = 1024;
 
 /// Packs what makes `actual` of `predicted`, of the same length; appends to `out`.
 ///
@@ -38,12 +42,12 @@ pub fn pack_corrections(
     if work == 0 {
         return;
     }
-    let limit = if level == Level::Small { MIX_LIMIT } else { actual.len() / 512 };
-    let form = if work <= limit { PLACES } else { STREAMS };
+    let (form, limit) = if level == Level::Small { (PLACES, MIX_LIMIT) } else { (PLACES_FAST, actual.len() / FAST_SHARE) };
+    let form = if work <= limit { form } else { STREAMS };
     out.push(form | (shape as u8) << 4);
     varint::put(out, gaps.len() as u64);
-    if form == PLACES {
-        out.extend(mix::place::encode(predicted, actual, &gaps, holes, context, shape));
+    if let Some(budget) = budget(form, actual.len()) {
+        out.extend(mix::place::encode(predicted, actual, &gaps, holes, context, shape, budget));
     } else {
         pack_streams(predicted, actual, &gaps, holes, context, shape, level, out);
     }
@@ -60,12 +64,22 @@ pub fn correct(packed: &[u8], target: &mut [u8], holes: &[Range<u32>], context: 
         return Err(EntropyError::Corrections);
     }
     let n_wrong = number(&mut body, target.len())?;
-    match first & 0x8f {
-        STREAMS => unpack_streams(body, target, n_wrong, holes, context),
-        PLACES if mix::place::work(n_wrong, holes) <= MIX_LIMIT => {
-            mix::place::decode(body, target, n_wrong, holes, context, shape(first))
+    let form = first & 0x8f;
+    match budget(form, target.len()) {
+        Some(budget) if mix::place::work(n_wrong, holes) <= MIX_LIMIT => {
+            mix::place::decode(body, target, n_wrong, holes, context, shape(first), budget)
         }
+        None if form == STREAMS => unpack_streams(body, target, n_wrong, holes, context),
         _ => Err(EntropyError::Coder(first)),
+    }
+}
+
+/// How many right bytes are learned besides, when corrections are coded in place.
+fn budget(form: u8, len: usize) -> Option<usize> {
+    match form {
+        PLACES => Some(128 << 10),
+        PLACES_FAST => Some(len / FAST_SHARE),
+        _ => None,
     }
 }
 

@@ -79,6 +79,10 @@ impl Recent {
             hash(hash(hash(partial, a), b), c),
             hash(partial, size(a) << 16 | size(b) << 8 | size(c)),
             hash(hash(partial, size(a)), d),
+            self.order(2),
+            hash(hash(partial, b), c),
+            hash(hash(partial, a), hash(c, 1)),
+            hash(partial, size(a)),
         ]
     }
 
@@ -92,6 +96,10 @@ impl Recent {
             self.last >> 8 & 0xff,
             self.last >> 8 & 0xffff,
             self.order(6),
+            self.last & 0xff00ff,
+            self.last >> 16 & 0xff,
+            hash(self.order(5), 1),
+            hash(self.order(8), 2),
         ]
     }
 
@@ -105,6 +113,10 @@ impl Recent {
             self.order(6),
             hash(u64::from(self.word), self.order(1)),
             hash(u64::from(self.word), u64::from(self.previous_word)),
+            self.order(5),
+            u64::from(self.word),
+            self.last & 0xff00,
+            hash(self.order(8), 2),
         ]
     }
 
@@ -118,6 +130,10 @@ impl Recent {
             self.last & 0xff00,
             self.last & 0xffff00,
             self.order(6),
+            self.last & 0xff0000,
+            self.last & 0xff00ff,
+            self.order(5),
+            self.last & 0xf0f0f0f0,
         ]
     }
 

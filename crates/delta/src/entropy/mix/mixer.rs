@@ -3,7 +3,7 @@
 use super::tables::{LOGIT, squash};
 
 /// A logit for each way to guess, padded with zeros.
-pub(super) type Guesses = [i16; 24];
+pub(super) type Guesses = [i16; 32];
 
 /// Weights for guesses in each of some situations.
 pub(super) struct Mixer {
@@ -17,9 +17,9 @@ pub(super) struct Mixer {
 }
 
 impl Mixer {
-    /// All weights begin as `weight`, of 8192.
-    pub(super) fn new(situations: usize, weight: i16, rate: i32) -> Self {
-        Self { weights: vec![[weight; 24]; situations], at: 0, p: 1 << 15, rate }
+    /// The weights begin as these, of 8192, in every situation.
+    pub(super) fn new(situations: usize, weights: Guesses, rate: i32) -> Self {
+        Self { weights: vec![weights; situations], at: 0, p: 1 << 15, rate }
     }
 
     /// Mixes logits; returns a logit.

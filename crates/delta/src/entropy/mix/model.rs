@@ -7,7 +7,7 @@ use super::tables::{squash, stretch};
 use crate::entropy::range::{Reader, Writer};
 
 /// How many contexts a byte is guessed from.
-pub(super) const N: usize = 8;
+pub(super) const N: usize = 12;
 /// Guesses: two of each context and of each match, and a constant one.
 const CONSTANT: usize = 2 * N + 4;
 
@@ -63,20 +63,20 @@ impl Model {
     pub(super) fn new(len: usize, phases: usize) -> Self {
         let correction_bits = (usize::BITS - len.leading_zeros() + 3).clamp(10, 16);
         let sureness = || Adaptive::new(|kind| if kind < 32 { 65535 - 40000 / (kind * kind / 2 + 2) } else { 40000 });
-        let (weight, rate) = (1300, 20);
+        let weights = std::array::from_fn(|i| if i < 2 * N && i % 2 == 1 { 255 } else { 850 });
         Self {
             slots: Slots::new(len.saturating_mul(N)),
             lines: [0; N],
             histories: std::array::from_fn(|_| Adaptive::new(|history| history_prior(history + 1))),
             sureness: [sureness(), sureness()],
-            guesses: [0; 24],
+            guesses: [0; 32],
             mixers: [
-                Mixer::new(256 * phases, weight, rate),
-                Mixer::new(16 * (N + 1), weight, rate),
-                Mixer::new(256 * phases, weight, rate),
+                Mixer::new(256 * phases, weights, 24),
+                Mixer::new(16 * (N + 1), weights, 24),
+                Mixer::new(256 * phases, weights, 24),
             ],
-            last: Mixer::new(phases, 2730, 5),
-            mixed: [0; 24],
+            last: Mixer::new(phases, [2730; 32], 5),
+            mixed: [0; 32],
             corrections: [Correction::new(256 * phases, 5), Correction::new(1 << correction_bits, 5)],
             correction_mask: (1 << correction_bits) - 1,
         }
@@ -115,9 +115,9 @@ impl Model {
             self.guesses[2 * i + 1] = slot.p >> 4;
         }
         let mut agreement = 0;
-        for i in 0..2 {
+        for (i, agreed) in agreed.into_iter().enumerate() {
             let kind = view.expected[i].kind;
-            let (logit, half, class) = match agreed[i] {
+            let (logit, half, class) = match agreed {
                 Some(bit) => {
                     let p = self.sureness[i].guess(kind);
                     let sign = 2 * bit as i32 - 1;
@@ -139,7 +139,7 @@ impl Model {
         let by_node = self.corrections[0].correct(mixed, phase | node);
         let both = (((phase | beside) * 256 + node).wrapping_mul(0x9e37_79b1) >> 12) & self.correction_mask;
         let by_both = self.corrections[1].correct(mixed, both);
-        ((2 * squash(mixed) + by_node + by_both) >> 2).clamp(1, 65535)
+        ((squash(mixed) + by_node + 2 * by_both) >> 2).clamp(1, 65535)
     }
 
     #[inline]
@@ -151,9 +151,9 @@ impl Model {
             }
             slot.learn(bit, LIMIT);
         }
-        for i in 0..2 {
-            if let Some(expected) = agreed[i] {
-                self.sureness[i].learn(view.expected[i].kind, u32::from(expected == bit));
+        for ((sureness, agreed), expected) in self.sureness.iter_mut().zip(agreed).zip(&view.expected) {
+            if let Some(guess) = agreed {
+                sureness.learn(expected.kind, u32::from(guess == bit));
             }
         }
         let eager = self.guesses.map(|guess| guess << 3);

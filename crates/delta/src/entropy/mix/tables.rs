@@ -4,6 +4,8 @@ use crate::entropy::range::ONE;
 
 /// Logits are in 256ths, from `-LOGIT` to `LOGIT`.
 pub(super) const LOGIT: i32 = 3071;
+/// Guesses go from `-GUESS` to `GUESS`: 32 of them, each by a weight of 16 bits, add up within 32 bits.
+pub(super) const GUESS: i32 = 2047;
 
 /// `1 / (1 + e^-x)` of 65536, for every logit.
 static SQUASH: [u16; 2 * LOGIT as usize + 1] = squash_table();
@@ -47,7 +49,14 @@ const fn stretch_table() -> [i16; 4096] {
         while x < 2 * LOGIT as usize && (squash[x] as usize) < 16 * i + 8 {
             x += 1;
         }
-        table[i] = (x as i32 - LOGIT) as i16;
+        let logit = x as i32 - LOGIT;
+        table[i] = (if logit < -GUESS {
+            -GUESS
+        } else if logit > GUESS {
+            GUESS
+        } else {
+            logit
+        }) as i16;
         i += 1;
     }
     table
