@@ -94,29 +94,10 @@ fn measure(pair: &str, dir: &Path, root: &Path, with_wire: bool) -> Value {
     let mut row = json!({});
     let work = tempfile::Builder::new().prefix("delta-").tempdir_in(root).expect("a directory");
     for level in LEVELS {
-        let step = |step: &str| {
-            let (delta, out) = (work.path().join(level), work.path().join(format!("{level}.out")));
-            in_own_process(&[
-                step.as_ref(),
-                level.as_ref(),
-                dir.join("v1").as_ref(),
-                dir.join("v2").as_ref(),
-                delta.as_ref(),
-                out.as_ref(),
-            ])
+        row[level] = match both_ends(&mut row, dir, work.path(), level) {
+            Ok(figures) => figures,
+            Err(why) => json!({ "failed": why }),
         };
-        let ((encoded, encode_peak_mib), (applied, apply_peak_mib)) = (step("encode"), step("apply"));
-        for fact in ["image_bytes", "changed_bytes", "largest_bytes"] {
-            row[fact] = encoded[fact].clone();
-        }
-        let rate = |value: &Value| {
-            row["changed_bytes"].as_f64().zip(value["cpu_s"].as_f64()).map(|(bytes, s)| (bytes / 1e6 / s * 10.0).round() / 10.0)
-        };
-        row[level] = json!({
-            "bytes": encoded["bytes"],
-            "encode": { "cpu_s": encoded["cpu_s"], "mb_s": rate(&encoded), "peak_mib": encode_peak_mib },
-            "apply": { "cpu_s": applied["cpu_s"], "mb_s": rate(&applied), "peak_mib": apply_peak_mib },
-        });
         if with_wire {
             row[level]["wire"] = wire::copy(pair, dir, level);
         }
@@ -125,8 +106,35 @@ fn measure(pair: &str, dir: &Path, root: &Path, with_wire: bool) -> Value {
     row
 }
 
-/// Runs a step by this program in a process of its own; returns what it said and the most memory it had at once, in MiB.
-fn in_own_process(words: &[&std::ffi::OsStr]) -> (Value, u64) {
+/// Makes a delta, applies it and has the result compared.
+fn both_ends(row: &mut Value, dir: &Path, work: &Path, level: &str) -> Result<Value, String> {
+    let step = |step: &str| {
+        let (delta, out) = (work.join(level), work.join(format!("{level}.out")));
+        in_own_process(&[
+            step.as_ref(),
+            level.as_ref(),
+            dir.join("v1").as_ref(),
+            dir.join("v2").as_ref(),
+            delta.as_ref(),
+            out.as_ref(),
+        ])
+    };
+    let (encoded, encode_peak_mib) = step("encode")?;
+    for fact in ["image_bytes", "changed_bytes", "largest_bytes"] {
+        row[fact] = encoded[fact].clone();
+    }
+    let (applied, apply_peak_mib) = step("apply")?;
+    let bytes = row["changed_bytes"].as_f64();
+    let rate = |value: &Value| bytes.zip(value["cpu_s"].as_f64()).map(|(bytes, s)| (bytes / 1e6 / s * 10.0).round() / 10.0);
+    Ok(json!({
+        "bytes": encoded["bytes"],
+        "encode": { "cpu_s": encoded["cpu_s"], "mb_s": rate(&encoded), "peak_mib": encode_peak_mib },
+        "apply": { "cpu_s": applied["cpu_s"], "mb_s": rate(&applied), "peak_mib": apply_peak_mib },
+    }))
+}
+
+/// Runs a step by this program in a process of its own; returns what it said and the most memory it had at once, in MiB. What it died of is on the screen.
+fn in_own_process(words: &[&std::ffi::OsStr]) -> Result<(Value, u64), String> {
     let this = std::env::current_exe().expect("this program has a path");
     let mut command = Command::new(this);
     command.arg("--inside").args(words).env("RAYON_NUM_THREADS", "1").stdout(Stdio::piped());
@@ -136,8 +144,11 @@ fn in_own_process(words: &[&std::ffi::OsStr]) -> (Value, u64) {
     let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
     // SAFETY: the pid is that of a child nobody waited for, and both places are ours and large enough.
     let ended = unsafe { libc::wait4(child.id() as libc::pid_t, &raw mut status, 0, usage.as_mut_ptr()) };
-    assert!(ended > 0 && status == 0, "{words:?} ended with {status}");
+    assert!(ended > 0, "a child of this process");
+    if status != 0 {
+        return Err(format!("{} ended with {status}", words[0].display()));
+    }
     // SAFETY: wait4 filled it; it was all zeroes before, which is a value too.
     let usage = unsafe { usage.assume_init() };
-    (serde_json::from_slice(&said).expect("one JSON value"), usage.ru_maxrss as u64 / 1024)
+    Ok((serde_json::from_slice(&said).expect("one JSON value"), usage.ru_maxrss as u64 / 1024))
 }

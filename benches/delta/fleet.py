@@ -112,7 +112,7 @@ class Net:
 class Operator:
     """df in the operator's namespace, with a repository whose two commits build the trees of a pair."""
     def __init__(self, net, at, programs, sides):
-        self.net, self.at, self.programs, self.sides = net, at, programs, sides
+        self.net, self.at, self.programs, self.sides, self.ahead = net, at, programs, sides, False
         os.makedirs(f'{at}/repo')
         self.git('init -q -b main')
         self.commits = []
@@ -127,7 +127,7 @@ class Operator:
         return sh(f'git -C {self.at}/repo {words}')
 
     def df(self, words, check=True):
-        env = dict(os.environ, XDG_CACHE_HOME=f'{self.at}/cache', XDG_RUNTIME_DIR=f'{self.at}/run', DF_SSH_CONFIG=f'{self.net.at}/ssh_config', NO_COLOR='1')
+        env = dict(os.environ, XDG_CACHE_HOME=f'{self.at}/cache', XDG_RUNTIME_DIR=f'{self.at}/run', DF_SSH_CONFIG=f'{self.net.at}/ssh_config', NO_COLOR='1', DF_NO_BACKGROUND='' if self.ahead else '1')
         os.makedirs(f'{self.at}/run', mode=0o700, exist_ok=True)
         said = sh(f'ip netns exec {PREFIX}-op {self.programs}/df -C {self.at}/repo --state {self.at}/state --json {words}', check, env=env)
         return [json.loads(line) for line in said.splitlines()]
@@ -153,39 +153,39 @@ class Operator:
         return bool(store) and subprocess.run(['diff', '-rq', '--no-dereference', list(self.sides.values())[1], store[0]], stdout=subprocess.DEVNULL).returncode == 0
 
 
-def df_once(operator, prepared):
-    operator.nodes(range(1, N_NODES + 1))
-    operator.df(f'build --commit-hash {operator.commits[1]}')
-    operator.forget_deltas()
-    return operator
-
-
-def run_df(net, operator, rate, level, prepared):
+def run_df(net, operator, rate, prepared):
     net.cable(0, 0)
+    operator.ahead = prepared
     operator.nodes(range(1, N_NODES + 1))
+    operator.forget_deltas()
     operator.df(f'build --commit-hash {operator.commits[1]}')
-    if prepared:
-        operator.df(f'cp --dry-run --version {operator.commits[1]} {level}')  # Its answer needs the delta, which is kept.
-        time.sleep(1)
-    else:
-        settle(operator)
-        operator.forget_deltas()
+    settle(operator)
     net.cable(rate, ROUND_TRIP_MS[rate])
     before, began = net.counted(), time.monotonic()
-    events = operator.df(f'cp --version {operator.commits[1]} {level}')
+    events = operator.df(f'cp --version {operator.commits[1]}')
     took, after = time.monotonic() - began, net.counted()
     copied = [event for event in events if event['type'] == 'copied']
     assert len(copied) == N_NODES and all(operator.same(n, copied[0]['image']) for n in range(1, N_NODES + 1)), 'every node holds the second version'
-    return took, sum(after) - sum(before), copied[0]['codec']
+    return took, sum(after) - sum(before), ' '.join(filter(None, (copied[0]['codec'], copied[0].get('level'))))
 
 
 def settle(operator):
-    """Waits until the child that makes deltas ahead is done: nothing names one that is being made."""
-    deadline = time.monotonic() + 120
+    """Waits until the child of `df build` that makes deltas ahead has ended."""
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
-        time.sleep(0.5)
-        if not sh(f'find {operator.at}/cache -name "*.making" -newermt "-2 seconds"', check=False).strip():
+        time.sleep(0.2)
+        if not any(operator.at.encode() in words and b'__prepare' in words for words in command_lines()):
             return
+    sys.exit('the deltas made ahead take over ten minutes')
+
+
+def command_lines():
+    for pid in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            with open(f'/proc/{pid}/cmdline', 'rb') as words:
+                yield words.read()
+        except OSError:
+            pass  # It has ended meanwhile.
 
 
 def run_rsync(net, operator, rate):
@@ -211,7 +211,7 @@ def fleet(net, at, programs, root, asked, kept):
             row = {}
             ways = {'rsync': lambda: run_rsync(net, operator, rate)}
             for prepared in (True, False):
-                ways['df prepared' if prepared else 'df cold'] = lambda prepared=prepared: run_df(net, operator, rate, '', prepared)
+                ways['df prepared' if prepared else 'df cold'] = lambda prepared=prepared: run_df(net, operator, rate, prepared)
             runs = {name: [] for name in ways}
             for _ in range(asked.runs):
                 for name, way in ways.items():

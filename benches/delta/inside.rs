@@ -1,6 +1,6 @@
 //! One step of one delta in a process of its own: what it takes of a core and of memory is then that of the process.
 //!
-//! `--inside encode|apply fast|small V1 V2 DELTA OUT` and `--inside import DIR` print one JSON value. One thread, so that seconds are seconds of a core; they are counted by the
+//! `--inside encode|apply fast|small V1 V2 DELTA OUT` prints one JSON value. One thread, so that seconds are seconds of a core; they are counted by the
 //! process's own clock, which stands still while a busy machine does something else.
 
 use std::fs::File;
@@ -9,17 +9,12 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use df_cache::import::{self, ImportOptions, Located};
-use df_core::{Digest, Kind, Manifest};
+use df_core::{Digest, Manifest};
 use df_delta::{Level, Sink, Slice};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Runs the step that the words name.
 pub fn main(words: &[String]) {
-    if let [step, dir] = words
-        && step == "import"
-    {
-        return println!("{}", import(Path::new(dir)));
-    }
     let [step, level, v1, v2, delta, out] = words else { panic!("--inside STEP LEVEL V1 V2 DELTA OUT, not {words:?}") };
     let level = if level == "small" { Level::Small } else { Level::Fast };
     let located = |dir: &String| import::located(Path::new(dir), ImportOptions::default()).expect("a tree that can be an image");
@@ -30,19 +25,6 @@ pub fn main(words: &[String]) {
         other => panic!("no such step: {other}"),
     };
     println!("{said}");
-}
-
-/// Walks, reads and hashes a tree to its manifest, twice: the first finds the page cache as it is.
-fn import(dir: &Path) -> serde_json::Value {
-    let once = || {
-        let began = cpu_seconds();
-        let manifest = import::tree(dir, ImportOptions::default()).expect("a tree that can be an image");
-        (manifest, cpu_seconds() - began)
-    };
-    once();
-    let (manifest, seconds) = once();
-    let bytes: u64 = manifest.entries().iter().map(|entry| if let Kind::File { len, .. } = entry.kind { len } else { 0 }).sum();
-    serde_json::json!({ "bytes": bytes, "entries": manifest.entries().len(), "cpu_s": seconds, "gb_s": bytes as f64 / 1e9 / seconds })
 }
 
 fn encode(old: &Located, new: &Located, level: Level, delta: &Path) -> serde_json::Value {

@@ -34,6 +34,8 @@ def rows(measured, peers):
     """(pair, whole, rsync, best, its name, fast, small), the worst ratio last."""
     found = []
     for pair, row in measured.items():
+        if any('failed' in row[level] for level in ('fast', 'small')):
+            continue
         tools = peers.get(pair, {}).get('tools', {})
         least, name = best(tools)
         found.append((pair, total(tools.get('whole')), total(tools.get('rsync')), least, name, row['fast']['bytes'], row['small']['bytes']))
@@ -128,6 +130,8 @@ def cost_table(measured, peers):
     head = ['pair', 'changed, MB', 'encode fast, MB/s', 'encode small', 'apply fast', 'apply small', 'encode, MiB', 'of the largest file', 'apply, MiB', 'rsync, CPU s', 'HDiffPatch, CPU s', 'df fast, CPU s']
     lines = ['| ' + ' | '.join(head) + ' |', '|---|' + '---:|' * (len(head) - 1)]
     for pair, row in sorted(measured.items()):
+        if any('failed' in row[level] for level in ('fast', 'small')):
+            continue
         tools = peers.get(pair, {}).get('tools', {})
         spent = lambda tool: f"{tool['cpu_make'] + tool['cpu_apply']:.2f}" if tool and 'cpu_make' in tool else ''
         peak = {step: max(row[level][step]['peak_mib'] for level in ('fast', 'small')) for step in ('encode', 'apply')}

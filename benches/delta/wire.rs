@@ -21,7 +21,11 @@ pub fn copy(pair: &str, dir: &Path, level: &str) -> Value {
     let df = |words: &[&str]| -> Vec<Value> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_df"));
         command.arg("-C").arg(repo.dir()).arg("--state").arg(world.path("state")).arg("--json").args(words);
-        command.env("XDG_CACHE_HOME", place.path().join("cache")).env("NO_COLOR", "1").stdin(Stdio::null());
+        command
+            .env("XDG_CACHE_HOME", place.path().join("cache"))
+            .env("NO_COLOR", "1")
+            .env("DF_NO_BACKGROUND", "1")
+            .stdin(Stdio::null());
         let output = command.output().expect("df starts");
         assert!(output.status.success(), "{pair} {words:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout)
