@@ -16,6 +16,8 @@ mod extend;
 mod index;
 mod runs;
 
+pub(crate) use runs::forward as equal_bytes;
+
 use anchors::Search;
 use costs::Costs;
 use extend::Sides;
@@ -50,13 +52,13 @@ pub(crate) fn align(old: &[u8], new: &[u8], effort: Effort) -> Vec<Segment> {
 
 /// Returns segments that resemble each other as [`align`] does, of what is no program: more often exact, as text is when it was edited by hand.
 pub(crate) fn align_plain(old: &[u8], new: &[u8], effort: Effort) -> Vec<Segment> {
-    let sides = Sides { old, new, costs: exact::costs(new) };
+    let sides = Sides { old, new, costs: &Costs::PLAIN };
     resembling(&sides, &Search::of_equals(effort))
 }
 
 /// Returns segments of equal bytes: sorted by `new`, not overlapping in `new`, inside both.
 pub(crate) fn align_exact(old: &[u8], new: &[u8], effort: Effort) -> Vec<Segment> {
-    let sides = Sides { old, new, costs: exact::costs(new) };
+    let sides = Sides { old, new, costs: &Costs::EQUAL };
     exact::split(&sides, &resembling(&sides, &Search::of_equals(effort)))
 }
 

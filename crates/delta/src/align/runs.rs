@@ -1,7 +1,7 @@
 //! How far do two slices agree?
 
 /// Returns how many leading bytes are equal.
-pub(super) fn forward(a: &[u8], b: &[u8]) -> usize {
+pub(crate) fn forward(a: &[u8], b: &[u8]) -> usize {
     let most = a.len().min(b.len());
     let (a, b) = (&a[..most], &b[..most]);
     let mut len = 0;

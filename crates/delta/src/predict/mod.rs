@@ -25,6 +25,7 @@ mod map;
 mod order;
 mod program;
 mod references;
+mod refine;
 mod segments;
 mod streams;
 

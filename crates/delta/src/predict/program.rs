@@ -5,6 +5,7 @@ use crate::codec::CodecError;
 use crate::elf::{Image, Layout, Reference, Transformed, references, with_labels, without_operands};
 
 use super::map::Map;
+use super::refine::refine;
 use super::references::{Sides, Truth, predict as move_references};
 
 /// Writes what the new program most likely is to where segments are in `out`. `old` is transformed.
@@ -62,5 +63,8 @@ pub(super) fn align(old: &Program<'_>, new: &Program<'_>, effort: Effort) -> Vec
     let map = Map::new(&first, old.bytes.len() as u32, new.bytes.len() as u32);
     let labels = with_labels(old.bytes, &old.references, old.image.layout(), |place| map.get(place));
     let new_labels = with_labels(new.bytes, &new.references, new.image.layout(), |place| place);
-    align::align(&labels, &new_labels, effort)
+    match effort {
+        Effort::Fast => refine(&labels, &new_labels, &first, effort),
+        Effort::Small => align::align(&labels, &new_labels, effort),
+    }
 }
