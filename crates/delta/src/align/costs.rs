@@ -18,10 +18,10 @@ pub(super) struct Costs {
 impl Costs {
     /// For programs whose wrong bytes are corrected: nearly every byte of a gap is new code.
     pub(super) const CODE: Self = Self { literal: 6, wrong: 4, segment: 14 };
-    /// For data copied byte by byte: what is wrong ends a copy and begins another.
-    pub(super) const DATA: Self = Self { literal: 6, wrong: 8, segment: 12 };
-    /// For text, the same: packed with what stands around it in the old, a literal is cheap.
-    pub(super) const TEXT: Self = Self { literal: 2, wrong: 4, segment: 10 };
+    /// For all else, packed with what stands around it in the old: what was not copied mostly resembles that.
+    pub(super) const PLAIN: Self = Self { literal: 2, wrong: 3, segment: 14 };
+    /// For the same as equal stretches only: what is wrong ends one and begins another.
+    pub(super) const EQUAL: Self = Self { literal: 2, wrong: 6, segment: 12 };
 
     /// Returns what bytes save, so many of them equal.
     pub(super) fn saved(&self, n_equal: usize, len: usize) -> i64 {

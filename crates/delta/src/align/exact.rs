@@ -1,14 +1,8 @@
 //! Which equal stretches are worth copying, when nothing corrects a wrong byte?
 
 use super::Segment;
-use super::costs::Costs;
 use super::extend::Sides;
 use super::runs;
-
-/// Returns what describing such bytes costs.
-pub(super) fn costs(bytes: &[u8]) -> &'static Costs {
-    if is_text(bytes) { &Costs::TEXT } else { &Costs::DATA }
-}
 
 /// Cuts segments into their equal stretches; those that are shorter than pays are left out.
 pub(super) fn split(sides: &Sides<'_>, segments: &[Segment]) -> Vec<Segment> {
@@ -27,11 +21,4 @@ pub(super) fn split(sides: &Sides<'_>, segments: &[Segment]) -> Vec<Segment> {
         }
     }
     stretches
-}
-
-/// Returns whether bytes look like text: UTF-8 has no control characters but these, and neither have the other encodings in use.
-fn is_text(bytes: &[u8]) -> bool {
-    let sample = || bytes.iter().step_by((bytes.len() / 4096).max(1));
-    let n_control = sample().filter(|&&byte| byte < 32 && !b"\t\n\x0c\r\x1b".contains(&byte)).count();
-    n_control * 100 <= sample().count()
 }

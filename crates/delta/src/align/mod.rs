@@ -167,7 +167,8 @@ mod tests {
         for effort in EFFORTS {
             let [alike, equal] = check(&old, &new, effort);
             assert_eq!(alike, [Segment { old: 0, new: 0, len: 1 << 16 }]);
-            assert_eq!(covered(&equal), new.len() - (new.len() - 10).div_ceil(20));
+            // The last stretch may be too short to be worth it.
+            assert!(covered(&equal) + 19 >= new.len() - (new.len() - 10).div_ceil(20));
         }
     }
 
