@@ -20,6 +20,17 @@ pub(crate) enum Kind {
     Part,
     /// A file offset.
     Offset,
+    /// A small number that means the same all over a unit: of a file, of a form. `base` is the unit's; the number becomes a place far beyond the file, so that what
+    /// one of them is in the new file is learned from its first.
+    Number,
+}
+
+/// How many different numbers a unit may have.
+pub(super) const NUMBERS: u32 = 1 << 10;
+
+/// Returns the place of the first number: beyond what any load has in memory, or nearly any.
+fn numbers(layout: &Layout) -> Option<u32> {
+    layout.len.checked_add(0x6000_0000)
 }
 
 /// A place in the (transformed) file that holds an address, an offset of a string, the length of a function and so on.
@@ -31,7 +42,7 @@ pub(crate) struct Reference {
     pub base: u32,
     /// How to read it.
     pub kind: Kind,
-    /// Its length in bytes: 1, 4, 6 or 8. All but 8 are sign extended when counted from a place, zero extended otherwise.
+    /// Its length in bytes: 1, 2, 4, 6 or 8. All but 8 are sign extended when counted from a place, zero extended otherwise.
     pub width: u8,
     /// What is added to the value's meaning to get the target: where the next instruction starts, or -1 for an end, which is best
     /// found by the last byte before it.
@@ -55,6 +66,9 @@ impl Reference {
             Kind::Within => offset(self.base),
             Kind::Part => offset(*layout.parts.get(self.base as usize)?),
             Kind::Offset => offset(0),
+            Kind::Number => {
+                numbers(layout)?.checked_add(self.base)?.checked_add(u32::try_from(value).ok().filter(|value| *value < NUMBERS)?)
+            }
         }
     }
 
@@ -70,10 +84,11 @@ impl Reference {
             Kind::From => layout.address(base)?,
             Kind::Within => u64::from(base),
             Kind::Part => u64::from(*layout.parts.get(self.base as usize)?),
+            Kind::Number => u64::from(numbers(layout)?.checked_add(self.base)?),
             Kind::Address | Kind::Offset => 0,
         };
         let to = match self.kind {
-            Kind::Within | Kind::Part | Kind::Offset => u64::from(target),
+            Kind::Within | Kind::Part | Kind::Offset | Kind::Number => u64::from(target),
             _ => layout.address(target)?,
         };
         Some(to.wrapping_sub(from).wrapping_sub(self.bias as i64 as u64))
@@ -83,7 +98,9 @@ impl Reference {
         let at = self.at as usize;
         let signed = matches!(self.kind, Kind::Near | Kind::Operand | Kind::From);
         Some(match self.width {
-            1 => *bytes.get(at)? as i8 as i64 as u64,
+            1 if signed => *bytes.get(at)? as i8 as i64 as u64,
+            1 => u64::from(*bytes.get(at)?),
+            2 => u64::from(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?)),
             4 => {
                 let value = u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?);
                 if signed { value as i32 as i64 as u64 } else { u64::from(value) }
@@ -100,7 +117,10 @@ impl Reference {
     fn put(&self, value: u64, at: u32, out: &mut [u8]) -> bool {
         let signed = matches!(self.kind, Kind::Near | Kind::Operand | Kind::From);
         let fits = match self.width {
-            1 => i8::try_from(value as i64).is_ok(),
+            1 if signed => i8::try_from(value as i64).is_ok(),
+            // In seven bits, so that it is one byte wherever it is.
+            1 => value < 0x80,
+            2 => u16::try_from(value).is_ok(),
             4 if signed => i32::try_from(value as i64).is_ok(),
             4 => u32::try_from(value).is_ok(),
             6 => value >> 48 == 0,

@@ -100,12 +100,14 @@ pub(super) struct Found {
     sequence: Vec<u32>,
     /// Those that it comes to when the unit ends.
     late: Vec<u32>,
+    /// Which program of lines belongs to which unit of entries: its offset, and the unit's numbers.
+    lines: Vec<(u32, u32)>,
 }
 
 impl Found {
     fn new(len: usize) -> Found {
         // Twelve bytes each: together at most twice the file.
-        Found { references: Vec::new(), limit: len / 6, only: None, sequence: Vec::new(), late: Vec::new() }
+        Found { references: Vec::new(), limit: len / 6, only: None, sequence: Vec::new(), late: Vec::new(), lines: Vec::new() }
     }
 
     fn push(&mut self, at: u32, base: u32, kind: Kind, width: u8, bias: i8) {

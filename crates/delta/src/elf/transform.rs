@@ -188,6 +188,11 @@ fn restore_addends(bytes: &mut [u8], image: &Image) -> Option<()> {
 /// looks like their words.
 fn can_mark(bytes: &[u8], image: &Image) -> bool {
     let mut last = None;
+    let words: Vec<(u32, u32)> = writable(image).map(|s| (s.at.next_multiple_of(8), s.end())).collect();
+    let may_be_marked = |place: u32| {
+        let k = words.partition_point(|range| range.0 <= place);
+        k > 0 && place + 8 <= words[k - 1].1 && (place - words[k - 1].0) % 8 == 0
+    };
     let in_order = |section: &Section| {
         let Some((first, n)) = relative(bytes, section) else { return true };
         let n_all = (0..section.len as usize / RELOCATION)
@@ -201,7 +206,7 @@ fn can_mark(bytes: &[u8], image: &Image) -> bool {
                 let small = u64_at(bytes, at + 16).is_some_and(|addend| addend >> MARK_SHIFT == 0);
                 let fits = small
                     && place > last
-                    && place.is_some_and(|place| u64_at(bytes, place as usize) == Some(0) && may_be_marked(image, place));
+                    && place.is_some_and(|place| u64_at(bytes, place as usize) == Some(0) && may_be_marked(place));
                 last = place;
                 fits
             })
@@ -233,10 +238,6 @@ pub(super) fn run(bytes: &[u8], section: &Section) -> Option<std::ops::Range<usi
 /// Returns the sections whose words may be marked, in order of the file: what is written, if only once, and is no table.
 fn writable(image: &Image) -> impl Iterator<Item = &Section> {
     image.sections().iter().filter(|s| s.flags & (ALLOC | WRITE | CODE) == ALLOC | WRITE && s.kind != RELA)
-}
-
-fn may_be_marked(image: &Image, place: u32) -> bool {
-    writable(image).any(|s| place >= s.at && place + 8 <= s.end() && (place - s.at.next_multiple_of(8)) % 8 == 0)
 }
 
 /// Returns where the marked words are.

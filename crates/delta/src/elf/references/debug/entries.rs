@@ -5,7 +5,11 @@ use super::{Found, Unit, byte, is_code, units, version};
 use crate::elf::bytes::{skip_string, u16_at, u32_at, u64_at, uleb};
 use crate::elf::image::Section;
 use crate::elf::layout::Part;
+use crate::elf::reference::NUMBERS;
 use crate::elf::{Image, Kind};
+
+/// What stands for the start of a unit: all of them begin alike, but here is the name of what was compiled. Where that went, the unit went.
+const ANCHOR: u32 = 20;
 
 /// Finds what the entries refer to.
 pub(super) fn scan(image: &Image, bytes: &[u8], section: &Section, found: &mut Found) {
@@ -13,6 +17,7 @@ pub(super) fn scan(image: &Image, bytes: &[u8], section: &Section, found: &mut F
     // Each unit may name the same long table: together they read it a few times and no more.
     let mut budget = u64::from(tables.len) * 4 + u64::from(section.len);
     let mut table = Table::default();
+    let mut n_units = 0;
     units(bytes, section, found, |unit, found| {
         let Some(header) = header(bytes, unit, section.name == b".debug_types") else { return };
         found.offset(header.tables_at, Part::Abbreviations, 4);
@@ -22,7 +27,8 @@ pub(super) fn scan(image: &Image, bytes: &[u8], section: &Section, found: &mut F
             let read = table.read(bytes, start, tables.end(), header.version, budget);
             budget = budget.saturating_sub(read);
         }
-        entries(image, bytes, unit, header.entries, &table, found);
+        entries(image, bytes, unit, header.entries, (&table, n_units), found);
+        n_units += 1;
     });
 }
 
@@ -116,17 +122,18 @@ impl Table {
     }
 }
 
-fn entries(image: &Image, bytes: &[u8], unit: Unit, at: u32, table: &Table, found: &mut Found) {
+fn entries(image: &Image, bytes: &[u8], unit: Unit, at: u32, (table, number): (&Table, u32), found: &mut Found) {
     let bytes = &bytes[..unit.end as usize];
-    let mut reader = Reader { image, bytes, unit: unit.at - 4, at: at as usize, start: None };
-    while let Some(number) = uleb(bytes, &mut reader.at) {
+    let mut reader =
+        Reader { image, bytes, unit: unit.at - 4, numbers: number.wrapping_mul(2 * NUMBERS), at: at as usize, start: None };
+    while let Some(number) = reader.number(0, found) {
         if number == 0 {
             continue;
         }
         let Some(steps) = table.steps(number) else { return };
         reader.start = None;
         for step in steps {
-            if reader.take(*step, found).is_none() {
+            if reader.take(*step, found).is_none() || reader.at > bytes.len() {
                 return;
             }
         }
@@ -140,6 +147,8 @@ struct Reader<'a> {
     bytes: &'a [u8],
     /// Where the unit starts.
     unit: u32,
+    /// The place of its first number.
+    numbers: u32,
     at: usize,
     /// Where the code of the present entry starts.
     start: Option<u32>,
@@ -177,17 +186,29 @@ impl Reader<'_> {
                 found.debug_string(at, self.start.is_some());
                 self.at += 4;
             }
+            Step::Offset(Part::Lines) => {
+                found.lines.push((u32_at(self.bytes, self.at)?, self.numbers));
+                found.offset(at, Part::Lines, 4);
+                self.at += 4;
+            }
             Step::Offset(part) => {
                 found.offset(at, part, 4);
                 self.at += 4;
             }
             Step::Entry => {
-                found.push(at, self.unit, Kind::Within, 4, 0);
+                found.push(at, self.unit + ANCHOR, Kind::Within, 4, -(ANCHOR as i8));
                 self.at += 4;
             }
             Step::Address => {
                 self.address(at, found);
                 self.at += 8;
+            }
+            Step::File(0) => {
+                self.number(1, found)?;
+            }
+            Step::File(width) => {
+                found.push(at, self.numbers + NUMBERS, Kind::Number, width, 0);
+                self.at += usize::from(width);
             }
             Step::Start => {
                 let address = u64_at(self.bytes, self.at)?;
@@ -207,6 +228,17 @@ impl Reader<'_> {
             }
         }
         Some(())
+    }
+
+    /// Reads a number of seven bits a byte, of one of two sorts.
+    #[inline]
+    fn number(&mut self, sort: u32, found: &mut Found) -> Option<u64> {
+        let at = self.at;
+        let number = uleb(self.bytes, &mut self.at)?;
+        if self.at == at + 1 && number != 0 {
+            found.push(at as u32, self.numbers + sort * NUMBERS, Kind::Number, 1, 0);
+        }
+        Some(number)
     }
 
     fn block(&mut self, width: usize, len: u64) -> Option<()> {

@@ -27,6 +27,8 @@ pub(super) enum Step {
     Length,
     /// Eight bytes: how long the code of this entry is.
     Length8,
+    /// So many bytes: the number of a file of this unit. 0 for seven bits a byte.
+    File(u8),
 }
 
 const LOW_PC: u64 = 0x11;
@@ -39,6 +41,9 @@ pub(super) fn step(attribute: u64, form: u64, version: u16) -> Option<Step> {
         0x01 => Step::Address,
         0x06 if attribute == HIGH_PC => Step::Length,
         0x07 if attribute == HIGH_PC => Step::Length8,
+        0x0b if is_file(attribute) => Step::File(1),
+        0x05 if is_file(attribute) => Step::File(2),
+        0x0f if is_file(attribute) => Step::File(0),
         0x0b | 0x0c | 0x11 | 0x25 | 0x29 => Step::Skip(1),
         0x05 | 0x12 | 0x26 | 0x2a => Step::Skip(2),
         0x27 | 0x2b => Step::Skip(3),
@@ -61,6 +66,11 @@ pub(super) fn step(attribute: u64, form: u64, version: u16) -> Option<Step> {
         0x17 => Step::Offset(part(attribute, version)),
         _ => return None,
     })
+}
+
+/// Returns whether it is the file where something is declared, or called.
+fn is_file(attribute: u64) -> bool {
+    matches!(attribute, 0x3a | 0x58)
 }
 
 /// Returns what an attribute's offset counts from.

@@ -2,48 +2,76 @@
 
 use super::form::{Step, step};
 use super::{Found, Unit, byte, is_code, units, version};
-use crate::elf::Image;
 use crate::elf::bytes::{skip_string, u16_at, u32_at, u64_at, uleb};
 use crate::elf::image::Section;
+use crate::elf::reference::NUMBERS;
+use crate::elf::{Image, Kind};
 
 /// The most directories and files a table is believed to have.
 const MOST: u64 = 1 << 16;
 
-/// Finds the names and addresses of the programs.
+/// Finds the names, the addresses and the numbers of files of the programs.
 pub(super) fn scan(image: &Image, bytes: &[u8], section: &Section, found: &mut Found) {
+    let mut of_units = std::mem::take(&mut found.lines);
+    of_units.sort_unstable();
     units(bytes, section, found, |unit, found| {
-        let mut from = unit.at;
-        if version(bytes, unit.at) == Some(5) {
-            let mut at = unit.at as usize + 8;
-            let _ = names(&bytes[..unit.end as usize], &mut at, found);
-            from = at as u32;
-        }
-        addresses(image, bytes, Unit { at: from, end: unit.end }, found);
+        let offset = unit.at - 4 - section.at;
+        // What no entry names has its numbers apart from all others.
+        let numbers = of_units.binary_search_by_key(&offset, |line| line.0).map_or(!offset << 11, |k| of_units[k].1);
+        let _ = program(image, &bytes[..unit.end as usize], unit, numbers, found);
     });
 }
 
-/// Finds the instructions that set the address: zero, nine bytes, two, the address. Whatever looks so and holds an address of code is one.
-fn addresses(image: &Image, bytes: &[u8], unit: Unit, found: &mut Found) {
-    let (mut at, end) = (unit.at as usize, unit.end as usize);
-    while at + 11 <= end {
-        if bytes[at + 2] == 2
-            && bytes[at + 1] == 9
-            && bytes[at] == 0
-            && u64_at(bytes, at + 3).is_some_and(|address| is_code(image.layout(), address))
-        {
-            found.address(at as u32 + 3);
-            at += 11;
-        } else {
-            at += 1;
+/// Finds what a program refers to, as far as it is understood.
+fn program(image: &Image, bytes: &[u8], unit: Unit, numbers: u32, found: &mut Found) -> Option<()> {
+    let version = version(bytes, unit.at)?;
+    let mut at = unit.at as usize + if version == 5 { 4 } else { 2 };
+    let start = (at + 4).checked_add(u32_at(bytes, at)? as usize)?;
+    at += if version >= 4 { 9 } else { 8 };
+    let lens = bytes.get(at..at + usize::from(byte(bytes, at as u32 - 1)?.max(1)) - 1)?;
+    if version == 5 {
+        at += lens.len();
+        names(bytes, &mut at, found);
+    }
+    let mut at = start;
+    loop {
+        let op = byte(bytes, at as u32)?;
+        at += 1;
+        match op {
+            op if usize::from(op) > lens.len() => {}
+            0 => {
+                let len = usize::try_from(uleb(bytes, &mut at)?).ok()?;
+                if len == 9
+                    && byte(bytes, at as u32)? == 2
+                    && u64_at(bytes, at + 1).is_some_and(|address| is_code(image.layout(), address))
+                {
+                    found.address(at as u32 + 1);
+                }
+                at = at.checked_add(len)?;
+            }
+            4 => {
+                let before = at;
+                uleb(bytes, &mut at)?;
+                if at == before + 1 {
+                    found.push(before as u32, numbers.wrapping_add(NUMBERS), Kind::Number, 1, 0);
+                }
+            }
+            2 | 3 | 5 | 12 => {
+                uleb(bytes, &mut at)?;
+            }
+            9 => at += 2,
+            1 | 6 | 7 | 8 | 10 | 11 => {}
+            op => {
+                for _ in 0..lens[usize::from(op) - 1] {
+                    uleb(bytes, &mut at)?;
+                }
+            }
         }
     }
 }
 
 /// Finds the names of directories and files of version 5; leaves `at` behind what was understood.
 fn names(bytes: &[u8], at: &mut usize, found: &mut Found) -> Option<()> {
-    // Minimum length, operations, default, line base, line range; then the lengths of the standard opcodes.
-    *at += 9;
-    *at += usize::from(byte(bytes, *at as u32)?);
     for _ in 0..2 {
         let mut steps = Vec::new();
         let n_formats = byte(bytes, *at as u32)?;
@@ -54,8 +82,13 @@ fn names(bytes: &[u8], at: &mut usize, found: &mut Found) -> Option<()> {
         }
         let n_names = uleb(bytes, at)?.min(MOST);
         for _ in 0..n_names {
+            let before = *at;
             for step in &steps {
                 pass(bytes, at, *step, found)?;
+            }
+            // Names of no length could go on for ever.
+            if *at == before {
+                return None;
             }
         }
     }
