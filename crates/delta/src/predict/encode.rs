@@ -22,10 +22,10 @@ const WHOLE_CONTEXT: usize = 1 << 18;
 pub(crate) fn copy(sides: &Sides<'_>, level: Level) -> Option<Body> {
     let (base, target) = (sides.base, sides.target);
     let effort = effort(level);
-    let exact = pack_plain(base, target, &align::align_exact(base, target, effort), level);
+    let alike = pack_plain(base, target, &align::align_plain(base, target, effort), level);
     let bodies = match level {
-        Level::Fast => vec![exact],
-        Level::Small => vec![exact, pack_plain(base, target, &align::align(base, target, effort), level)],
+        Level::Fast => vec![alike],
+        Level::Small => vec![alike, pack_plain(base, target, &align::align_exact(base, target, effort), level)],
     };
     let best = bodies.into_iter().flatten().min_by_key(|body| body.bytes.len())?;
     proven(best, sides, false)
@@ -59,7 +59,7 @@ pub(crate) fn elf(sides: &Sides<'_>, paired: &[Option<u32>], level: Level) -> Op
         let segments = program::align(&old, &new, effort(level));
         parts.push((old, new, segments));
     }
-    let plain_segments = align::align_exact(&base, &plain, effort(level));
+    let plain_segments = align::align_plain(&base, &plain, effort(level));
     segments::put(&plain_segments, plain.len(), &mut body.streams);
     parts.iter().for_each(|(_, new, segments)| segments::put(segments, new.bytes.len(), &mut body.streams));
     body.plain(&plain_segments, &plain);
