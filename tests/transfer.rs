@@ -1,12 +1,15 @@
 //! How an image travels: by what is quickest unless a person says otherwise, from whichever image resembles it, and made ahead while nobody waits.
 
 use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use df_testkit::net;
 use df_testkit::process::{Run, wait_until};
 use df_testkit::repo::Repo;
 use df_testkit::seed::Seed;
+use df_testkit::sshd::Sshd;
 use serde_json::Value;
 
 use crate::support::{World, versions};
@@ -74,6 +77,30 @@ fn a_dry_run_says_for_each_node_what_a_copy_then_takes() {
         let (sent, said) = (number(&copied, "bytes_sent"), number(plan, "bytes"));
         assert!(copied["codec"] == plan["codec"] && said <= sent && sent < said + 4096.0, "{plan} {copied}");
     }
+}
+
+#[test]
+fn a_fast_line_takes_the_whole_image_unless_the_delta_is_there() {
+    let texts = Texts::sized("texts", 20 * FILE_LEN);
+    let world = World::of(texts.repo.dir(), 0);
+    let sshd = Sshd::start(&world.path("sshd"), net::own_loopback());
+    let run = world.path("run");
+    fs::DirBuilder::new().mode(0o700).create(&run).expect("made");
+    let df = |words: &[&str]| texts.df(&world, words).env("DF_SSH_CONFIG", &sshd.ssh_config).env("XDG_RUNTIME_DIR", &run);
+    df(&["add", &format!("ssh://{}{}", sshd.host(), world.path("far").display()), "--name", "far"]).ok();
+    df(&["cp", "--version", &texts.commits[0]]).ok();
+    let seen = world.path("state").join("seen.json");
+    let plan_at = |bytes_per_second: f64| {
+        let mut json: Value = serde_json::from_slice(&fs::read(&seen).expect("it was seen")).expect("JSON");
+        json["nodes"][0]["link"] = serde_json::json!({ "bytes_per_second": bytes_per_second, "round_trip": 0.0002 });
+        fs::write(&seen, json.to_string()).expect("written");
+        let plan = planned(&df(&["--json", "--dry-run", "cp", "--version", &texts.commits[1]]).ok(), "far");
+        plan["base"].is_string()
+    };
+    assert!(!plan_at(1.25e9), "making the delta takes longer than sending everything");
+    assert!(plan_at(125e3));
+    // Made for the answer, it is there now.
+    assert!(plan_at(1.25e9));
 }
 
 #[test]
@@ -152,13 +179,17 @@ impl Texts {
     }
 
     fn of(app: &str) -> Self {
+        Self::sized(app, FILE_LEN)
+    }
+
+    fn sized(app: &str, file_len: usize) -> Self {
         let dir = tempfile::Builder::new().prefix("df-texts").tempdir().expect("a directory");
         let repo = Repo::new(&dir.path().join("repo"));
         let config = format!("app: {app}\nbuild: {{ command: \"mkdir out && cp text out\", output: out, sandbox: off }}\n");
         let mut random = Seed(7).random();
-        let mut text: Vec<char> = (0..FILE_LEN).map(|_| char::from(b' ' + random.index(94) as u8)).collect();
+        let mut text: Vec<char> = (0..file_len).map(|_| char::from(b' ' + random.index(94) as u8)).collect();
         let commits = [1, 2].map(|n| {
-            text[FILE_LEN / n - 1] = '\n';
+            text[file_len / n - 1] = '\n';
             repo.commit(&[("df.yaml", &config), ("text", &text.iter().collect::<String>())], &format!("version {n}"))
         });
         let texts = Self { dir, repo, commits };

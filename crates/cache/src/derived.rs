@@ -106,6 +106,11 @@ impl Deltas {
         delta.ok()
     }
 
+    /// Removes a delta that turned out to be of no use.
+    pub fn remove(&self, key: Key<'_>) {
+        let _ = fs::remove_file(self.path(key));
+    }
+
     /// Returns the length of a delta that seems to be there, and its digest, without reading all of it.
     pub fn glance(&self, key: Key<'_>) -> Option<(u64, Digest)> {
         let mut file = open_file(&self.path(key)).ok()?;

@@ -155,6 +155,10 @@ impl Images for Shelf {
         self.deltas().glance(Key { from: base, to: target, level: &word(level, codec) })
     }
 
+    fn forget_delta(&self, base: Option<ImageId>, target: ImageId, level: Level, codec: Option<Codec>) {
+        self.deltas().remove(Key { from: base, to: target, level: &word(level, codec) });
+    }
+
     fn await_delta(&self, base: Option<ImageId>, target: ImageId, level: Level, codec: Option<Codec>, patience: Duration) {
         self.deltas().await_made(Key { from: base, to: target, level: &word(level, codec) }, patience);
     }

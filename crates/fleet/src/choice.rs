@@ -2,7 +2,8 @@
 //!
 //! A pure model of time. A copy is done when its delta is made, has travelled, and is worked in on the node; the last two overlap. What a delta costs to make
 //! is paid once for all nodes that it serves, and nothing where it was made before: a cold delta that saves a second of a slow line loses a tenth on a fast
-//! one, so a fast line takes the whole image unless the delta is there. By this model no node waits longer than for the whole image, at any rate.
+//! one, so a fast line takes the whole image unless the delta is there. By this model no node waits longer than for the whole image, at any rate; what differs
+//! by less than the model can tell ([`ALIKE`]) counts as equal, and then fewer bytes are better.
 //!
 //! # Where the constants are from
 //!
@@ -152,9 +153,9 @@ impl Speed {
         Self {
             cores: cores.max(1) as f64,
             encode_changed: [40e6, 2e6],
-            encode_fresh: [200e6, 4e6],
+            encode_fresh: [150e6, 4e6],
             apply_changed: 200e6,
-            apply_fresh: 400e6,
+            apply_fresh: 250e6,
             sign: 400e6,
         }
     }
@@ -166,6 +167,8 @@ const SQUEEZED: [f64; 2] = [0.36, 0.30];
 const RSYNC: f64 = 0.25;
 /// Signature bytes for each byte of the base: 20 for each block of 2 KiB.
 const SIGNATURE: f64 = 20.0 / 2048.0;
+/// Seconds that are none: a disk's sync takes longer or shorter by as much, and nobody pays a megabyte for them.
+const ALIKE: f64 = 0.02;
 /// Headers and the manifest's delta.
 const HEAD_LEN: u64 = 300;
 
@@ -277,10 +280,12 @@ impl Queue {
     }
 }
 
-/// Returns which offer is done soonest, and in how many seconds; of equally quick ones that of fewest bytes. `None` for no offer at all.
+/// Returns which offer is done soonest, and in how many seconds; of those that are [`ALIKE`] that of fewest bytes. `None` for no offer at all.
 pub fn choose<'a>(offers: &'a [Offer], link: &Link, queue: &Queue, now: f64) -> Option<(&'a Offer, f64)> {
-    let timed = offers.iter().map(|offer| (offer, queue.seconds(offer, link, now)));
-    timed.min_by(|(a, a_seconds), (b, b_seconds)| a_seconds.total_cmp(b_seconds).then(a.bytes.cmp(&b.bytes)))
+    let timed = || offers.iter().map(|offer| (offer, queue.seconds(offer, link, now)));
+    let soonest = timed().map(|(_, seconds)| seconds).min_by(f64::total_cmp)?;
+    let alike = timed().filter(|(_, seconds)| *seconds <= soonest + ALIKE);
+    alike.min_by(|(a, a_seconds), (b, b_seconds)| a.bytes.cmp(&b.bytes).then(a_seconds.total_cmp(b_seconds)))
 }
 
 fn apply(work: &Work, speed: &Speed) -> f64 {

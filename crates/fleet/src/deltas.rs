@@ -55,6 +55,9 @@ pub trait Images: Send + Sync {
         None
     }
 
+    /// Forgets a delta that a node refused: it would be refused again.
+    fn forget_delta(&self, _base: Option<ImageId>, _target: ImageId, _level: Level, _codec: Option<Codec>) {}
+
     /// Waits while somebody else on this machine makes a delta, but no longer than so long.
     fn await_delta(&self, _base: Option<ImageId>, _target: ImageId, _level: Level, _codec: Option<Codec>, _patience: Duration) {}
 
@@ -201,6 +204,11 @@ impl Deltas {
     /// Returns what the image holds.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Forgets what was kept of a delta that a node refused.
+    pub(crate) fn forget(&self, chosen: &Chosen) {
+        self.images.forget_delta(chosen.way.base(), self.image, chosen.level, chosen.codec);
     }
 
     pub(crate) fn images(&self) -> &dyn Images {

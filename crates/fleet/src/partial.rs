@@ -43,10 +43,12 @@ fn wanted(incoming: &[Incoming], deltas: &Deltas, chosen: &Chosen) -> Option<(Im
     if !matches!(chosen.way, Way::Whole | Way::Rsync(_)) || incoming.iter().any(goes_on) {
         return None;
     }
-    let largest = incoming.iter().filter(|it| it.partial.is_some() && it.offset >= WORTH).max_by_key(|it| it.offset)?;
+    let largest = incoming.iter().filter(|it| it.partial.is_some()).max_by_key(|it| it.offset)?;
     let of = deltas.base(largest.image)?;
+    // A node that cannot go on with a delta does not say how much it has of it.
+    let has = if largest.offset > 0 { largest.offset } else { of.total_len() / 8 };
     let costs = ENTRY_LEN * of.entries().len() as u64;
-    (costs < largest.offset / 4).then_some((largest.partial?, of))
+    (has >= WORTH && costs < has / 4).then_some((largest.partial?, of))
 }
 
 /// Returns whether all files of a tree are files of another: whoever says so may lie.

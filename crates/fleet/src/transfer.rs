@@ -125,7 +125,10 @@ pub async fn copy(
         match next(&stumble, leg.chosen.way, &mut tries) {
             Next::Fail => return Err(stumble.into_error()),
             Next::From(offset) => leg.from = Some(offset),
-            Next::Whole => leg = Leg { chosen: leg.chosen.whole(), from: None },
+            Next::Whole => {
+                deltas.forget(&leg.chosen);
+                leg = Leg { chosen: leg.chosen.whole(), from: None };
+            }
             Next::Lock if reached.connection.is_open() => survey::lock(&mut reached.connection, errand.claim).await?,
             Next::Lock => {}
             Next::Reopen => {
