@@ -9,6 +9,8 @@
 //!                                         before its place (`mix::place`); form 2 learns less from what precedes literals
 //! ```
 //!
+//! `all is quite right` to `all is quiet night` with a hole at 13 is `21 02 f7 61 f3 1d 85`: form 1, text, two wrong bytes, and bits.
+//!
 //! A gap is how many bytes are right between two wrong ones, holes left out. A value is what is added to a wrong byte.
 
 use std::ops::Range;
@@ -288,5 +290,24 @@ mod tests {
         assert_eq!(packed(b"right", b"right", &[], Shape::Text, Level::Small), b"");
         assert_eq!(correct(b"", &mut *b"right".to_vec(), &[], b""), Ok(()));
         assert_eq!(correct(b"", &mut *b"wrong".to_vec(), std::slice::from_ref(&(1..2)), b""), Err(EntropyError::Corrections));
+    }
+
+    #[test]
+    fn the_format_stands() {
+        let predicted = b"the quick brown fox jumps over the lazy ... and the quick brown cat does not".repeat(40);
+        let mut actual = predicted.clone();
+        actual.iter_mut().step_by(13).for_each(|byte| *byte = byte.wrapping_add(3));
+        let holes: Vec<_> = (1..20).map(|i| 100 * i..100 * i + i).collect();
+        holes.iter().for_each(|hole| actual[hole.start as usize..hole.end as usize].fill(b'x'));
+        let digests = [Shape::Text, Shape::Code].map(|shape| {
+            let packed = packed(&predicted, &actual, &holes, shape, Level::Small);
+            assert_eq!(packed[0] & 0x0f, PLACES);
+            blake3::hash(&packed).to_hex()[..16].to_owned()
+        });
+        assert_eq!(digests, ["e3caa72f00405ea4", "059ea523ba0500d1"]);
+        assert_eq!(
+            packed(b"all is quite right", b"all is quiet night", &[13..14], Shape::Text, Level::Small),
+            [0x21, 2, 0xf7, 0x61, 0xf3, 0x1d, 0x85]
+        );
     }
 }

@@ -15,6 +15,8 @@ const VALUE: u8 = 2;
 const VALUE_NEXT: u8 = 3;
 const LITERAL: u8 = 4;
 const PHASES: usize = 5;
+/// Of so many gaps and values repetitions are found.
+const REPEATS: usize = (1 << 18) - 1;
 
 /// The most that is learned before a hole.
 const MARGIN: usize = 256;
@@ -113,7 +115,7 @@ impl<'a> Places<'a> {
             model: Model::new(work, PHASES),
             literals: [Matches::new(4, context, work), Matches::new(7, context, work)],
             records: Vec::new(),
-            repeats: [Matches::new(6, &[], work), Matches::new(12, &[], work)],
+            repeats: [Matches::new(6, &[], work.min(REPEATS)), Matches::new(12, &[], work.min(REPEATS))],
             gaps: [0; 4],
             values: [0; 4],
             end: 0,

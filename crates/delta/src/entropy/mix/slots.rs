@@ -24,9 +24,9 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// Room for about `n_lines`, within 32 MiB.
+    /// Room for about `n_lines`, within 16 MiB.
     pub(super) fn new(n_lines: usize) -> Self {
-        let n_lines = n_lines.next_power_of_two().clamp(1 << 8, 1 << 19);
+        let n_lines = n_lines.next_power_of_two().clamp(1 << 8, 1 << 18);
         Self { lines: vec![[FRESH; 16]; n_lines], mask: n_lines - 1 }
     }
 
