@@ -8,6 +8,7 @@ mod bad_versions;
 mod cache;
 mod checked_builds;
 mod docs;
+mod fan_out;
 mod hostile_node;
 mod hostile_operator;
 mod journey;

@@ -132,7 +132,7 @@ pub async fn copy(
             Next::Lock if reached.connection.is_open() => survey::lock(&mut reached.connection, errand.claim).await?,
             Next::Lock => {}
             Next::Reopen => {
-                reopen(reached, errand.claim, &mut tries, stumble.error).await?;
+                reopen(reached, errand.claim, &mut tries, stumble.into_error()).await?;
                 let is_there = !errand.wish.full && reached.survey.images.contains(&deltas.image());
                 leg = Leg { chosen: if is_there { Chosen::held(&errand.wish) } else { leg.chosen }, from: None };
             }
