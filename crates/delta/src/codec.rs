@@ -12,6 +12,11 @@ use crate::predict::{self, Body, Sides};
 /// The first bytes of every frame this format allows: zstd's magic and a descriptor that announces nothing but a window.
 const FRAME: [u8; 5] = [0x28, 0xb5, 0x2f, 0xfd, 0x00];
 
+/// From which length on a piece is large enough that trying another codec costs noticeable time.
+const LARGE: usize = 1 << 16;
+/// A piece that was packed to less than this part of it is packed well enough.
+const ENOUGH: usize = 16;
+
 /// A part is not what the format says.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
@@ -64,24 +69,31 @@ pub enum CodecError {
 }
 
 /// Packs a piece by the smallest codec that the options allow. What none can make smaller is stored.
+///
+/// Codecs come in the order of what they most likely save; where one made so little of a large piece that no other can matter, the rest is not tried.
 pub(crate) fn pack(sides: &Sides<'_>, paired: &[Option<u32>], options: Options) -> Result<Part, ErrorCode> {
     let Options { level, codec } = options;
     let allowed = |other: Codec| codec.is_none_or(|codec| codec == other);
-    let mut parts = vec![part(Codec::Stored, sides.target.to_vec())];
-    let elf = if allowed(Codec::Elf) { predict::elf(sides, paired, level) } else { None };
-    let has_elf = elf.is_some();
-    parts.extend(elf.map(|body| predicted(Codec::Elf, body)));
+    let mut best = part(Codec::Stored, sides.target.to_vec());
+    let offer = |best: &mut Part, other: Option<Part>| {
+        if let Some(other) = other.filter(|other| other.bytes.len() < best.bytes.len()) {
+            *best = other;
+        }
+    };
+    let is_enough = |best: &Part| sides.target.len() >= LARGE && best.bytes.len() < sides.target.len() / ENOUGH;
+    if allowed(Codec::Elf) {
+        offer(&mut best, predict::elf(sides, paired, level).map(|body| predicted(Codec::Elf, body)));
+    }
     let quick = codec.is_none() && level == Level::Fast;
-    if allowed(Codec::Copy) && !(quick && (has_elf || sides.base.is_empty())) {
-        parts.extend(predict::copy(sides, level).map(|body| predicted(Codec::Copy, body)));
+    if allowed(Codec::Copy) && !is_enough(&best) && !(quick && (best.codec == Codec::Elf || sides.base.is_empty())) {
+        offer(&mut best, predict::copy(sides, level).map(|body| predicted(Codec::Copy, body)));
     }
     // A forced codec that is no way to pack this piece leaves it to zstd.
-    if !(quick && has_elf) && (allowed(Codec::Zstd) || parts.len() == 1) {
-        parts.push(part(Codec::Zstd, compress(sides.target, sides.base, level)?));
+    let is_left = codec.is_some() && best.codec == Codec::Stored;
+    if is_left || (allowed(Codec::Zstd) && !is_enough(&best) && !(quick && best.codec == Codec::Elf)) {
+        offer(&mut best, Some(part(Codec::Zstd, compress(sides.target, sides.base, level)?)));
     }
-    let smallest = |parts: &mut Vec<Part>| parts.iter().enumerate().min_by_key(|(_, part)| part.bytes.len()).map(|(at, _)| at);
-    let best = smallest(&mut parts).expect("stored is there");
-    Ok(parts.swap_remove(best))
+    Ok(best)
 }
 
 fn part(codec: Codec, bytes: Vec<u8>) -> Part {

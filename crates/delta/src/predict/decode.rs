@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::align::Segment;
 use crate::codec::CodecError;
-use crate::elf::{self, Flags, Layout, Transformed};
+use crate::elf::{self, Flags, Image, Layout, Reference, Transformed, references};
 use crate::entropy::correct;
 
 use super::order::Order;
@@ -23,47 +23,76 @@ pub(super) struct Program {
     pub layout: Layout,
 }
 
+/// The old bytes of a body, and what is known of the programs among them.
+pub(super) trait Old {
+    /// Returns all bytes; those of programs that something was asked about are transformed.
+    fn bytes(&self) -> &[u8];
+
+    /// Returns the layout of a slice that is a program.
+    fn layout(&mut self, slice: usize) -> Option<Layout>;
+
+    /// Hands the layout and the references of a slice to `take`, whose layout was asked for before.
+    fn references(
+        &self,
+        slice: usize,
+        take: &mut dyn FnMut(&Layout, &[Reference]) -> Result<(), CodecError>,
+    ) -> Result<(), CodecError>;
+}
+
 /// Returns the bytes that a body makes of the base; `programs` says whether it may hold programs. The base is used up: parts of it are transformed in place.
 pub(crate) fn decode(
-    mut body: &[u8],
-    mut base: Vec<u8>,
+    body: &[u8],
+    base: Vec<u8>,
     base_lens: &[usize],
     target_lens: &[usize],
     programs: bool,
 ) -> Result<Vec<u8>, CodecError> {
-    let (slices, members) = (ranges(base_lens), ranges(target_lens));
+    let slices = ranges(base_lens);
+    make(body, &mut Given { bytes: base, slices: &slices, transformed: Vec::new() }, &slices, target_lens, programs)
+}
+
+/// The same of a base that may be prepared already.
+pub(super) fn make(
+    mut body: &[u8],
+    old: &mut dyn Old,
+    slices: &[Range<usize>],
+    target_lens: &[usize],
+    programs: bool,
+) -> Result<Vec<u8>, CodecError> {
+    let members = ranges(target_lens);
     let len = members.last().map_or(0, |range| range.end);
     let mut reader = Reader::new(&mut body, len)?;
-    let mut old = Bases::new(&mut base, &slices);
-    let found = if programs { read_programs(&mut reader, &mut old, members.len())? } else { Vec::new() };
-    let transformed = old.transformed;
+    let found = if programs { read_programs(&mut reader, old, slices, members.len())? } else { Vec::new() };
+    let base_lens = found.iter().map(|program| slices[program.base].len());
+    if base_lens.sum::<usize>() > max_base_lens(old.bytes().len(), len) {
+        return Err(CodecError::Body);
+    }
     let order = Order::new(&members, found.iter().map(|program| program.member));
-    let plain = segments::read(&mut reader, order.plain_len, base.len())?;
+    let plain = segments::read(&mut reader, order.plain_len, old.bytes().len())?;
     let each = |program: &Program| segments::read(&mut reader, target_lens[program.member], slices[program.base].len());
     let of_programs: Vec<Vec<Segment>> = found.iter().map(each).collect::<Result<_, _>>()?;
 
     let (mut out, mut holes, mut near) = (vec![0; len], Vec::new(), Vec::new());
-    let mut surround = |segments: &[Segment], old: &[u8], len| {
-        if reader.near {
-            segments::put_surroundings(segments, old, len, &mut near);
-        }
-    };
-    surround(&plain, &base, order.plain_len);
-    for ((program, segments), range) in found.iter().zip(&of_programs).zip(&order.programs) {
-        surround(segments, &base[slices[program.base].clone()], range.len());
-    }
-    segments::copy(&plain, &base, &mut out[..order.plain_len]);
+    segments::copy(&plain, old.bytes(), &mut out[..order.plain_len]);
     segments::put_holes(&plain, 0, order.plain_len, &mut holes);
+    if reader.near {
+        segments::put_surroundings(&plain, old.bytes(), order.plain_len, &mut near);
+    }
+    let near_only = reader.near;
     let mut told = Told::new(&mut reader)?;
     for ((program, segments), range) in found.iter().zip(&of_programs).zip(&order.programs) {
-        let (_, transformed) = transformed.iter().find(|(slice, _)| *slice == program.base).ok_or(CodecError::Body)?;
-        let old = &base[slices[program.base].clone()];
-        program::predict(old, transformed, &program.layout, segments, &mut told, &mut out[range.clone()])?;
+        let bytes = &old.bytes()[slices[program.base].clone()];
+        let out = &mut out[range.clone()];
+        old.references(program.base, &mut |layout, references| {
+            program::predict(bytes, layout, references, &program.layout, segments, &mut told, out)
+        })?;
         segments::put_holes(segments, range.start, range.len(), &mut holes);
+        if near_only {
+            segments::put_surroundings(segments, bytes, range.len(), &mut near);
+        }
     }
     reader.finish()?;
-    correct(body, &mut out, &holes, if reader.near { &near } else { &base })?;
-    drop(base);
+    correct(body, &mut out, &holes, if near_only { &near } else { old.bytes() })?;
     for (program, range) in found.iter().zip(&order.programs) {
         if let Some(flags) = program.flags {
             elf::inverse(&mut out[range.clone()], flags).ok_or(CodecError::Program)?;
@@ -72,16 +101,21 @@ pub(crate) fn decode(
     Ok(order.restore(out))
 }
 
-/// The base's slices, transformed when a program first asks for them.
-struct Bases<'a> {
-    bytes: &'a mut [u8],
+/// How long the bases of all programs may be together: each is searched for references, whatever little is made of it.
+pub(super) fn max_base_lens(base_len: usize, len: usize) -> usize {
+    2 * (base_len + len)
+}
+
+/// A base as it was given: slices are transformed when a program first asks for them.
+struct Given<'a> {
+    bytes: Vec<u8>,
     slices: &'a [Range<usize>],
     transformed: Vec<(usize, Transformed)>,
 }
 
-impl<'a> Bases<'a> {
-    fn new(bytes: &'a mut [u8], slices: &'a [Range<usize>]) -> Self {
-        Self { bytes, slices, transformed: Vec::new() }
+impl Old for Given<'_> {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     fn layout(&mut self, slice: usize) -> Option<Layout> {
@@ -90,19 +124,35 @@ impl<'a> Bases<'a> {
             let transformed = elf::forward(bytes).unwrap_or_default();
             self.transformed.push((slice, transformed));
         }
-        Some(elf::Image::read(bytes)?.layout().clone())
+        Some(Image::read(bytes)?.layout().clone())
+    }
+
+    fn references(
+        &self,
+        slice: usize,
+        take: &mut dyn FnMut(&Layout, &[Reference]) -> Result<(), CodecError>,
+    ) -> Result<(), CodecError> {
+        let (_, transformed) = self.transformed.iter().find(|(found, _)| *found == slice).ok_or(CodecError::Program)?;
+        let bytes = &self.bytes[self.slices[slice].clone()];
+        let image = Image::read(bytes).ok_or(CodecError::Program)?;
+        take(image.layout(), &references(&image, bytes, transformed))
     }
 }
 
-fn read_programs(reader: &mut Reader, bases: &mut Bases<'_>, n_members: usize) -> Result<Vec<Program>, CodecError> {
+fn read_programs(
+    reader: &mut Reader,
+    old: &mut dyn Old,
+    slices: &[Range<usize>],
+    n_members: usize,
+) -> Result<Vec<Program>, CodecError> {
     let n_programs = reader.at_most(Sort::Head, n_members)?;
     let (mut programs, mut next) = (Vec::new(), 0);
     for _ in 0..n_programs {
         let member = next + reader.at_most(Sort::Head, n_members - next)?;
-        let base = reader.at_most(Sort::Head, bases.slices.len())?;
+        let base = reader.at_most(Sort::Head, slices.len())?;
         let flags = reader.at_most(Sort::Head, 256)?.checked_sub(1).map(|flags| Flags(flags as u8));
-        let old = bases.layout(base).ok_or(CodecError::Program)?;
-        let layout = reader.with(Sort::Head, |bytes, at| Layout::decode(&old, bytes, at))?;
+        let before = old.layout(base).ok_or(CodecError::Program)?;
+        let layout = reader.with(Sort::Head, |bytes, at| Layout::decode(&before, bytes, at))?;
         if member >= n_members {
             return Err(CodecError::Body);
         }

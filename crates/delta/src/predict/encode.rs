@@ -4,16 +4,18 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::align::{self, Effort, Segment};
+use crate::codec::CodecError;
 use crate::diff::Level;
-use crate::elf::{self, Image, Transformed};
+use crate::elf::{self, Image, Layout, Reference, Transformed};
 use crate::entropy::{Shape, pack_corrections};
 
+use super::decode::{Old, make, max_base_lens};
 use super::order::Order;
 use super::program::{self, Program};
 use super::references::Known;
 use super::segments;
 use super::streams::{Body, Sort, StreamLen, Streams, max_len};
-use super::{Sides, decode, ranges};
+use super::{Sides, ranges};
 
 /// How long a base may be for corrections to refer to all of it at [`Level::Fast`]: longer ones take longer to look through than they save.
 const WHOLE_CONTEXT: usize = 1 << 18;
@@ -28,51 +30,98 @@ pub(crate) fn copy(sides: &Sides<'_>, level: Level) -> Option<Body> {
         Level::Small => vec![alike, pack_plain(base, target, &align::align_exact(base, target, effort), level)],
     };
     let best = bodies.into_iter().flatten().min_by_key(|body| body.bytes.len())?;
-    proven(best, sides, false)
+    proven(best, Prepared { bytes: base, programs: Vec::new() }, sides, false)
 }
 
 /// Packs a piece of which some members are programs that come from programs. `None` when there are none, or that is no way to do it.
 pub(crate) fn elf(sides: &Sides<'_>, paired: &[Option<u32>], level: Level) -> Option<Body> {
     let (slices, members) = (ranges(sides.base_lens), ranges(sides.target_lens));
-    let programs = find(sides, &slices, &members, paired);
+    let mut programs = find(sides, &slices, &members, paired);
     if programs.is_empty() {
         return None;
     }
+    elf_of(sides, &slices, &members, &programs, level).or_else(|| {
+        // A program whose transform cannot be undone is no reason to send all of it.
+        for program in &mut programs {
+            program.bytes = sides.target[members[program.member].clone()].to_vec();
+            program.transformed = None;
+        }
+        elf_of(sides, &slices, &members, &programs, level)
+    })
+}
+
+fn elf_of(
+    sides: &Sides<'_>,
+    slices: &[Range<usize>],
+    members: &[Range<usize>],
+    programs: &[Found],
+    level: Level,
+) -> Option<Body> {
     let mut base = sides.base.to_vec();
-    let transformed = transform_bases(&mut base, &slices, &programs);
+    let transformed = transform_bases(&mut base, slices, programs);
+    let read = |(slice, transformed): &(usize, Transformed)| {
+        Program::read(&base[slices[*slice].clone()], transformed).map(|program| (*slice, program))
+    };
+    let prepared = Prepared { bytes: &base, programs: transformed.iter().map(read).collect::<Option<_>>()? };
     let mut body = Making::new(&base, sides.target.len(), level);
-    let plain = Order::new(&members, programs.iter().map(|program| program.member)).gather_plain(sides.target);
+    let plain = Order::new(members, programs.iter().map(|program| program.member)).gather_plain(sides.target);
     body.streams.put(Sort::Head, programs.len() as u64);
     let mut next = 0;
     let mut parts = Vec::new();
-    for found in &programs {
-        let (_, old) = transformed.iter().find(|(slice, _)| *slice == found.base)?;
-        let old = Program::read(&base[slices[found.base].clone()], old)?;
+    for found in programs {
+        let old = prepared.program(found.base)?;
         let new = Program::read(&found.bytes, found.transformed.as_ref().unwrap_or(&Transformed::default()))?;
-        body.streams.put(Sort::Head, (found.member - next) as u64);
-        body.streams.put(Sort::Head, found.base as u64);
-        body.streams.put(Sort::Head, found.transformed.as_ref().map_or(0, |transformed| u64::from(transformed.flags.0) + 1));
-        let mut layout = Vec::new();
-        new.image.layout().encode(old.image.layout(), &mut layout);
-        body.streams.extend(Sort::Head, &layout);
+        body.head(found, found.member - next, old, &new);
         next = found.member + 1;
-        let segments = program::align(&old, &new, effort(level));
+        let segments = program::align(old, &new, effort(level));
         parts.push((old, new, segments));
     }
-    let plain_segments = align::align_plain(&base, &plain, effort(level));
+    let plain_segments = if plain.is_empty() { Vec::new() } else { align::align_plain(&base, &plain, effort(level)) };
     segments::put(&plain_segments, plain.len(), &mut body.streams);
     parts.iter().for_each(|(_, new, segments)| segments::put(segments, new.bytes.len(), &mut body.streams));
     body.plain(&plain_segments, &plain);
     for (old, new, segments) in &parts {
         body.program(old, new, segments)?;
     }
-    proven(body.pack(Shape::Code)?, sides, true)
+    drop(parts);
+    proven(body.pack(Shape::Code)?, prepared, sides, true)
 }
 
 /// Returns a body when it makes the target.
-fn proven(body: Body, sides: &Sides<'_>, programs: bool) -> Option<Body> {
-    let made = decode(&body.bytes, sides.base.to_vec(), sides.base_lens, sides.target_lens, programs);
+fn proven(body: Body, mut old: Prepared<'_>, sides: &Sides<'_>, programs: bool) -> Option<Body> {
+    let made = make(&body.bytes, &mut old, &ranges(sides.base_lens), sides.target_lens, programs);
     made.is_ok_and(|made| made == sides.target).then_some(body)
+}
+
+/// A base whose programs are transformed and searched already, as the decoder does it: the proof need not do it again.
+struct Prepared<'a> {
+    bytes: &'a [u8],
+    programs: Vec<(usize, Program<'a>)>,
+}
+
+impl<'a> Prepared<'a> {
+    fn program(&self, slice: usize) -> Option<&Program<'a>> {
+        self.programs.iter().find(|(found, _)| *found == slice).map(|(_, program)| program)
+    }
+}
+
+impl Old for Prepared<'_> {
+    fn bytes(&self) -> &[u8] {
+        self.bytes
+    }
+
+    fn layout(&mut self, slice: usize) -> Option<Layout> {
+        Some(self.program(slice)?.image.layout().clone())
+    }
+
+    fn references(
+        &self,
+        slice: usize,
+        take: &mut dyn FnMut(&Layout, &[Reference]) -> Result<(), CodecError>,
+    ) -> Result<(), CodecError> {
+        let program = self.program(slice).ok_or(CodecError::Program)?;
+        take(program.image.layout(), &program.references)
+    }
 }
 
 fn effort(level: Level) -> Effort {
@@ -90,11 +139,11 @@ struct Found {
     transformed: Option<Transformed>,
 }
 
-/// Finds the programs whose transform can be undone.
+/// Finds the programs that have a program to come from, and transforms them.
 fn find(sides: &Sides<'_>, slices: &[Range<usize>], members: &[Range<usize>], paired: &[Option<u32>]) -> Vec<Found> {
     let is_program = |bytes: &[u8]| bytes.starts_with(b"\x7fELF") && Image::read(bytes).is_some();
     let bases: Vec<usize> = (0..slices.len()).filter(|&slice| is_program(&sides.base[slices[slice].clone()])).collect();
-    let mut found = Vec::new();
+    let (mut found, mut left) = (Vec::new(), max_base_lens(sides.base.len(), sides.target.len()));
     for (member, range) in members.iter().enumerate() {
         let new = &sides.target[range.clone()];
         if bases.is_empty() || !is_program(new) {
@@ -102,12 +151,15 @@ fn find(sides: &Sides<'_>, slices: &[Range<usize>], members: &[Range<usize>], pa
         }
         let named = paired.get(member).copied().flatten().map(|base| base as usize).filter(|base| bases.contains(base));
         let base = named.unwrap_or_else(|| most_alike(new, &bases, sides.base, slices));
+        if slices[base].len() > left {
+            continue;
+        }
+        left -= slices[base].len();
         let mut bytes = new.to_vec();
-        let transformed = elf::forward(&mut bytes).filter(|transformed| {
-            let mut back = bytes.clone();
-            elf::inverse(&mut back, transformed.flags).is_some() && back == new
-        });
-        let bytes = if transformed.is_some() { bytes } else { new.to_vec() };
+        let transformed = elf::forward(&mut bytes);
+        if transformed.is_none() {
+            bytes.copy_from_slice(new);
+        }
         found.push(Found { member, base, bytes, transformed });
     }
     found
@@ -173,6 +225,16 @@ impl<'a> Making<'a> {
         }
     }
 
+    fn head(&mut self, found: &Found, skipped: usize, old: &Program<'_>, new: &Program<'_>) {
+        let flags = found.transformed.as_ref().map_or(0, |transformed| u64::from(transformed.flags.0) + 1);
+        for number in [skipped as u64, found.base as u64, flags] {
+            self.streams.put(Sort::Head, number);
+        }
+        let mut layout = Vec::new();
+        new.image.layout().encode(old.image.layout(), &mut layout);
+        self.streams.extend(Sort::Head, &layout);
+    }
+
     fn plain(&mut self, segments: &[Segment], new: &[u8]) {
         let range = self.next(segments, self.base, new);
         segments::copy(segments, self.base, &mut self.predicted[range]);
@@ -183,7 +245,7 @@ impl<'a> Making<'a> {
         let (old_layout, layout) = (old.image.layout(), new.image.layout());
         let mut known = Known { new: new.bytes, layout, streams: &mut self.streams, right: self.right };
         let out = &mut self.predicted[range];
-        program::predict_with(old.bytes, old_layout, &old.references, layout, segments, &mut known, out).ok()?;
+        program::predict(old.bytes, old_layout, &old.references, layout, segments, &mut known, out).ok()?;
         self.right = known.right;
         Some(())
     }

@@ -5,25 +5,11 @@ use crate::codec::CodecError;
 use crate::elf::{Image, Layout, Reference, Transformed, references, with_labels, without_operands};
 
 use super::map::Map;
-use super::refine::refine;
 use super::references::{Sides, Truth, predict as move_references};
+use super::refine::refine;
 
 /// Writes what the new program most likely is to where segments are in `out`. `old` is transformed.
 pub(super) fn predict(
-    old: &[u8],
-    transformed: &Transformed,
-    new_layout: &Layout,
-    segments: &[Segment],
-    truth: &mut impl Truth,
-    out: &mut [u8],
-) -> Result<(), CodecError> {
-    let image = Image::read(old).ok_or(CodecError::Program)?;
-    let references = references(&image, old, transformed);
-    predict_with(old, image.layout(), &references, new_layout, segments, truth, out)
-}
-
-/// The same, when the references are known already.
-pub(super) fn predict_with(
     old: &[u8],
     old_layout: &Layout,
     references: &[Reference],
@@ -32,6 +18,9 @@ pub(super) fn predict_with(
     truth: &mut impl Truth,
     out: &mut [u8],
 ) -> Result<(), CodecError> {
+    if new_layout.len as usize != out.len() {
+        return Err(CodecError::Body);
+    }
     let map = Map::new(segments, old.len() as u32, out.len() as u32);
     move_references(&Sides { old, old_layout, new_layout, references, map: &map }, segments, truth, out)
 }

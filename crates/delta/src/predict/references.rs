@@ -131,7 +131,7 @@ fn sort(reference: &Reference) -> Sort {
     match reference.kind {
         Kind::Near | Kind::Operand | Kind::From => Sort::CodeTargets,
         Kind::Address => Sort::AddressTargets,
-        Kind::Within | Kind::Part | Kind::Offset | Kind::Number => Sort::OtherTargets,
+        Kind::Within | Kind::Entry | Kind::Part | Kind::Offset | Kind::Number => Sort::OtherTargets,
     }
 }
 

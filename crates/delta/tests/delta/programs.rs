@@ -104,7 +104,8 @@ fn several_programs_and_other_files_share_a_piece() {
     let mut random = Random(11);
     let text = |n: usize| format!("line {n} of a text\n").repeat(50).into_bytes();
     let mut old = tree([("lib/notes.so", text(1)), ("lib/random.so", random.bytes(3000)), ("lib/empty.so", vec![])]);
-    let mut new = tree([("lib/notes.so", [&text(1)[..], b"and more"].concat()), ("lib/fresh.so", text(2)), ("lib/none.so", vec![])]);
+    let mut new =
+        tree([("lib/notes.so", [&text(1)[..], b"and more"].concat()), ("lib/fresh.so", text(2)), ("lib/none.so", vec![])]);
     for n in 0..4 {
         let before = functions(50 + n, n as u64);
         let mut after = before.clone();
@@ -130,7 +131,8 @@ fn a_forced_codec_that_does_not_fit_leaves_it_to_another() {
 /// The shared libraries of this very process: real programs, whatever machine this is.
 fn libraries() -> Vec<Vec<u8>> {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("proc is mounted");
-    let mut paths: Vec<&str> = maps.lines().filter_map(|line| line.split_whitespace().nth(5)).filter(|p| p.contains(".so")).collect();
+    let mut paths: Vec<&str> =
+        maps.lines().filter_map(|line| line.split_whitespace().nth(5)).filter(|p| p.contains(".so")).collect();
     paths.sort_unstable();
     paths.dedup();
     let read = |path: &str| std::fs::read(path).ok().filter(|bytes| bytes.len() < 1 << 20);
