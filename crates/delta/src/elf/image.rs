@@ -75,7 +75,9 @@ impl Image {
         let headers = table(40, 60, SECTION_HEADER).unwrap_or_default();
         let names = u32::from(u16_at(bytes, 62)?);
         let sections = sections(bytes, headers, names);
-        let layout = Layout { len, loads: loads(bytes, programs)?, parts: parts(&sections) }.checked()?;
+        let entries = sections.iter().find(|s| s.name == b".debug_info");
+        let layout = Layout { len, loads: loads(bytes, programs)?, parts: parts(&sections), units: Vec::new() };
+        let layout = layout.with_units(entries.into_iter().flat_map(|s| units(bytes, s))).checked()?;
         (!layout.loads.is_empty()).then_some(Image { layout, sections, programs, headers, fixed: u16_at(bytes, 16)? == 2 })
     }
 
@@ -142,6 +144,13 @@ fn section(bytes: &[u8], at: usize, names: u64) -> Option<Section> {
     let name = usize::try_from(names.checked_add(u64::from(u32_at(bytes, at)?))?).ok()?;
     let name: Vec<u8> = bytes.get(name..).unwrap_or_default().iter().take(NAME).copied().take_while(|b| *b != 0).collect();
     Some(Section { name, kind, flags, address: u64_at(bytes, at + 16)?, at: offset as u32, len: len as u32 })
+}
+
+/// Returns where the units of `.debug_info` start.
+fn units(bytes: &[u8], section: &Section) -> impl Iterator<Item = u32> {
+    let next = |at: &u32| u32_at(bytes, *at as usize).and_then(|len| at.checked_add(4)?.checked_add(len));
+    let (start, end) = (section.at, section.end());
+    std::iter::successors(Some(start), move |at| next(at)).take_while(move |at| *at < end)
 }
 
 fn parts(sections: &[Section]) -> [u32; PARTS] {

@@ -3,6 +3,12 @@
 /// The most loads a file may have to be understood.
 const MAX_LOADS: usize = 32;
 
+/// How far a unit of the base is looked for that is as long.
+const FAR: i64 = 64;
+
+/// The most units of debugging entries that are told apart.
+const MAX_UNITS: usize = 1 << 16;
+
 /// A stretch of the file that the program finds at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Load {
@@ -68,6 +74,8 @@ pub(crate) struct Layout {
     pub loads: Vec<Load>,
     /// Where each [`Part`] starts in the file, 0 when there is none.
     pub parts: [u32; PARTS],
+    /// Where the units of `.debug_info` start, ascending; all or none.
+    pub units: Vec<u32>,
 }
 
 impl Layout {
@@ -122,6 +130,53 @@ impl Layout {
             put(out, i64::from(moved.wrapping_sub(drift) as i32) as u64);
             drift = moved;
         }
+        self.encode_units(base, out);
+    }
+
+    /// Returns the start of the unit that a place is in.
+    pub fn unit(&self, place: u32) -> Option<u32> {
+        self.units.partition_point(|start| *start <= place).checked_sub(1).map(|k| self.units[k])
+    }
+
+    /// Writes for each unit where in the base one is that is as long, counted from the one after the last such, or [`FAR`] and how much longer it is than that.
+    fn encode_units(&self, base: &Layout, out: &mut Vec<u8>) {
+        let (old, mut next) = (base.unit_lens(), 0);
+        put(out, self.units.len() as u64);
+        for len in self.unit_lens() {
+            let near = (0..FAR).flat_map(|step| [step, -step]).find(|step| old_len(&old, next, *step) == Some(len));
+            put(out, near.unwrap_or(FAR) as u64);
+            match near {
+                Some(step) => next += step + 1,
+                None => put(out, i64::from(len.wrapping_sub(old_len(&old, next, 0).unwrap_or(0)) as i32) as u64),
+            }
+        }
+    }
+
+    /// Reads what [`Layout::encode_units`] wrote.
+    fn decode_units(base: &Layout, start: u32, bytes: &[u8], at: &mut usize) -> Option<Vec<u32>> {
+        let (old, mut next) = (base.unit_lens(), 0);
+        let n = usize::try_from(get(bytes, at)?).ok().filter(|n| *n <= MAX_UNITS)?;
+        let mut units = Vec::new();
+        let mut unit = start;
+        for _ in 0..n {
+            units.push(unit);
+            let step = get(bytes, at)? as i64;
+            let len = if step == FAR {
+                old_len(&old, next, 0).unwrap_or(0).wrapping_add(get(bytes, at)? as u32)
+            } else {
+                let len = old_len(&old, next, step)?;
+                next += step + 1;
+                len
+            };
+            unit = unit.checked_add(len)?;
+        }
+        Some(units)
+    }
+
+    /// Returns the lengths of the units; the last one's is taken to be none.
+    fn unit_lens(&self) -> Vec<u32> {
+        let ends = self.units.iter().skip(1).chain(self.units.last());
+        self.units.iter().zip(ends).map(|(start, end)| end.wrapping_sub(*start)).collect()
     }
 
     /// Reads what [`Layout::encode`] wrote and moves `at` behind it. The result is checked: whatever the bytes are, its functions hold.
@@ -146,7 +201,8 @@ impl Layout {
             drift = drift.wrapping_add(get(bytes, at)? as u32);
             *new = old.wrapping_add(drift);
         }
-        Layout { len, loads, parts }.checked()
+        let units = Layout::decode_units(base, parts[Part::DebugEntries as usize], bytes, at)?;
+        Layout { len, loads, parts, units }.checked()
     }
 
     /// Returns itself if its loads are sorted, apart, inside the file and short of the end of memory.
@@ -161,8 +217,24 @@ impl Layout {
             end = load.address.checked_add(u64::from(load.len) + u64::from(load.beyond))?;
             beyond = beyond.checked_add(load.beyond)?;
         }
-        (self.loads.len() <= MAX_LOADS).then_some(self)
+        (self.loads.len() <= MAX_LOADS && self.units.len() <= MAX_UNITS && self.units.is_sorted()).then_some(self)
     }
+}
+
+impl Layout {
+    /// Adds the units of `.debug_info`, if there are not too many.
+    pub(super) fn with_units(mut self, units: impl Iterator<Item = u32>) -> Layout {
+        self.units = units.take(MAX_UNITS + 1).collect();
+        if self.units.len() > MAX_UNITS {
+            self.units.clear();
+        }
+        self
+    }
+}
+
+/// Returns the length of a unit, so many from the next.
+fn old_len(old: &[u32], next: i64, step: i64) -> Option<u32> {
+    old.get(usize::try_from(next.checked_add(step)?).ok()?).copied()
 }
 
 /// Writes a signed number, seven bits a byte, small ones short.
@@ -195,7 +267,12 @@ mod tests {
 
     fn layout() -> Layout {
         let load = |address, offset, len, beyond| Load { address, offset, len, beyond, code: false };
-        Layout { len: 0x3000, loads: vec![load(0, 0, 0x1000, 0), load(0x2000, 0x1000, 0x800, 0x100)], parts: [7; PARTS] }
+        Layout {
+            len: 0x3000,
+            loads: vec![load(0, 0, 0x1000, 0), load(0x2000, 0x1000, 0x800, 0x100)],
+            parts: [7; PARTS],
+            units: vec![7, 20, 40, 50],
+        }
     }
 
     #[test]
@@ -218,6 +295,7 @@ mod tests {
         let mut new = layout();
         new.loads[1].address += 0x1000;
         new.parts[3] = 9;
+        new.units = vec![7, 20, 30, 45, 55];
         let mut bytes = Vec::new();
         new.encode(&layout(), &mut bytes);
         let mut at = 0;

@@ -16,6 +16,8 @@ pub(crate) enum Kind {
     Address,
     /// A file offset, counted from the place `base`: references between debugging entries.
     Within,
+    /// A file offset, counted from the start of the unit of `.debug_info` that the reference is in.
+    Entry,
     /// A file offset, counted from the start of a [`Part`](super::layout::Part), whose number is `base`.
     Part,
     /// A file offset.
@@ -64,6 +66,7 @@ impl Reference {
             Kind::From => layout.place(layout.address(self.base)?.wrapping_add(value)),
             Kind::Address => layout.place(value),
             Kind::Within => offset(self.base),
+            Kind::Entry => offset(layout.unit(self.at)?),
             Kind::Part => offset(*layout.parts.get(self.base as usize)?),
             Kind::Offset => offset(0),
             Kind::Number => {
@@ -83,12 +86,13 @@ impl Reference {
             Kind::Near | Kind::Operand => layout.address(at)?,
             Kind::From => layout.address(base)?,
             Kind::Within => u64::from(base),
+            Kind::Entry => u64::from(layout.unit(at)?),
             Kind::Part => u64::from(*layout.parts.get(self.base as usize)?),
             Kind::Number => u64::from(numbers(layout)?.checked_add(self.base)?),
             Kind::Address | Kind::Offset => 0,
         };
         let to = match self.kind {
-            Kind::Within | Kind::Part | Kind::Offset | Kind::Number => u64::from(target),
+            Kind::Within | Kind::Entry | Kind::Part | Kind::Offset | Kind::Number => u64::from(target),
             _ => layout.address(target)?,
         };
         Some(to.wrapping_sub(from).wrapping_sub(self.bias as i64 as u64))

@@ -8,9 +8,6 @@ use crate::elf::layout::Part;
 use crate::elf::reference::NUMBERS;
 use crate::elf::{Image, Kind};
 
-/// What stands for the start of a unit: all of them begin alike, but here is the name of what was compiled. Where that went, the unit went.
-const ANCHOR: u32 = 20;
-
 /// Finds what the entries refer to.
 pub(super) fn scan(image: &Image, bytes: &[u8], section: &Section, found: &mut Found) {
     let Some(tables) = image.section(".debug_abbrev") else { return };
@@ -124,8 +121,7 @@ impl Table {
 
 fn entries(image: &Image, bytes: &[u8], unit: Unit, at: u32, (table, number): (&Table, u32), found: &mut Found) {
     let bytes = &bytes[..unit.end as usize];
-    let mut reader =
-        Reader { image, bytes, unit: unit.at - 4, numbers: number.wrapping_mul(2 * NUMBERS), at: at as usize, start: None };
+    let mut reader = Reader { image, bytes, numbers: number.wrapping_mul(2 * NUMBERS), at: at as usize, start: None };
     while let Some(number) = reader.number(0, found) {
         if number == 0 {
             continue;
@@ -145,8 +141,6 @@ struct Reader<'a> {
     image: &'a Image,
     /// The file up to the end of the unit.
     bytes: &'a [u8],
-    /// Where the unit starts.
-    unit: u32,
     /// The place of its first number.
     numbers: u32,
     at: usize,
@@ -196,7 +190,7 @@ impl Reader<'_> {
                 self.at += 4;
             }
             Step::Entry => {
-                found.push(at, self.unit + ANCHOR, Kind::Within, 4, -(ANCHOR as i8));
+                found.push(at, at, Kind::Entry, 4, 0);
                 self.at += 4;
             }
             Step::Address => {
