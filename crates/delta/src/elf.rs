@@ -21,6 +21,9 @@ mod reference;
 mod references;
 mod transform;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use image::Image;
 pub(crate) use layout::Layout;
 pub(crate) use reference::{Kind, Reference, with_labels, without_operands};
