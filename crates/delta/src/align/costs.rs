@@ -17,7 +17,7 @@ pub(super) struct Costs {
 
 impl Costs {
     /// For programs: a far segment also misleads the references in it, so it has to save much.
-    pub(super) const CODE: Self = Self { literal: 3, wrong: 3, segment: 14 };
+    pub(super) const CODE: Self = Self { literal: 2, wrong: 2, segment: 14 };
     /// For all else, packed with what stands around it in the old: what was not copied mostly resembles that.
     pub(super) const PLAIN: Self = Self { literal: 2, wrong: 3, segment: 14 };
     /// For the same as equal stretches only: what is wrong ends one and begins another.
