@@ -3,7 +3,7 @@
 use df_delta::{Codec, Level, Options};
 use proptest::prelude::*;
 
-use crate::trees::{Random, Tree, apply, encode, tree};
+use crate::trees::{Random, Tree, apply, tree};
 
 /// What lies where in a program that [`program`] links.
 const CODE: usize = 0x1000;
@@ -187,10 +187,68 @@ proptest! {
     }
 }
 
-/// Makes the golden file anew: `cargo test -p df-delta -- --nocapture print_golden` prints what to put into testdata when the format's version changes.
 #[test]
 fn the_golden_pair_is_packed_as_a_program() {
     let (old, new) = pair();
     assert!(check(&old, &new, forced(Codec::Elf)).1);
-    assert!(encode(Some(&old), &new, Level::Fast).is_ok());
+}
+
+/// Returns deltas of small pairs, one for each codec that predicts, at both levels.
+fn small_deltas() -> Vec<(Tree, Tree, Vec<u8>)> {
+    let (old, new) = pair();
+    let text = |word: &str| {
+        tree([("a", [&b"words that stay, ".repeat(20)[..], word.as_bytes(), &b"and more of them; ".repeat(20)].concat())])
+    };
+    let (old_text, new_text) = (text("old"), text("a new word"));
+    let mut out = Vec::new();
+    for level in [Level::Fast, Level::Small] {
+        for (old, new, codec) in [(&old, &new, Codec::Elf), (&old, &new, Codec::Copy), (&old_text, &new_text, Codec::Copy)] {
+            let options = Options { level, codec: Some(codec) };
+            let (delta, encoded) = crate::trees::encode_with(Some(old), new, options).expect("encodes");
+            assert!(encoded.codecs.of(codec).raw > 0, "{codec:?} was not taken");
+            out.push((old.clone(), new.clone(), delta));
+        }
+    }
+    out
+}
+
+#[test]
+fn every_flipped_byte_of_a_prediction_is_refused_or_harmless() {
+    for (old, new, delta) in small_deltas() {
+        for at in 69..delta.len() {
+            for flip in [1, 0x40, 0xff] {
+                let mut damaged = delta.clone();
+                damaged[at] ^= flip;
+                if let Ok(made) = apply(Some(&old), &new, &damaged) {
+                    assert_eq!(made, new, "byte {at} ^ {flip}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_truncated_prediction_is_refused() {
+    for (old, new, delta) in small_deltas() {
+        for len in 0..delta.len() {
+            apply(Some(&old), &new, &delta[..len]).expect_err("truncated");
+        }
+    }
+}
+
+#[test]
+fn a_prediction_from_a_damaged_program_is_found() {
+    let (old, new) = pair();
+    let (delta, _) = crate::trees::encode_with(Some(&old), &new, forced(Codec::Elf)).expect("encodes");
+    let mut random = Random(13);
+    for _ in 0..200 {
+        let mut program = old["bin/server"].clone();
+        let at = random.below(0x200);
+        program[at] ^= 1 + random.below(255) as u8;
+        // Named as the good one, as on a failing disk.
+        let damaged = crate::trees::Blobs::named_as(&old, tree([("bin/server", program)]));
+        if let Ok(made) = crate::trees::apply_to(Some((crate::trees::manifest(&old), damaged)), &new, &delta) {
+            assert_eq!(made, new);
+        }
+    }
 }

@@ -23,10 +23,15 @@ fn encode(base: &Tree, signatures: &[Vec<u8>], target: &Tree) -> Result<Vec<u8>,
     Ok(out)
 }
 
+/// Signs and encodes.
+pub fn delta(base: &Tree, target: &Tree) -> Vec<u8> {
+    encode(base, &signatures(base, target, 256), target).expect("encodes")
+}
+
 /// Signs, encodes, applies, compares; returns the bytes of the delta.
 #[track_caller]
 pub fn check(base: &Tree, target: &Tree) -> usize {
-    let delta = encode(base, &signatures(base, target, 256), target).expect("encodes");
+    let delta = delta(base, target);
     let made = apply(Some(base), target, &delta).expect("applies");
     assert!(&made == target, "another tree came out");
     delta.len()

@@ -34,6 +34,11 @@ impl Blobs {
         Self(tree.values().map(|bytes| (Digest::of(bytes), bytes.clone())).collect())
     }
 
+    /// The contents of one tree under the names of another's, path by path.
+    pub fn named_as(names: &Tree, contents: Tree) -> Self {
+        Self(names.iter().map(|(path, bytes)| (Digest::of(bytes), contents[path].clone())).collect())
+    }
+
     pub fn read(&self, digest: Digest, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let bytes = self.0.get(&digest).ok_or(io::ErrorKind::NotFound)?;
         Ok(bytes.get(offset as usize..offset as usize + len).ok_or(io::ErrorKind::UnexpectedEof)?.to_vec())
