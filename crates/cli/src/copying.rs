@@ -6,6 +6,7 @@ use std::time::Duration;
 use df_core::{AppName, Release};
 use df_fleet::choice::Link;
 use df_fleet::message::Survey;
+use df_fleet::partial;
 use df_fleet::plan::{self, Unfit, Way};
 use df_fleet::survey::{self, Found};
 use df_fleet::transfer::{CopyError, Errand, Progress};
@@ -72,9 +73,9 @@ impl Freight {
     ///
     /// # Errors
     /// An image cannot be read, or the wish cannot be fulfilled.
-    pub async fn cost(&self, reached: &Reached, app: &AppName) -> Result<Cost, CopyError> {
+    pub async fn cost(&self, reached: &mut Reached, app: &AppName) -> Result<Cost, CopyError> {
         let link = self.link(&reached.connection);
-        let chosen = self.deltas.choose(&reached.survey, app, link, self.wish).await?;
+        let chosen = partial::choose(reached, &self.deltas, app, link, self.wish).await?;
         match chosen.way {
             Way::Held | Way::Rsync(_) => Ok(Cost { chosen, codec: chosen.way.codec().to_owned() }),
             way @ (Way::Patch(_) | Way::Whole) => {
@@ -136,20 +137,37 @@ pub fn carry(session: &Session, phase: &'static str, freight: &Freight) -> Resul
     ended
 }
 
-/// Brings a release to nodes that were reached, side by side, and has it remembered there; what fails is reported, the others are returned.
+/// Nodes before an activation.
+pub struct Gathered {
+    /// Those that hold the release now, with their locks.
+    pub there: Vec<Reached>,
+    /// Those that need nothing.
+    pub done: Vec<Reached>,
+    /// How it ended with the others.
+    pub ends: Vec<NodeEnd>,
+}
+
+/// Takes every node of a command and brings the release to it, each on a journey of its own; one of which `is_done` says so needs nothing. What fails is
+/// reported here.
 ///
 /// # Errors
-/// Ctrl-C came; nodes hold what they held, or the new image beside it.
-pub fn bring(
+/// As [`carry`].
+pub fn gather(
     session: &Session,
     phase: &'static str,
     freight: &Freight,
-    reached: Vec<Reached>,
-) -> Result<(Vec<Reached>, Vec<NodeEnd>), Failure> {
+    is_done: fn(&Survey, &Release) -> bool,
+) -> Result<Gathered, Failure> {
+    let nodes = session.nodes()?;
     let courier = Arc::new(Courier::of(session, phase, freight)?);
-    let jobs = reached.into_iter().map(|mut reached| {
+    session.output().progress().phase(&format!(
+        "copying image {} to {}",
+        freight.release.image.short(),
+        units::nodes(nodes.len())
+    ));
+    let jobs = nodes.into_iter().map(|node| {
         let courier = courier.clone();
-        async move { courier.bring(&mut reached).await.map(|()| reached) }
+        async move { courier.fetch(&node, is_done).await }
     });
     let jobs = jobs.collect();
     let ended = session.call.block_on(async {
@@ -159,15 +177,15 @@ pub fn bring(
         }
     });
     courier.remember(session);
-    let ended = ended?;
-    let (mut there, mut ends) = (vec![], vec![]);
-    for ended in ended {
+    let mut gathered = Gathered { there: vec![], done: vec![], ends: vec![] };
+    for ended in ended? {
         match ended {
-            Ok(reached) => there.push(reached),
-            Err(end) => ends.push(end),
+            Ok((reached, true)) => gathered.done.push(reached),
+            Ok((reached, false)) => gathered.there.push(reached),
+            Err(end) => gathered.ends.push(end),
         }
     }
-    Ok((there, ends))
+    Ok(gathered)
 }
 
 /// What every journey of a command needs.
@@ -237,9 +255,8 @@ impl Courier {
         if self.is_verbose {
             across::mention_line(&self.output, &reached.connection);
         }
-        if let Err(unfit) = self.freight.runs_on(&reached) {
-            self.output.error(&of_unfit(&node.label(), self.phase, &unfit));
-            return NodeEnd::Failed;
+        if let Err(end) = self.check(&reached) {
+            return end;
         }
         match self.bring(&mut reached).await {
             Ok(()) => {
@@ -248,6 +265,32 @@ impl Courier {
             }
             Err(end) => end,
         }
+    }
+
+    /// Takes a node, and brings it the release unless it needs nothing; returns whether that was so.
+    async fn fetch(&self, node: &Node, is_done: fn(&Survey, &Release) -> bool) -> Result<(Reached, bool), NodeEnd> {
+        let mut reached = survey::one(node, &self.options, Some(&self.claim)).await.map_err(|error| {
+            self.output.error(&failure::of_node(&node.label(), self.phase, &error));
+            failure::end_of(&error)
+        })?;
+        if self.is_verbose {
+            across::mention_line(&self.output, &reached.connection);
+        }
+        let release = &self.freight.release;
+        if is_done(&reached.survey, release) {
+            self.output.note(format!("  {:<16} serves {} already", node.label(), release.commit.short()));
+            return Ok((reached, true));
+        }
+        self.check(&reached)?;
+        self.bring(&mut reached).await.map(|()| (reached, false))
+    }
+
+    /// Reports what a node lacks that the release needs to run.
+    fn check(&self, reached: &Reached) -> Result<(), NodeEnd> {
+        self.freight.runs_on(reached).map_err(|unfit| {
+            self.output.error(&of_unfit(&reached.connection.node.label(), self.phase, &unfit));
+            NodeEnd::Failed
+        })
     }
 
     /// Brings the image to a node that was surveyed, and tells how it went.

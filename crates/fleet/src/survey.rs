@@ -1,5 +1,6 @@
 //! One round trip to every node: who is there, and what it holds. The question travels with the greeting.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,13 +9,15 @@ use df_wire::message::{FaultKind, Survey};
 use df_wire::{Reply, Request};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::connection::{Connection, NodeError, Options};
 use crate::inventory::Node;
 
 /// How many nodes are connected to at once.
 const AT_ONCE: usize = 64;
+/// How long one that does not answer keeps its place from another.
+const PLACE: Duration = Duration::from_secs(3);
 
 /// How long a lock that is held is asked for again.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -53,8 +56,16 @@ pub async fn all(nodes: &[Node], options: &Options, claim: Option<&Claim>) -> Ve
     for (at, node) in nodes.iter().enumerate() {
         let (node, options, claim, places) = (node.clone(), options.clone(), claim.cloned(), places.clone());
         tasks.spawn(async move {
-            let _place = places.acquire_owned().await;
-            let reached = one(&node, &options, claim.as_ref()).await;
+            let place = places.acquire_owned().await;
+            let reached = {
+                let mut reached = pin!(one(&node, &options, claim.as_ref()));
+                let soon = timeout(PLACE, &mut reached).await;
+                drop(place);
+                match soon {
+                    Ok(reached) => reached,
+                    Err(_) => reached.await,
+                }
+            };
             (at, node, reached)
         });
     }

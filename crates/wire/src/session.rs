@@ -6,7 +6,8 @@
 //! node:      (event, bytes as announced)*, reply, bytes as announced         for each request, in order
 //! ```
 //!
-//! Requests may be sent before earlier ones are answered. Each end feeds what arrived into `receive` and gets back what it means, or a
+//! Requests may be sent before earlier ones are answered, and before the node has greeted: a question and its answer cost one round trip with both
+//! greetings. Each end feeds what arrived into `receive` and gets back what it means, or a
 //! [`SessionError`], after which the session is over.
 
 use std::collections::VecDeque;

@@ -6,10 +6,10 @@ use df_core::Release;
 use df_fleet::Reached;
 use df_fleet::message::{RunState, Survey};
 
-use crate::across::{self, Crew, current_of, state_of};
+use crate::across::{self, current_of, state_of};
 use crate::args;
 use crate::commands::{cp, listing};
-use crate::copying::{self, Freight};
+use crate::copying::{self, Freight, Gathered};
 use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::Failure;
 use crate::pipeline;
@@ -31,25 +31,18 @@ pub fn run(args: &args::Deploy, session: &Session) -> Result<Exit, Failure> {
     let release = pipeline::release(session, &shelf, version, revision)?;
     let freight = Freight::of(session, &shelf, release, args.packing.wish(false))?;
     freight.prepare(session);
-    let Crew { reached, ends } = across::reach(session, "deploy", true)?;
-    let (behind, mut ended) = sort(session, &freight, reached, ends);
+    let Gathered { there, done, mut ends } = copying::gather(session, "deploy", &freight, serves)?;
     if session.call.interrupt.is_pressed() {
         return Err(across::interrupted("deploy"));
     }
-    let mut there = vec![];
-    if !behind.is_empty() {
+    if !there.is_empty() {
         let progress = session.output().progress();
-        progress.phase(&format!("copying image {} to {}", freight.release.image.short(), units::nodes(behind.len())));
-        let (copied, failed) = copying::bring(session, "deploy", &freight, behind)?;
-        there = copied;
-        ended.ends.extend(failed);
         progress.phase(&format!("activating {} on {}", freight.release.commit.short(), units::nodes(there.len())));
     }
     let orders = Orders::new(session, &freight.release, "deploy");
-    let failures = ended.ends.iter().filter(|end| **end != NodeEnd::Unreachable).count();
+    let failures = ends.iter().filter(|end| **end != NodeEnd::Unreachable).count();
     let rolled = rolling::roll(session, &orders, there, failures);
-    let mut ends = ended.ends;
-    let mut reached = ended.done;
+    let mut reached = done;
     ends.extend(reached.iter().map(|_| NodeEnd::Done));
     for (end, node) in rolled {
         ends.push(end);
@@ -57,25 +50,6 @@ pub fn run(args: &args::Deploy, session: &Session) -> Result<Exit, Failure> {
     }
     summarize(session, reached);
     Ok(exit(session, &ends))
-}
-
-/// Nodes before the copy.
-struct Sorted {
-    /// Those that serve the version already.
-    done: Vec<Reached>,
-    /// How it ended with those that cannot go on.
-    ends: Vec<NodeEnd>,
-}
-
-/// Tells nodes that need the release from those that serve it already, and from those that cannot run it.
-fn sort(session: &Session, freight: &Freight, reached: Vec<Reached>, ends: Vec<NodeEnd>) -> (Vec<Reached>, Sorted) {
-    let release = &freight.release;
-    let (done, behind): (Vec<_>, Vec<_>) = reached.into_iter().partition(|reached| serves(&reached.survey, release));
-    for reached in &done {
-        session.output().note(format!("  {:<16} serves {} already", reached.connection.node.label(), release.commit.short()));
-    }
-    let (behind, unfit) = copying::fit(session, "deploy", freight, behind);
-    (behind, Sorted { done, ends: [ends, unfit].concat() })
 }
 
 /// Returns whether a node serves this very release, settings included, and it runs.
