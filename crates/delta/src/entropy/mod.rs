@@ -16,7 +16,7 @@
 //! - zstd: one frame without its first five bytes, which are always `28 b5 2f fd 00` (no checksum, no content size, no dictionary; a window of at most 2^27), with
 //!   the context as its prefix when bit 6 says so;
 //! - mixed contexts: the bits of the bytes, the highest first, each coded arithmetically (`range`) with the probability that the model has for it (`mix`). The
-//!   model's arithmetic is the format: a change of any constant in it is another coder. Streams above 8 MiB have no such packing.
+//!   model's arithmetic is the format: a change of any constant in it is another coder. Streams above 2 MiB have no such packing.
 //!
 //! With [`Shape::Text`] and no context, `a small stream, a small stream` is
 //!
@@ -25,7 +25,7 @@
 //! a6 b4 1d 5f 0e 88 a3 94 34 9e cb d7 7b df   240 bits
 //! ```
 //!
-//! Unpacking takes time linear in the bytes and the context (a microsecond or two for each byte of mixed contexts), and besides them at most 48 MiB of tables, fewer
+//! Unpacking takes time linear in the bytes and the context (two or three microseconds for each byte of mixed contexts), and besides them at most 32 MiB of tables, fewer
 //! for shorter streams; it reads what lies beyond the end as zeros, and refuses what is not the one packing of what it found.
 //!
 //! Corrections of a prediction ([`pack_corrections`], [`correct`]) are coded by the same means where they belong, see `corrections`.
@@ -80,8 +80,8 @@ const ZSTD: u8 = 1;
 const MIX: u8 = 2;
 const CONTEXT: u8 = 0x40;
 
-/// The longest stream that is mixed: it takes a second or two a MB.
-const MIX_LIMIT: usize = 8 << 20;
+/// The longest stream that is mixed, so that whatever is received is unpacked in a few seconds: one MB takes two or three.
+const MIX_LIMIT: usize = 2 << 20;
 /// The same at [`Level::Fast`]: above it the gain over zstd is a few percent of time that could copy a thousand times as much.
 const FAST_LIMIT: usize = 1 << 10;
 
