@@ -21,16 +21,18 @@ pub(crate) fn references(image: &Image, bytes: &[u8], transformed: &Transformed)
     for section in image.sections() {
         in_section(image, bytes, section, transformed, &mut found, &mut tables);
     }
-    match &transformed.debug {
-        Some(debug) => found.extend(debug),
-        None => scan_debug(image, bytes, &mut found),
+    if transformed.debug.is_none() {
+        scan_debug(image, bytes, &mut found);
     }
     if image.sections().is_empty() {
         code::scan_loads(image, bytes, &mut found, &mut tables);
     }
     jump_tables::scan(image, bytes, tables, &mut found);
     pointers::relocated(transformed, &mut found);
-    found.sorted(bytes.len())
+    match &transformed.debug {
+        Some(debug) => found.sorted_with(debug, bytes.len()),
+        None => found.sorted(bytes.len()),
+    }
 }
 
 /// What the sections that debuggers read refer to.
@@ -117,9 +119,20 @@ impl Found {
         }
     }
 
-    fn extend(&mut self, references: &[Reference]) {
+    /// Puts sorted references where they belong, which is between two of the others nearly always.
+    fn sorted_with(self, more: &[Reference], len: usize) -> Vec<Reference> {
         let room = self.limit.saturating_sub(self.references.len());
-        self.references.extend(references.iter().take(room));
+        let more = &more[..more.len().min(room)];
+        let others = self.sorted(len);
+        let (Some(first), Some(last)) = (more.first(), more.last()) else { return others };
+        let (before, after) = others.split_at(others.partition_point(|r| r.at < first.at));
+        let mut all = Vec::with_capacity(others.len() + more.len());
+        all.extend_from_slice(before);
+        all.extend_from_slice(more);
+        all.extend_from_slice(after);
+        let ends = |r: &Reference| r.at + u32::from(r.width);
+        let fits = before.last().is_none_or(|r| ends(r) <= first.at) && after.first().is_none_or(|r| ends(last) <= r.at);
+        if fits { all } else { Found { references: all, ..Found::new(len) }.sorted(len) }
     }
 
     /// Adds eight bytes that hold an address.

@@ -191,7 +191,7 @@ fn can_mark(bytes: &[u8], image: &Image) -> bool {
     let words: Vec<(u32, u32)> = writable(image).map(|s| (s.at.next_multiple_of(8), s.end())).collect();
     let may_be_marked = |place: u32| {
         let k = words.partition_point(|range| range.0 <= place);
-        k > 0 && place + 8 <= words[k - 1].1 && (place - words[k - 1].0) % 8 == 0
+        k > 0 && place + 8 <= words[k - 1].1 && (place - words[k - 1].0).is_multiple_of(8)
     };
     let in_order = |section: &Section| {
         let Some((first, n)) = relative(bytes, section) else { return true };

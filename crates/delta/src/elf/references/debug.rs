@@ -18,7 +18,7 @@ pub(super) fn scan(image: &Image, bytes: &[u8], section: &Section, found: &mut F
         b".debug_ranges" => pairs(image.layout(), bytes, section, found),
         b".debug_aranges" => units(bytes, section, found, |unit, found| by_address(image.layout(), bytes, unit, found)),
         b".debug_addr" => units(bytes, section, found, |unit, found| addresses(image.layout(), bytes, unit, found)),
-        b".debug_str_offsets" => units(bytes, section, found, |unit, found| strings(unit, found)),
+        b".debug_str_offsets" => units(bytes, section, found, strings),
         b".debug_loc" => locations(image.layout(), bytes, section, found),
         _ => {}
     }
