@@ -1,7 +1,7 @@
 //! The operator's side: which nodes there are, what they hold, what must travel, and in which order versions change.
 //!
-//! A survey is one round trip a node; a plan is a value; a transfer makes each delta once and sends it to every node that holds its base; a rollout is
-//! a pure machine that says which node is next. This crate meets the machine's side only in `df-wire`.
+//! A survey is one round trip a node, and travels with the greeting; a plan is a value; a transfer makes each delta once and sends it to every node that
+//! holds its base, in one go with the lock and the release; a rollout is a pure machine that says which node is next. This crate meets the machine's side only in `df-wire`.
 //!
 //! Invariants: a dead node never stops the others; what a node says is bounded, and it chooses no path here; a delta that a node refuses is followed by
 //! one whole copy and no more; success is what nodes answered, never what was hoped.
@@ -17,7 +17,7 @@ pub mod context;
 pub mod deltas;
 pub mod inventory;
 pub mod multiplex;
-mod partial;
+pub mod partial;
 pub mod plan;
 pub mod program;
 pub mod rollout;
