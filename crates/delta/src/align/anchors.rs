@@ -23,6 +23,8 @@ pub(super) struct Search {
     pub(super) step: usize,
     /// How many places with the same key are compared.
     pub(super) n_places: usize,
+    /// How many of them are compared for each new byte on average, at most.
+    pub(super) n_compared: usize,
     /// The shortest stretch that is an anchor.
     pub(super) least: usize,
     /// How many places behind one that was found are looked at, too.
@@ -38,10 +40,19 @@ pub(super) struct Search {
 impl Search {
     pub(super) fn by(effort: Effort) -> Self {
         match effort {
-            Effort::Fast => Self { step: 8, n_places: 8, least: 12, lazy: 7, alike: 29, patience: 512, n_passed: 4 },
-            Effort::Small => {
-                Self { step: 1, n_places: 64, least: 10, lazy: 8, alike: WINDOW + 1, patience: 1 << 13, n_passed: 12 }
+            Effort::Fast => {
+                Self { step: 8, n_places: 8, n_compared: 2, least: 12, lazy: 7, alike: 29, patience: 512, n_passed: 4 }
             }
+            Effort::Small => Self {
+                step: 1,
+                n_places: 64,
+                n_compared: 8,
+                least: 10,
+                lazy: 8,
+                alike: WINDOW + 1,
+                patience: 1 << 13,
+                n_passed: 12,
+            },
         }
     }
 
@@ -63,8 +74,7 @@ impl Search {
 const WINDOW: usize = 32;
 /// At least every so many new bytes something is looked for.
 const STRIDE: usize = 16;
-/// So many places are compared for each new byte on average at most, where there are more than so many freely.
-const COMPARED: usize = 4;
+/// So many places are compared before it matters how many they are.
 const COMPARED_FREELY: usize = 1 << 20;
 /// How many equal bytes more than where we walk another place must have.
 const BETTER: usize = 4;
@@ -175,8 +185,8 @@ impl Walk<'_> {
 
     /// Returns how many places may be compared: few where so many were that it would take long.
     fn affordable(&self, at: usize) -> usize {
-        let is_cheap = self.n_compared < at * COMPARED + COMPARED_FREELY;
-        if is_cheap { self.search.n_places } else { COMPARED }
+        let is_cheap = self.n_compared < at * self.search.n_compared + COMPARED_FREELY;
+        if is_cheap { self.search.n_places } else { self.search.n_compared }
     }
 
     /// The one that saves most, and of equals the nearest to where we walk.

@@ -2,11 +2,12 @@
 //!
 //! In three steps, each a pure function of its arguments and the same on every machine:
 //! 1. `anchors`: equal stretches, found through an `index` of the old bytes while walking over the new ones;
-//! 2. `chain`: of those the ones that pay, by what a segment, a wrong byte and a literal cost, each extended (`extend`) into the bytes around it, wrong ones and all;
-//! 3. `exact`, for bytes that travel as copies and literals: segments cut into equal stretches, and the gaps between them searched for short ones.
+//! 2. `chain`: of those the ones that pay, by what a segment, a wrong byte and a literal cost (`costs`), each extended (`extend`) into the bytes around it, wrong ones and all;
+//! 3. `exact`, where nothing corrects a wrong byte: segments cut into those equal stretches that are worth copying.
 //!
 //! Only the encoder aligns; what it found travels. So anything here may change without a new version of the format.
-//! Time is linear in both lengths, whatever is in them; the index takes at most eight times `old` with [`Effort::Small`] and twice with [`Effort::Fast`].
+//! Time is linear in both lengths, whatever is in them. The index takes at most twice `old` with [`Effort::Fast`], four times with [`Effort::Small`], and eight
+//! times when it is small.
 
 mod anchors;
 mod chain;
@@ -43,6 +44,9 @@ pub(crate) enum Effort {
     Small,
 }
 
+/// Old bytes that take so much memory already that only every second of their places is indexed.
+const LARGE: usize = 8 << 20;
+
 /// Returns segments that resemble each other, with few wrong bytes in them: sorted by `new`, not overlapping in `new`, inside both.
 ///
 /// What no segment covers has nothing like it in `old`. Both may be at most 2 GiB.
@@ -63,7 +67,8 @@ pub(crate) fn align_exact(old: &[u8], new: &[u8], effort: Effort) -> Vec<Segment
 }
 
 fn resembling(sides: &Sides<'_>, search: &Search) -> Vec<Segment> {
-    let index = Index::new(sides.old, search.step);
+    let step = if sides.old.len() > LARGE { search.step.max(2) } else { search.step };
+    let index = Index::new(sides.old, step);
     let anchors = anchors::find(sides, &index, search);
     // Where anchors are as dense as in noise, there are too many ways for what choosing well could save.
     let n_passed = search.n_passed.min(sides.new.len() / (8 * anchors.len() + 1)).max(1);
