@@ -19,15 +19,24 @@ pub(crate) struct ReadError {
 /// Returns the bytes of slices, one after the other. A reader that returns another number of bytes than it was asked for is an error.
 pub(crate) fn concat(slices: &[Slice], read: ReadBlob<'_>) -> Result<Vec<u8>, ReadError> {
     let total = slices.iter().map(|slice| slice.len).sum::<u64>();
+    if let [slice] = slices {
+        // Not copied: a large file's part would be there twice.
+        return exactly(*slice, read);
+    }
     let mut out = Vec::with_capacity(usize::try_from(total).expect("a piece is at most 64 MiB"));
-    for &Slice { digest, offset, len } in slices.iter().filter(|slice| slice.len > 0) {
-        let bytes = read(digest, offset, len as usize).map_err(|source| ReadError { digest, source })?;
-        if bytes.len() as u64 != len {
-            return Err(ReadError { digest, source: io::ErrorKind::UnexpectedEof.into() });
-        }
-        out.extend_from_slice(&bytes);
+    for slice in slices {
+        out.extend_from_slice(&exactly(*slice, read)?);
     }
     Ok(out)
+}
+
+fn exactly(Slice { digest, offset, len }: Slice, read: ReadBlob<'_>) -> Result<Vec<u8>, ReadError> {
+    if len == 0 {
+        return Ok(Vec::new());
+    }
+    let bytes = read(digest, offset, len as usize).map_err(|source| ReadError { digest, source })?;
+    let is_right = bytes.len() as u64 == len;
+    if is_right { Ok(bytes) } else { Err(ReadError { digest, source: io::ErrorKind::UnexpectedEof.into() }) }
 }
 
 /// Returns the lengths of slices.

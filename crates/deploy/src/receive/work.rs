@@ -16,7 +16,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use df_cache::durable;
 use df_core::{Digest, ImageId, Manifest, limits};
@@ -29,6 +29,12 @@ use crate::layout::{Layout, make_dir};
 
 /// Bytes of a mark: offset, length of what is unfinished, its digest. Zeroes when nothing is.
 const MARK_LEN: usize = 16 + Digest::LEN;
+
+/// How long a lock that is held is tried again: that of a session which was cut is free when its process has noticed, and a process that is being
+/// started holds all locks of its parent for a moment.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Which delta a receive is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +71,13 @@ impl Work {
         let io = |source| ReceiveError::Io { path: dir.clone(), source };
         make_dir(&dir).map_err(io)?;
         let lock = OpenOptions::new().create(true).append(true).open(dir.join("lock")).map_err(io)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| ReceiveError::Busy)?;
+        let patience = Instant::now() + PATIENCE;
+        while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if Instant::now() > patience {
+                return Err(ReceiveError::Busy);
+            }
+            std::thread::sleep(PAUSE);
+        }
         Ok(Self { dir, keep: false, _lock: lock })
     }
 
