@@ -5,7 +5,7 @@
 //!        <- done, received, done                                                                one round trip later
 //! ```
 //!
-//! Nothing is lost by not waiting: a node does what it is told in order, and without the lock or the base it refuses and reads past the bytes. [`next`] says
+//! Nothing is lost by not waiting: a node does what it is told in order, and without the lock or the base it refuses and reads past the bytes. `next` says
 //! what follows on a failure: the same bytes from the place that the node names, one whole copy, the lock asked for patiently, or a new connection that goes on
 //! where the one that broke had come to. Each happens a stated number of times.
 
@@ -111,7 +111,7 @@ pub async fn copy(
 ) -> Result<Copied, CopyError> {
     let start = Instant::now();
     let deltas = errand.deltas;
-    let chosen = partial::choose(reached, errand).await?;
+    let chosen = partial::choose(reached, deltas, errand.app, errand.link, errand.wish).await?;
     let mut leg = Leg { chosen, from: None };
     let (mut tries, mut bytes_resumed) = (Tries::default(), 0);
     let arrived = loop {
