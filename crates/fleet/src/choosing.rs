@@ -117,7 +117,7 @@ pub struct Chooser {
     begun: Instant,
     speed: Speed,
     queue: Mutex<Queue>,
-    works: Mutex<HashMap<ImageId, Option<Work>>>,
+    works: Mutex<HashMap<ImageId, Work>>,
 }
 
 /// The image that is on its way.
@@ -221,7 +221,10 @@ impl Chooser {
             return Ok(whole());
         }
         let (level, len) = (wish.level.unwrap_or_default(), target.manifest.total_len());
-        let rsync = node.bases.first().map(|&base| Offer::by_signature(base, level, len, &node.link, &self.speed));
+        // Half of an image is worth its signature least.
+        let is_whole = |base: &&ImageId| !node.incoming.iter().any(|it| it.partial == Some(**base));
+        let rsync = node.bases.iter().find(is_whole);
+        let rsync = rsync.map(|&base| Offer::by_signature(base, level, len, &node.link, &self.speed));
         if wish.codec == Some(Codec::Rsync) {
             return rsync.map(|offer| vec![offer]).ok_or(WishError::NothingThere);
         }
@@ -278,13 +281,13 @@ impl Chooser {
     /// Returns what a delta to a base has to do; `None` when the base cannot be read. Each base is looked at once, whatever number of nodes holds it.
     fn work(&self, target: Target<'_>, base: ImageId, left: &mut usize) -> Option<Work> {
         if let Some(work) = self.works.lock().expect("nobody panics while holding it").get(&base) {
-            return *work;
+            return Some(*work);
         }
-        let manifest = (target.base)(base);
-        *left = left.saturating_sub(manifest.as_ref().map_or(0, |base| base.entries().len() + target.manifest.entries().len()));
-        let work = manifest.map(|base| work_of(&base, target.manifest));
+        let manifest = (target.base)(base)?;
+        *left = left.saturating_sub(manifest.entries().len() + target.manifest.entries().len());
+        let work = work_of(&manifest, target.manifest);
         self.works.lock().expect("nobody panics while holding it").insert(base, work);
-        work
+        Some(work)
     }
 }
 

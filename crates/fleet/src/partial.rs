@@ -4,15 +4,16 @@
 //! like any other.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use df_core::{ImageId, Manifest};
+use df_core::{AppName, ImageId, Manifest};
 use df_wire::message::Incoming;
 
-use crate::choice::Way;
-use crate::choosing::Chosen;
+use crate::choice::{Link, Way};
+use crate::choosing::{Chosen, Wish};
 use crate::deltas::{Deltas, manifest_of};
 use crate::survey::Reached;
-use crate::transfer::{CopyError, Errand};
+use crate::transfer::CopyError;
 
 /// What has to be there of a receive, at least, before it is asked for.
 const WORTH: u64 = 1 << 20;
@@ -23,10 +24,15 @@ const ENTRY_LEN: u64 = 100;
 ///
 /// # Errors
 /// The wish cannot be fulfilled, an image cannot be read, or the connection breaks.
-pub(crate) async fn choose(reached: &mut Reached, errand: &Errand<'_>) -> Result<Chosen, CopyError> {
-    let deltas = errand.deltas;
-    let chosen = deltas.choose(&reached.survey, errand.app, errand.link, errand.wish).await?;
-    let is_free = !errand.wish.full && errand.wish.codec.is_none();
+pub async fn choose(
+    reached: &mut Reached,
+    deltas: &Arc<Deltas>,
+    app: &AppName,
+    link: Link,
+    wish: Wish,
+) -> Result<Chosen, CopyError> {
+    let chosen = deltas.choose(&reached.survey, app, link, wish).await?;
+    let is_free = !wish.full && wish.codec.is_none();
     let wanted = if is_free { wanted(&reached.survey.incoming, deltas, &chosen) } else { None };
     let Some((partial, of)) = wanted else { return Ok(chosen) };
     let manifest = manifest_of(&mut reached.connection, partial).await?;
@@ -34,7 +40,7 @@ pub(crate) async fn choose(reached: &mut Reached, errand: &Errand<'_>) -> Result
         return Ok(chosen);
     }
     deltas.lend(partial, manifest);
-    deltas.choose(&reached.survey, errand.app, errand.link, errand.wish).await
+    deltas.choose(&reached.survey, app, link, wish).await
 }
 
 /// Returns the half that is worth asking for, and the manifest of the image that it is a half of: where otherwise all would travel.

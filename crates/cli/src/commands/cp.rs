@@ -41,9 +41,9 @@ pub fn plan(
     let (reached, unfit) = copying::fit(session, phase, freight, reached);
     ends.extend(unfit);
     let mut changes = false;
-    for reached in reached {
+    for mut reached in reached {
         let node = reached.connection.node.label();
-        match session.call.block_on(freight.cost(&reached, session.app())) {
+        match session.call.block_on(freight.cost(&mut reached, session.app())) {
             Ok(cost) => {
                 let (next, moves) = more(&reached.survey).unwrap_or_default();
                 changes |= cost.chosen.way != Way::Held || moves;
