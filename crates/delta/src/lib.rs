@@ -27,7 +27,6 @@ pub mod signature;
 
 mod align;
 mod codec;
-#[allow(dead_code)]
 mod elf;
 mod predict;
 mod read;

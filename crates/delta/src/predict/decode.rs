@@ -1,5 +1,6 @@
 //! Makes the new bytes of a body and the old ones.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::align::Segment;
@@ -20,6 +21,8 @@ pub(super) struct Program {
     pub base: usize,
     /// How it was transformed, if it was.
     pub flags: Option<Flags>,
+    /// The layout of the base's slice.
+    pub before: Layout,
     pub layout: Layout,
 }
 
@@ -31,12 +34,8 @@ pub(super) trait Old {
     /// Returns the layout of a slice that is a program.
     fn layout(&mut self, slice: usize) -> Option<Layout>;
 
-    /// Hands the layout and the references of a slice to `take`, whose layout was asked for before.
-    fn references(
-        &self,
-        slice: usize,
-        take: &mut dyn FnMut(&Layout, &[Reference]) -> Result<(), CodecError>,
-    ) -> Result<(), CodecError>;
+    /// Returns the references of a slice whose layout was asked for before.
+    fn references(&self, slice: usize) -> Option<Cow<'_, [Reference]>>;
 }
 
 /// Returns the bytes that a body makes of the base; `programs` says whether it may hold programs. The base is used up: parts of it are transformed in place.
@@ -83,9 +82,8 @@ pub(super) fn make(
     for ((program, segments), range) in found.iter().zip(&of_programs).zip(&order.programs) {
         let bytes = &old.bytes()[slices[program.base].clone()];
         let out = &mut out[range.clone()];
-        old.references(program.base, &mut |layout, references| {
-            program::predict(bytes, layout, references, &program.layout, segments, &mut told, out)
-        })?;
+        let references = old.references(program.base).ok_or(CodecError::Program)?;
+        program::predict(bytes, &program.before, &references, &program.layout, segments, &mut told, out)?;
         segments::put_holes(segments, range.start, range.len(), &mut holes);
         if near_only {
             segments::put_surroundings(segments, bytes, range.len(), &mut near);
@@ -100,6 +98,9 @@ pub(super) fn make(
     }
     Ok(order.restore(out))
 }
+
+/// The longest program that is predicted, or predicted from: its references take about as much memory as it does.
+pub(super) const MAX_PROGRAM: usize = 48 << 20;
 
 /// How long the bases of all programs may be together: each is searched for references, whatever little is made of it.
 pub(super) fn max_base_lens(base_len: usize, len: usize) -> usize {
@@ -127,15 +128,10 @@ impl Old for Given<'_> {
         Some(Image::read(bytes)?.layout().clone())
     }
 
-    fn references(
-        &self,
-        slice: usize,
-        take: &mut dyn FnMut(&Layout, &[Reference]) -> Result<(), CodecError>,
-    ) -> Result<(), CodecError> {
-        let (_, transformed) = self.transformed.iter().find(|(found, _)| *found == slice).ok_or(CodecError::Program)?;
+    fn references(&self, slice: usize) -> Option<Cow<'_, [Reference]>> {
+        let (_, transformed) = self.transformed.iter().find(|(found, _)| *found == slice)?;
         let bytes = &self.bytes[self.slices[slice].clone()];
-        let image = Image::read(bytes).ok_or(CodecError::Program)?;
-        take(image.layout(), &references(&image, bytes, transformed))
+        Some(references(&Image::read(bytes)?, bytes, transformed).into())
     }
 }
 
@@ -153,10 +149,10 @@ fn read_programs(
         let flags = reader.at_most(Sort::Head, 256)?.checked_sub(1).map(|flags| Flags(flags as u8));
         let before = old.layout(base).ok_or(CodecError::Program)?;
         let layout = reader.with(Sort::Head, |bytes, at| Layout::decode(&before, bytes, at))?;
-        if member >= n_members {
+        if member >= n_members || before.len.max(layout.len) as usize > MAX_PROGRAM {
             return Err(CodecError::Body);
         }
-        programs.push(Program { member, base, flags, layout });
+        programs.push(Program { member, base, flags, before, layout });
         next = member + 1;
     }
     Ok(programs)

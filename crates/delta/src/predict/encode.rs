@@ -1,15 +1,15 @@
 //! Makes bodies.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::align::{self, Effort, Segment};
-use crate::codec::CodecError;
 use crate::diff::Level;
 use crate::elf::{self, Image, Layout, Reference, Transformed};
 use crate::entropy::{Shape, pack_corrections};
 
-use super::decode::{Old, make, max_base_lens};
+use super::decode::{MAX_PROGRAM, Old, make, max_base_lens};
 use super::order::Order;
 use super::program::{self, Program};
 use super::references::Known;
@@ -114,13 +114,8 @@ impl Old for Prepared<'_> {
         Some(self.program(slice)?.image.layout().clone())
     }
 
-    fn references(
-        &self,
-        slice: usize,
-        take: &mut dyn FnMut(&Layout, &[Reference]) -> Result<(), CodecError>,
-    ) -> Result<(), CodecError> {
-        let program = self.program(slice).ok_or(CodecError::Program)?;
-        take(program.image.layout(), &program.references)
+    fn references(&self, slice: usize) -> Option<Cow<'_, [Reference]>> {
+        Some(self.program(slice)?.references[..].into())
     }
 }
 
@@ -141,7 +136,10 @@ struct Found {
 
 /// Finds the programs that have a program to come from, and transforms them.
 fn find(sides: &Sides<'_>, slices: &[Range<usize>], members: &[Range<usize>], paired: &[Option<u32>]) -> Vec<Found> {
-    let is_program = |bytes: &[u8]| bytes.starts_with(b"\x7fELF") && Image::read(bytes).is_some();
+    let is_program = |bytes: &[u8]| {
+        let is_elf = bytes.len() <= MAX_PROGRAM && bytes.starts_with(b"\x7fELF");
+        is_elf && Image::read(bytes).is_some()
+    };
     let bases: Vec<usize> = (0..slices.len()).filter(|&slice| is_program(&sides.base[slices[slice].clone()])).collect();
     let (mut found, mut left) = (Vec::new(), max_base_lens(sides.base.len(), sides.target.len()));
     for (member, range) in members.iter().enumerate() {

@@ -10,12 +10,13 @@
 //!    layout (`elf::Layout`)
 //! 2. the segments of all other members together (`segments`), when there are any, then of each program
 //! 3. which references are wrong, and by how much (`references`)
-//!
-//! Behind them are the corrections: of all other bytes, and what no segment covers (`entropy`), of all members in that order.
 //! ```
 //!
+//! Behind them are the corrections: of all other bytes, and what no segment covers ([`crate::entropy`]), of all members in that order.
+//!
 //! A base's slice that is the base of a program is transformed in place, before anything refers to it, for other members too. The base of a body without programs is as
-//! it is. Numbers are bounded by the lengths that both sides know; whatever the bytes are, decoding ends in time linear in them and the two lengths.
+//! it is. Numbers are bounded by the lengths that both sides know; whatever the bytes are, decoding ends in time linear in them and the two lengths,
+//! and takes, besides the two, about the length of the longest program, of which none may be longer than 48 MiB.
 //!
 //! Another machine's programs fit without a change here: see [`crate::elf`].
 

@@ -69,13 +69,13 @@ impl Truth for Known<'_> {
     #[inline]
     fn place(&mut self, reference: &Reference, expected: u32, out: &mut [u8]) -> Result<Option<u32>, CodecError> {
         let range = reference.at as usize..reference.at as usize + usize::from(reference.width);
-        if out[range.clone()] != self.new[range.clone()] {
-            if let Some(found) = self.found(reference, expected, range, out) {
-                self.streams.put(Sort::Misses, self.right);
-                self.streams.put_signed(sort(reference), i64::from(found) - i64::from(expected));
-                self.right = 0;
-                return Ok(Some(found));
-            }
+        if out[range.clone()] != self.new[range.clone()]
+            && let Some(found) = self.found(reference, expected, range, out)
+        {
+            self.streams.put(Sort::Misses, self.right);
+            self.streams.put_signed(sort(reference), i64::from(found) - i64::from(expected));
+            self.right = 0;
+            return Ok(Some(found));
         }
         self.right += 1;
         Ok(None)
@@ -142,12 +142,9 @@ struct Learned(HashMap<u32, u32, BuildHasherDefault<Multiply>>);
 impl Learned {
     #[inline]
     fn get(&self, old: u32, map: &Map) -> u32 {
-        if !self.0.is_empty() {
-            if let Some(&found) = self.0.get(&old) {
-                return found;
-            }
-        }
-        map.get(old)
+        // Most programs teach little: then nothing is looked up.
+        let found = if self.0.is_empty() { None } else { self.0.get(&old) };
+        found.copied().unwrap_or_else(|| map.get(old))
     }
 }
 

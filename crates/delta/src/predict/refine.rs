@@ -74,7 +74,7 @@ fn proofs(old: &[u8], new: &[u8], segment: &Segment) -> Vec<Segment> {
 fn complement(mut ranges: Vec<Range<u32>>, len: u32) -> Vec<Range<u32>> {
     ranges.sort_unstable_by_key(|range| range.start);
     let (mut out, mut end) = (Vec::new(), 0);
-    for range in ranges.into_iter().chain([len..len]) {
+    for range in ranges.into_iter().chain(std::iter::once(len..len)) {
         if range.start > end {
             out.push(end..range.start);
         }
