@@ -11,7 +11,7 @@ runs every node is made anew with the first version. `prepared`: the delta lies 
 --no-op: a tree of 47,000 files that a node has; what travels then by the counters of the operator's device, and the time.
 Writes benches/results/fleet.json.
 """
-import argparse, json, os, random, re, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, random, re, shutil, signal, statistics, subprocess, sys, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RESULTS = os.path.join(HERE, '..', 'results', 'fleet.json')
@@ -139,14 +139,12 @@ class Operator:
         shutil.rmtree(f'{self.at}/state', ignore_errors=True)
         for n in numbers:
             self.df(f'add ssh://root@n{n}{self.at}/n{n} --name n{n}')
+        self.df(f'build --commit-hash {self.commits[0]}')
         self.df(f'cp --version {self.commits[0]}')
 
     def forget_deltas(self):
-        # What is derived may vanish at any time; that is its definition.
-        for place, dirs, _ in os.walk(f'{self.at}/cache'):
-            if 'derived' in dirs:
-                shutil.rmtree(f'{place}/derived')
-                os.mkdir(f'{place}/derived')
+        # `d/` of a cache holds what is derived: it may vanish at any time, by its definition.
+        sh(f'find {self.at}/cache -path "*/d/*" -type f -delete', check=False)
 
     def same(self, n, image):
         store = sh(f'find {self.at}/n{n} -maxdepth 3 -type d -name {image}').split()
@@ -272,6 +270,8 @@ def main():
     asked = parser.parse_args()
     root, programs = os.environ['DF_BENCH_DIR'], os.path.abspath(os.environ.get('DF_PROGRAMS', os.path.join(HERE, '../../target/release')))
     kept = json.load(open(RESULTS)) if os.path.exists(RESULTS) else {}
+    # What it made goes with it, also when it is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # A short name: the path of a socket has 108 bytes.
     at = tempfile.mkdtemp(prefix='dfb')
     os.chmod(at, 0o755)

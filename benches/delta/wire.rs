@@ -1,4 +1,6 @@
 //! What the programs say to each other for a pair: `df cp` of one version over the other, to a node in a directory of this machine.
+//!
+//! The codec is forced, as over a line this fast df would send the image whole.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,7 +10,11 @@ use serde_json::{Value, json};
 
 use crate::support::World;
 
-/// Copies the first version to a new node, then the second at this level; returns the bytes of the second copy, counted by df on both ways.
+/// Bytes behind a delta that is kept in the cache.
+const TRAILER_LEN: u64 = 48;
+
+/// Copies the first version to a new node, then the second at this level; returns the bytes of the second copy, counted by df on both ways, and how many of
+/// them are the delta.
 pub fn copy(pair: &str, dir: &Path, level: &str) -> Value {
     let place =
         tempfile::Builder::new().prefix("delta-wire-").tempdir_in(dir.parent().expect("below pairs")).expect("a directory");
@@ -36,7 +42,7 @@ pub fn copy(pair: &str, dir: &Path, level: &str) -> Value {
     let mut copied = Value::Null;
     for version in ["v1", "v2"] {
         repo.commit(&[("df.yaml", &yaml), ("which", version)], version);
-        let events = df(&["cp", "--level", level]);
+        let events = df(&["cp", "--codec", "elf", "--level", level]);
         copied = events.into_iter().find(|event| event["type"] == "copied").expect("a copy is told");
     }
     let image = copied["image"].as_str().expect("the event names it").to_owned();
@@ -44,5 +50,17 @@ pub fn copy(pair: &str, dir: &Path, level: &str) -> Value {
     let differs =
         Command::new("diff").args(["-rq", "--no-dereference"]).args([&dir.join("v2"), &there]).status().expect("diff is here");
     assert!(differs.success(), "{pair}: what {} holds is not the second version", there.display());
-    json!({ "sent": copied["bytes_sent"], "received": copied["bytes_received"], "codec": copied["codec"], "seconds": copied["seconds"] })
+    let base = copied["base"].as_str().expect("it was a delta").to_owned();
+    let delta = kept(&place.path().join("cache"), &format!("{base}-{image}-")).expect("a delta that was made is kept");
+    json!({ "delta": delta - TRAILER_LEN, "sent": copied["bytes_sent"], "received": copied["bytes_received"], "codec": copied["codec"], "seconds": copied["seconds"] })
+}
+
+/// Returns the length of the largest file below a directory whose name begins so.
+fn kept(dir: &Path, begins: &str) -> Option<u64> {
+    let entries = std::fs::read_dir(dir).ok()?.flatten();
+    let lens = entries.filter_map(|entry| match entry.file_type().ok()?.is_dir() {
+        true => kept(&entry.path(), begins),
+        false => entry.file_name().to_str()?.starts_with(begins).then(|| entry.metadata().ok().map(|metadata| metadata.len()))?,
+    });
+    lens.max()
 }
