@@ -12,6 +12,7 @@ use df_testkit::process::{Child, Output, Run, wait_until};
 use df_testkit::repo::Repo;
 use df_testkit::seed::Seed;
 use df_testkit::sshd::Sshd;
+use df_testkit::survivors::send;
 use serde_json::Value;
 
 use crate::support::{DEADLINE, World};
@@ -267,6 +268,30 @@ fn twenty_nodes_over_ssh_share_connections_and_the_next_command_has_them_still()
     let second = fleet.copying(1, 1..=8, &["--parallel", "8"]).ok();
     assert_eq!(second.events("copied").len(), 8, "{second}");
     println!("8 nodes after the first command: {:?}", second.elapsed);
+}
+
+#[test]
+fn a_shared_connection_that_hangs_costs_some_seconds_and_no_command() {
+    let remote = Remote::new(1);
+    remote.fleet.copying(0, [1], &[]).ok();
+    let socket = remote.sockets("run/df").remove(0);
+    let keeper = keeper_of(&socket).expect("a process that keeps the connection");
+    send(keeper, libc::SIGSTOP);
+    let copied = remote.fleet.copying(1, [1], &[]).output();
+    send(keeper, libc::SIGKILL);
+    assert_eq!(copied.expect_code(0).events("copied").len(), 1);
+    // What it left behind is in nobody's way.
+    assert!(socket.exists());
+    remote.fleet.copying(0, [1], &["--full"]).ok();
+}
+
+/// Returns the process that keeps a connection open after its sessions: ssh writes the socket into its own name.
+fn keeper_of(socket: &Path) -> Option<u32> {
+    let is_keeper = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).starts_with(&format!("ssh: {} [mux]", socket.display()))
+    };
+    fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(is_keeper)
 }
 
 #[test]
