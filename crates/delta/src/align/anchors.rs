@@ -151,7 +151,7 @@ impl Walk<'_> {
     fn best_around(&mut self, at: usize, key: u64) -> Option<Found> {
         let mut best = self.elsewhere(at, key)?;
         for at in at + 1..=at + self.search.lazy {
-            if best.len >= LONG {
+            if best.len >= LONG || self.is_long(at) {
                 break;
             }
             let Some(key) = self.new.get(at..at + KEY) else { break };
@@ -168,7 +168,8 @@ impl Walk<'_> {
         let expected = at as i64 + self.beside;
         let mut best: Option<Found> = None;
         let index = self.index;
-        for place in index.near(key, expected, self.affordable(at)) {
+        let most = if self.is_long(at) { self.search.n_compared } else { self.search.n_places };
+        for place in index.near(key, expected, most) {
             self.n_compared += 1;
             if runs::word(&self.old[place..]) != key {
                 continue;
@@ -183,10 +184,9 @@ impl Walk<'_> {
         best
     }
 
-    /// Returns how many places may be compared: few where so many were that it would take long.
-    fn affordable(&self, at: usize) -> usize {
-        let is_cheap = self.n_compared < at * self.search.n_compared + COMPARED_FREELY;
-        if is_cheap { self.search.n_places } else { self.search.n_compared }
+    /// Returns whether so many places were compared that it would take long to go on like that.
+    fn is_long(&self, at: usize) -> bool {
+        self.n_compared > at * self.search.n_compared + COMPARED_FREELY
     }
 
     /// The one that saves most, and of equals the nearest to where we walk.

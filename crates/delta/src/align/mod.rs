@@ -7,7 +7,7 @@
 //!
 //! Only the encoder aligns; what it found travels. So anything here may change without a new version of the format.
 //! Time is linear in both lengths, whatever is in them. The index takes at most twice `old` with [`Effort::Fast`], four times with [`Effort::Small`], and eight
-//! times when it is small.
+//! times when `old` is at most 16 MiB.
 
 mod anchors;
 mod chain;
@@ -45,7 +45,7 @@ pub(crate) enum Effort {
 }
 
 /// Old bytes that take so much memory already that only every second of their places is indexed.
-const LARGE: usize = 8 << 20;
+const LARGE: usize = 16 << 20;
 
 /// Returns segments that resemble each other, with few wrong bytes in them: sorted by `new`, not overlapping in `new`, inside both.
 ///
