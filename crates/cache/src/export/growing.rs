@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use df_core::{Digest, Entry, Hasher, Kind, Manifest, TreePath};
@@ -261,10 +261,9 @@ fn hash_first(file: &File, len: u64) -> io::Result<Hasher> {
     if copied == len { Ok(hasher) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
-/// Where a tree under way lies, for messages.
 impl std::fmt::Debug for Growing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Growing").field("at", &PathBuf::from(self.top.join(b""))).finish_non_exhaustive()
+        f.debug_struct("Growing").field("at", &self.top.join(b"")).finish_non_exhaustive()
     }
 }
 

@@ -126,12 +126,14 @@ fn a_delta_goes_on_with_its_base() {
     check(&Case::new(Some(&old), new), &[1]);
 }
 
+type Damage = fn(&mut Vec<u8>);
+
 #[test]
 fn what_was_damaged_since_the_cut_is_found_and_the_mark_before_it_holds() {
     let case = &*WHOLE;
     let digest = |path: &str| df_core::Digest::of(&case.target[path]);
     // Pieces: a, long in three windows, the small ones.
-    let damage: [(&str, fn(&mut Vec<u8>), usize); 4] = [
+    let damage: [(&str, Damage, usize); 4] = [
         ("a", |bytes| bytes[5] ^= 1, 1),
         ("a", |bytes| bytes.truncate(5), 1),
         ("long", |bytes| bytes[33 * MIB] ^= 1, 2),

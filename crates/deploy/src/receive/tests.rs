@@ -223,13 +223,15 @@ fn a_long_file_goes_on_in_its_middle() {
     is_held(&layout, &v1);
 }
 
+type Damage = fn(&std::path::Path);
+
 #[test]
 fn what_was_damaged_meanwhile_comes_again() {
     let (_dir, layout) = fixture::layout();
     let v1 = three(1);
     let bytes = delta(None, &v1);
     let sent = Sent::new(&layout, None, &v1, &bytes);
-    let damage: [(&str, &str, fn(&std::path::Path)); 6] = [
+    let damage: [(&str, &str, Damage); 6] = [
         ("a byte of a file", "tree/large", |path| df_testkit::faults::flip_byte(path, 99)),
         ("a file", "tree/lib.so", |path| std::fs::remove_file(path).expect("removed")),
         ("the head", "head", |path| df_testkit::faults::flip_byte(path, 70)),
