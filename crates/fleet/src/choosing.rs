@@ -234,7 +234,15 @@ impl Chooser {
             Some(_) => Ok(patches),
             // What is here too needs no signature: it costs a round trip, and sends every moved address.
             None if patches.is_empty() => Ok(whole().into_iter().chain(rsync).collect()),
-            None => Ok(whole().into_iter().chain(patches).collect()),
+            None => {
+                // The whole image is no smaller than a delta to it: what was made says more of how its bytes squeeze than any guess.
+                let least = patches.iter().filter(|offer| offer.is_made).map(|offer| offer.bytes).max().unwrap_or(0);
+                let whole = whole().into_iter().map(|offer| match offer.is_made {
+                    true => offer,
+                    false => Offer { bytes: offer.bytes.max(least), ..offer },
+                });
+                Ok(whole.chain(patches).collect())
+            }
         }
     }
 

@@ -104,6 +104,15 @@ fn what_is_made_already_is_taken_and_the_smallest_of_it() {
 }
 
 #[test]
+fn what_does_not_squeeze_is_known_by_the_delta_that_was_made() {
+    let mut here = here();
+    let old = here.id("old");
+    here.made = vec![(Some(old), Level::Fast, None, 6 * MIB)];
+    let chosen = choose(&here, &[old], SLOW, Wish { level: Some(Level::Fast), ..Wish::default() }).expect("a way");
+    assert_eq!(chosen.way, Way::Patch(old), "the whole image would be thought to be 3 MiB");
+}
+
+#[test]
 fn a_wish_is_fulfilled_or_refused_in_words() {
     let here = here();
     let (old, stranger) = (here.id("old"), ImageId(Digest::of(b"not here")));
