@@ -67,7 +67,11 @@ pub fn shared() -> &'static Path {
 /// Returns `df`, in a repository, with its own state and the shared cache.
 pub fn df(repo: &Path, state: &Path) -> Run {
     let run = Run::new(env!("CARGO_BIN_EXE_df")).arg("-C").arg(repo).arg("--state").arg(state);
-    run.env("XDG_CACHE_HOME", shared().join("cache")).env("NO_COLOR", "1").env("DF_NO_BACKGROUND", "1").env_remove("DF_SSH_CONFIG").deadline(DEADLINE)
+    run.env("XDG_CACHE_HOME", shared().join("cache"))
+        .env("NO_COLOR", "1")
+        .env("DF_NO_BACKGROUND", "1")
+        .env_remove("DF_SSH_CONFIG")
+        .deadline(DEADLINE)
 }
 
 /// Nodes in directories of their own, for one test.

@@ -133,7 +133,8 @@ fn measure(old: &Side, new: &Side, level: Level, codec: Option<&str>) -> Result<
 fn sign(old: &Side, base: &Manifest, target: &Manifest) -> Result<Vec<Vec<u8>>, df_delta::SignatureError> {
     let plan = choose::plan(Some(base), target, &[]);
     let block_len = signature::block_len(&plan.pieces);
-    let bytes = |slice: &df_delta::Slice| old.blobs[&slice.digest][slice.offset as usize..(slice.offset + slice.len) as usize].to_vec();
+    let bytes =
+        |slice: &df_delta::Slice| old.blobs[&slice.digest][slice.offset as usize..(slice.offset + slice.len) as usize].to_vec();
     plan.stretches().map(|slices| df_delta::signature(&slices.iter().flat_map(bytes).collect::<Vec<u8>>(), block_len)).collect()
 }
 

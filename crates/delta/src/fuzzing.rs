@@ -140,7 +140,11 @@ pub fn seeds(old: &[u8], new: &[u8]) -> Vec<(&'static str, String, Vec<u8>)> {
             let which = Codec::ALL.iter().position(|&one| one == part.codec).expect("it is one of all") as u8;
             seeds.push(("part", format!("{codec:?}-{level:?}"), [&[which], &lens[..], old, &part.bytes].concat()));
             let how = (nth + 2 * (at + 1)) as u8;
-            seeds.push(("round_trip", format!("{codec:?}-{level:?}"), [&[how], &two(old.len())[..], &two(new.len()), old, new].concat()));
+            seeds.push((
+                "round_trip",
+                format!("{codec:?}-{level:?}"),
+                [&[how], &two(old.len())[..], &two(new.len()), old, new].concat(),
+            ));
         }
     }
     for (nth, shape) in SHAPES.into_iter().enumerate() {

@@ -16,7 +16,7 @@
 //! - zstd: one frame without its first five bytes, which are always `28 b5 2f fd 00` (no checksum, no content size, no dictionary; a window of at most 2^27), with
 //!   the context as its prefix when bit 6 says so;
 //! - mixed contexts: the bits of the bytes, the highest first, each coded arithmetically (`range`) with the probability that the model has for it (`mix`). The
-//!   model's arithmetic is the format: a change of any constant in it is another coder. Streams above 2 MiB have no such packing.
+//!   model's arithmetic is the format: a change of any constant in it is another coder. A stream above 128 KiB, or corrections above 2 MiB, have no such packing.
 //!
 //! With [`Shape::Text`] and no context, `a small stream, a small stream` is
 //!
@@ -80,8 +80,10 @@ const ZSTD: u8 = 1;
 const MIX: u8 = 2;
 const CONTEXT: u8 = 0x40;
 
-/// The longest stream that is mixed, so that whatever is received is unpacked in a few seconds: one MB takes two or three.
+/// The most that corrections mix, so that whatever is received is unpacked in a few seconds: one MB takes two or three.
 const MIX_LIMIT: usize = 2 << 20;
+/// The longest stream that is mixed: a part has several of them, beside its corrections.
+const STREAM_LIMIT: usize = 128 << 10;
 /// The same at [`Level::Fast`]: above it the gain over zstd is a few percent of time that could copy a thousand times as much.
 const FAST_LIMIT: usize = 1 << 10;
 
@@ -117,7 +119,7 @@ pub fn unpack(packed: &[u8], context: &[u8], len: usize) -> Result<Vec<u8>, Entr
         STORED if body.len() == len => Ok(body.to_vec()),
         STORED => Err(EntropyError::Length { expected: len }),
         ZSTD => frame::decompress(body, context, len),
-        MIX if len <= MIX_LIMIT => mix::decode(body, context, shape(first), len),
+        MIX if len <= STREAM_LIMIT => mix::decode(body, context, shape(first), len),
         _ => Err(EntropyError::Coder(first)),
     }
 }
@@ -125,7 +127,7 @@ pub fn unpack(packed: &[u8], context: &[u8], len: usize) -> Result<Vec<u8>, Entr
 /// The coders that are worth trying, and what each may refer to.
 fn candidates(len: usize, context: &[u8], shape: Shape, level: Level) -> Vec<(u8, &[u8])> {
     let refers = !context.is_empty() && matches!(shape, Shape::Text | Shape::Code);
-    let mix_limit = if level == Level::Small { MIX_LIMIT } else { FAST_LIMIT };
+    let mix_limit = if level == Level::Small { STREAM_LIMIT } else { FAST_LIMIT };
     let mut candidates: Vec<(u8, &[u8])> = vec![(ZSTD, &[])];
     if len <= mix_limit {
         candidates.push((MIX, &[]));
