@@ -22,7 +22,7 @@ pub const IN_FLIGHT: u64 = 224 << 20;
 /// More threads find no more to do: a piece is 32 MiB and more where there is much.
 const THREADS: usize = 4;
 
-/// Blobs of so many bytes together are checked and written by several threads.
+/// So many bytes are worth several threads.
 const SHARED: usize = 1 << 20;
 
 /// The pieces of a delta, and all that is needed to make blobs of them.
@@ -64,7 +64,9 @@ impl<'a> Pieces<'a> {
         let flight = Flight::default();
         let order = Mutex::new(Order { next: n_done, waiting: BTreeMap::new(), unfinished: start.unfinished });
         let n_threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS).min(self.pieces.len() - n_done);
-        let read = if n_threads < 2 {
+        let is_small =
+            self.pieces[n_done..].iter().fold(0_u64, |sum, piece| sum.saturating_add(piece.target_len())) < SHARED as u64;
+        let read = if n_threads < 2 || is_small {
             self.feed(n_done, input, &flight, &mut |job| self.take(job, &flight, &order))
         } else {
             // It holds little: what is in flight is bounded.
