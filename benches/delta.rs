@@ -134,6 +134,7 @@ fn both_ends(row: &mut Value, dir: &Path, work: &Path, level: &str) -> Result<Va
 }
 
 /// Runs a step by this program in a process of its own; returns what it said and the most memory it had at once, in MiB. What it died of is on the screen.
+#[expect(clippy::zombie_processes, reason = "wait4 waits for it, and tells its memory besides")]
 fn in_own_process(words: &[&std::ffi::OsStr]) -> Result<(Value, u64), String> {
     let this = std::env::current_exe().expect("this program has a path");
     let mut command = Command::new(this);

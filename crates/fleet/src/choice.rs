@@ -3,7 +3,7 @@
 //! A pure model of time. A copy is done when its delta is made, has travelled, and is worked in on the node; the last two overlap. What a delta costs to make
 //! is paid once for all nodes that it serves, and nothing where it was made before: a cold delta that saves a second of a slow line loses a tenth on a fast
 //! one, so a fast line takes the whole image unless the delta is there. By this model no node waits longer than for the whole image, at any rate; what differs
-//! by less than the model can tell ([`ALIKE`]) counts as equal, and then fewer bytes are better.
+//! by less than the model can tell (`ALIKE`) counts as equal, and then fewer bytes are better.
 //!
 //! # Where the constants are from
 //!
@@ -280,7 +280,7 @@ impl Queue {
     }
 }
 
-/// Returns which offer is done soonest, and in how many seconds; of those that are [`ALIKE`] that of fewest bytes. `None` for no offer at all.
+/// Returns which offer is done soonest, and in how many seconds; of those that are `ALIKE` that of fewest bytes. `None` for no offer at all.
 pub fn choose<'a>(offers: &'a [Offer], link: &Link, queue: &Queue, now: f64) -> Option<(&'a Offer, f64)> {
     let timed = || offers.iter().map(|offer| (offer, queue.seconds(offer, link, now)));
     let soonest = timed().map(|(_, seconds)| seconds).min_by(f64::total_cmp)?;
