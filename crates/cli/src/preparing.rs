@@ -35,6 +35,9 @@ const AHEAD_LEN: u64 = 4 << 30;
 /// The same for the level that takes ten times as long.
 const SMALL_LEN: u64 = 256 << 20;
 
+/// Bytes a second below which a small delta is done sooner than a fast one: above that its unpacking takes longer than what it saves on the line.
+const SLOW_LINE: f64 = 100e3;
+
 /// What was learnt of a node by a copy.
 pub struct Sight {
     /// Where it is.
@@ -52,7 +55,9 @@ pub fn in_background(session: &Session, shelf: &Shelf, release: &Release) {
     if session.is_dry_run() || std::env::var_os(OFF).is_some_and(|off| !off.is_empty() && off != "0") {
         return;
     }
-    let lacks_one = |base: &ImageId| shelf.kept(Some(*base), release.image, Level::Small, None).is_none();
+    let levels = levels(session);
+    let lacks_one =
+        |base: &ImageId| levels.iter().any(|(level, _)| shelf.kept(Some(*base), release.image, *level, None).is_none());
     if held(session, release.image).iter().flatten().any(|base| shelf.holds(*base) && lacks_one(base)) {
         // Who cannot have it copies a little later; that is all.
         let _ = spawn(session);
@@ -78,7 +83,7 @@ pub fn run(session: &Session) -> Result<Exit, Failure> {
     let image = newest.release.image;
     let Ok(deltas) = Deltas::to(Arc::new(shelf.clone()), image) else { return Ok(Exit::Done) };
     let bases = wanted(session, &deltas);
-    for (level, most) in [(Level::Fast, AHEAD_LEN), (Level::Small, SMALL_LEN)] {
+    for (level, most) in levels(session) {
         for &(base, len) in bases.iter().filter(|(_, len)| *len <= most) {
             if is_overtaken(session) {
                 return Ok(Exit::Done);
@@ -90,6 +95,14 @@ pub fn run(session: &Session) -> Result<Exit, Failure> {
         }
     }
     Ok(Exit::Done)
+}
+
+/// Returns the levels at which a delta may be wanted, and how many new bytes each is worth making ahead for.
+fn levels(session: &Session) -> Vec<(Level, u64)> {
+    let seen = Seen::load(&session.state);
+    let nodes = session.nodes().unwrap_or_default();
+    let is_slow = nodes.iter().any(|node| seen.link(&node.address).bytes_per_second < SLOW_LINE);
+    [Some((Level::Fast, AHEAD_LEN)), is_slow.then_some((Level::Small, SMALL_LEN))].into_iter().flatten().collect()
 }
 
 /// Begins to make the delta that most nodes will probably want, while this command goes on.

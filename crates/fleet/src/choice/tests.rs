@@ -42,23 +42,34 @@ fn check(offers: &[Offer], link: Link, expected: &str) {
 }
 
 #[test]
-fn a_slow_line_takes_the_delta_and_a_fast_one_the_whole_image_unless_the_delta_is_there() {
-    let offers = cold("v1", 8);
+fn the_delta_is_taken_until_a_line_brings_a_whole_image_that_is_made_in_less_time_than_the_delta_takes_to_make() {
+    let whole = Offer::made(Way::Whole, Level::Fast, &Work::whole(8 * MIB, 8 * MIB), 3 * MIB, &speed());
+    let offers = [&cold("v1", 8)[..], &[whole]].concat();
     for rate in [1.0, 10.0, 100.0] {
         check(&offers, mbit(rate, 0.02), "patch Fast");
     }
     for rate in [1_000.0, 10_000.0] {
-        check(&offers, mbit(rate, 0.0002), "whole Fast");
-        let made = [Offer::made(Way::Patch(image("v1")), Level::Small, &program(8), 9_000, &speed())];
-        check(&[&offers[..], &made[..]].concat(), mbit(rate, 0.0002), "patch Small made");
+        check(&offers, mbit(rate, 0.0002), "whole Fast made");
     }
+    let made = [Offer::made(Way::Patch(image("v1")), Level::Fast, &program(8), 9_000, &speed())];
+    check(&[&offers[..], &made[..]].concat(), mbit(300.0, 0.0002), "patch Fast made");
 }
 
 #[test]
 fn squeezing_harder_pays_when_the_line_is_slower_than_the_squeezing() {
     let whole = |level| Offer::cold(Way::Whole, level, &Work::whole(100 * MIB, 2 * MIB), &speed());
-    check(&[whole(Level::Fast), whole(Level::Small)], mbit(1.0, 0.02), "whole Small");
-    check(&[whole(Level::Fast), whole(Level::Small)], mbit(100.0, 0.02), "whole Fast");
+    check(&[whole(Level::Fast), whole(Level::Small)], mbit(0.2, 0.02), "whole Small");
+    check(&[whole(Level::Fast), whole(Level::Small)], mbit(10.0, 0.02), "whole Fast");
+}
+
+#[test]
+fn a_small_delta_that_is_made_is_taken_where_the_line_is_slower_than_its_unpacking() {
+    let made = |level, bytes| Offer::made(Way::Patch(image("v1")), level, &program(8), bytes, &speed());
+    let offers = [made(Level::Fast, 140_000), made(Level::Small, 100_000)];
+    check(&offers, mbit(0.3, 0.02), "patch Small made");
+    for rate in [10.0, 100.0, 1_000.0] {
+        check(&offers, mbit(rate, 0.02), "patch Fast made");
+    }
 }
 
 #[test]

@@ -78,24 +78,27 @@ fn here() -> Here {
 
 #[test]
 fn the_image_that_is_most_like_the_new_one_is_the_base_whoever_owns_it() {
-    let here = here();
+    let mut here = here();
     let (old, other, stranger) = (here.id("old"), here.id("other"), ImageId(Digest::of(b"not here")));
     let way = |held: &[ImageId], link| choose(&here, held, link, Wish::default()).expect("a way").way;
     assert_eq!(way(&[stranger, other, old], SLOW), Way::Patch(old));
     assert_eq!(way(&[stranger], SLOW), Way::Rsync(stranger));
     assert_eq!(way(&[], SLOW), Way::Whole);
-    assert_eq!(way(&[old], FAST), Way::Whole, "making it takes longer than sending all");
     assert_eq!(way(&[old, here.id("new")], SLOW), Way::Held);
+    here.made = vec![(None, Level::Fast, None, 3 * MIB)];
+    let way = |held: &[ImageId], link| choose(&here, held, link, Wish::default()).expect("a way").way;
+    assert_eq!(way(&[old], FAST), Way::Whole, "making a delta takes longer than sending what is made");
 }
 
 #[test]
-fn what_is_made_already_is_taken_and_the_smallest_of_it() {
+fn what_is_made_already_is_taken_and_the_smallest_of_it_where_the_line_is_slower_than_its_unpacking() {
     let mut here = here();
     let old = here.id("old");
     here.made = vec![(Some(old), Level::Fast, None, 9000), (Some(old), Level::Small, None, 8000)];
-    for link in [SLOW, FAST] {
+    let modem = Link { bytes_per_second: 7e3, round_trip: 0.2 };
+    for (link, level, bytes) in [(modem, Level::Small, 8000), (SLOW, Level::Fast, 9000), (FAST, Level::Fast, 9000)] {
         let chosen = choose(&here, &[old], link, Wish::default()).expect("a way");
-        assert_eq!((chosen.way, chosen.level, chosen.bytes, chosen.is_exact), (Way::Patch(old), Level::Small, 8000, true));
+        assert_eq!((chosen.way, chosen.level, chosen.bytes, chosen.is_exact), (Way::Patch(old), level, bytes, true));
     }
     let wish = Wish { level: Some(Level::Fast), ..Wish::default() };
     assert_eq!(choose(&here, &[old], SLOW, wish).expect("a way").bytes, 9000);
