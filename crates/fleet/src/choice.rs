@@ -156,7 +156,7 @@ impl Speed {
             cores: cores.max(1) as f64,
             encode_changed: [35e6, 1e6],
             encode_fresh: [25e6, 0.5e6],
-            apply_changed: 150e6,
+            apply_changed: 200e6,
             apply_small: 110e3,
             apply_fresh: 250e6,
             sign: 400e6,
