@@ -40,13 +40,13 @@ pub(crate) fn elf(sides: &Sides<'_>, paired: &[Option<u32>], level: Level) -> Op
     if programs.is_empty() {
         return None;
     }
-    elf_of(sides, &slices, &members, &programs, level).or_else(|| {
+    elf_of(sides, &slices, &members, &mut programs, level).or_else(|| {
         // A program whose transform cannot be undone is no reason to send all of it.
         for program in &mut programs {
             program.bytes = sides.target[members[program.member].clone()].to_vec();
             program.transformed = None;
         }
-        elf_of(sides, &slices, &members, &programs, level)
+        elf_of(sides, &slices, &members, &mut programs, level)
     })
 }
 
@@ -54,25 +54,28 @@ fn elf_of(
     sides: &Sides<'_>,
     slices: &[Range<usize>],
     members: &[Range<usize>],
-    programs: &[Found],
+    programs: &mut [Found],
     level: Level,
 ) -> Option<Body> {
     let mut base = sides.base.to_vec();
     let transformed = transform_bases(&mut base, slices, programs);
-    let read = |(slice, transformed): &(usize, Transformed)| {
-        Program::read(&base[slices[*slice].clone()], transformed).map(|program| (*slice, program))
+    // What was found on the way to a transform is as large as the program: it goes as soon as its references are known.
+    let read = |(slice, transformed): (usize, Transformed)| {
+        Program::read(&base[slices[slice].clone()], &transformed).map(|program| (slice, program))
     };
-    let prepared = Prepared { bytes: &base, programs: transformed.iter().map(read).collect::<Option<_>>()? };
+    let prepared = Prepared { bytes: &base, programs: transformed.into_iter().map(read).collect::<Option<_>>()? };
     let mut body = Making::new(&base, sides.target.len(), level);
     let plain = Order::new(members, programs.iter().map(|program| program.member)).gather_plain(sides.target);
     body.streams.put(Sort::Head, programs.len() as u64);
     let mut next = 0;
     let mut parts = Vec::new();
-    for found in programs {
-        let old = prepared.program(found.base)?;
-        let new = Program::read(&found.bytes, found.transformed.as_ref().unwrap_or(&Transformed::default()))?;
-        body.head(found, found.member - next, old, &new);
-        next = found.member + 1;
+    for Found { member, base, bytes, transformed } in programs {
+        let old = prepared.program(*base)?;
+        let transformed = transformed.take();
+        let flags = transformed.as_ref().map_or(0, |transformed| u64::from(transformed.flags.0) + 1);
+        let new = Program::read(bytes, &transformed.unwrap_or_default())?;
+        body.head([(*member - next) as u64, *base as u64, flags], old, &new);
+        next = *member + 1;
         let segments = program::align(old, &new, effort(level));
         parts.push((old, new, segments));
     }
@@ -223,9 +226,8 @@ impl<'a> Making<'a> {
         }
     }
 
-    fn head(&mut self, found: &Found, skipped: usize, old: &Program<'_>, new: &Program<'_>) {
-        let flags = found.transformed.as_ref().map_or(0, |transformed| u64::from(transformed.flags.0) + 1);
-        for number in [skipped as u64, found.base as u64, flags] {
+    fn head(&mut self, numbers: [u64; 3], old: &Program<'_>, new: &Program<'_>) {
+        for number in numbers {
             self.streams.put(Sort::Head, number);
         }
         let mut layout = Vec::new();
