@@ -222,10 +222,12 @@ impl Layout {
 }
 
 impl Layout {
-    /// Adds the units of `.debug_info`, if there are not too many.
+    /// Adds the units of `.debug_info`, if there are not too many and the first is where that part starts: what is encoded counts from there, and a damaged file may
+    /// have two such sections.
     pub(super) fn with_units(mut self, units: impl Iterator<Item = u32>) -> Layout {
         self.units = units.take(MAX_UNITS + 1).collect();
-        if self.units.len() > MAX_UNITS {
+        let start = self.parts[Part::DebugEntries as usize];
+        if self.units.len() > MAX_UNITS || self.units.first().is_some_and(|first| *first != start) {
             self.units.clear();
         }
         self
@@ -288,6 +290,15 @@ mod tests {
         }
         assert_eq!(layout.address(0x2000), None);
         assert_eq!(layout.address(u32::MAX), None);
+    }
+
+    #[test]
+    fn units_of_another_section_than_the_part_say_nothing() {
+        assert_eq!(layout().with_units([7, 30].into_iter()).units, [7, 30]);
+        let other = layout().with_units([9, 30].into_iter());
+        let mut bytes = Vec::new();
+        other.encode(&layout(), &mut bytes);
+        assert_eq!(Layout::decode(&layout(), &bytes, &mut 0), Some(other));
     }
 
     #[test]
