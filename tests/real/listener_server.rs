@@ -35,7 +35,9 @@ fn check(fleet: &Fleet) {
     fleet.expect_current(PROGRAM, new);
     for copied in upgraded.events("copied") {
         println!("{}: {} of {} bytes as {}", copied["node"], copied["bytes_sent"], copied["image_bytes"], copied["codec"]);
-        assert_eq!(copied["codec"], "patch", "{copied}");
+        assert_eq!(copied["codec"], "elf", "{copied}");
+        let (sent, image) = (copied["bytes_sent"].as_u64(), copied["image_bytes"].as_u64());
+        assert!(sent.expect("a number") * 20 < image.expect("a number"), "a relinked program is predicted: {copied}");
     }
     fleet.df(["verify"]).ok();
 
