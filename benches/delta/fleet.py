@@ -60,7 +60,9 @@ class Net:
             known.write(f'{NET}.{10 + n} {key}\n')
         with open(f'{at}/sshd_config', 'w') as config:
             config.write(f'HostKey {at}/host\nPidFile none\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nStrictModes no\n'
-                         f'AuthorizedKeysFile {self.at}/id.pub\nMaxSessions 64\nUseDNS no\n')
+                         f'AuthorizedKeysFile {self.at}/id.pub\nMaxSessions 64\nUseDNS no\n'
+                         # Else the start of every session is that of whatever this machine's own shell loads.
+                         f'SetEnv HOME={at}\n')
         self.sshds.append(subprocess.Popen(['ip', 'netns', 'exec', name, '/usr/sbin/sshd', '-D', '-f', f'{at}/sshd_config']))
 
     def cable(self, rate_mbit, round_trip_ms):
