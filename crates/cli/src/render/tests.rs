@@ -111,7 +111,7 @@ fn scripts_get_the_fields_of_the_contract() {
     let keys = |event: &Event| json(event).as_object().expect("an object").keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(
         keys(&copied("patch", None)),
-        "type node image base codec bytes_sent bytes_received image_bytes through_cache seconds"
+        "type node image base codec bytes_sent bytes_received bytes_resumed image_bytes through_cache seconds"
             .split(' ')
             .collect::<std::collections::BTreeSet<_>>()
             .into_iter()
