@@ -35,6 +35,9 @@ pub mod scrub;
 pub mod derived;
 pub mod durable;
 
+#[cfg(feature = "s3")]
+pub mod s3;
+
 mod beneath;
 #[cfg(test)]
 mod contract;

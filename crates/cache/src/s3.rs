@@ -1,0 +1,3 @@
+//! A cache in a bucket: one object that changes, by compare-and-swap; everything else is written once.
+
+pub mod objects;
