@@ -8,6 +8,7 @@
 //! Invariants: a value that exists is valid (paths are safe, manifests are sorted and complete, names are printable), and equal
 //! values have equal bytes, so that a digest may be taken of any of them.
 
+pub mod attestation;
 pub mod digest;
 pub mod image;
 pub mod limits;
@@ -19,6 +20,7 @@ pub mod spec;
 pub mod text;
 pub mod time;
 
+pub use attestation::{Attestation, Bundle, Policy, Statement};
 pub use digest::{Digest, Hasher};
 pub use image::{ImageId, RecipeKey, ReleaseId};
 pub use manifest::{Entry, Kind, Manifest};
