@@ -5,7 +5,7 @@
 
 use super::costs::{Costs, jump_bits};
 use super::extend::Sides;
-use super::index::{Index, KEY};
+use super::index::{AHEAD, Index, KEY};
 use super::runs;
 use super::{Effort, Segment};
 
@@ -76,6 +76,8 @@ const WINDOW: usize = 32;
 const STRIDE: usize = 16;
 /// So many places are compared before it matters how many they are.
 const COMPARED_FREELY: usize = 1 << 20;
+/// For so many places it is remembered what was found elsewhere; more than [`Search::lazy`].
+const RECENT: usize = 16;
 /// How many equal bytes more than where we walk another place must have.
 const BETTER: usize = 4;
 /// From this length on a stretch that was not better is passed over as a whole, or many such would be compared again and again.
@@ -84,7 +86,19 @@ const LONG: usize = 64;
 /// Returns anchors sorted by `new`, not overlapping in `new`.
 pub(super) fn find(sides: &Sides<'_>, index: &Index, search: &Search) -> Vec<Anchor> {
     let Sides { old, new, costs } = *sides;
-    let mut walk = Walk { old, new, costs, index, search, found: Vec::new(), beside: 0, end: 0, n_compared: 0 };
+    let mut walk = Walk {
+        old,
+        new,
+        costs,
+        index,
+        search,
+        found: Vec::new(),
+        beside: 0,
+        end: 0,
+        n_compared: 0,
+        recent: [(usize::MAX, None); RECENT],
+        ahead: Ahead { from: 0, step: 1, may_have: [true; AHEAD] },
+    };
     let mut at = 0;
     while at < new.len() {
         at = walk.advance(at);
@@ -104,6 +118,17 @@ struct Walk<'a> {
     /// Where the last anchor ends.
     end: usize,
     n_compared: usize,
+    /// What was found elsewhere for the last few places, by place: what was looked at as a place just behind is mostly looked at again for itself.
+    recent: [(usize, Option<Found>); RECENT],
+    ahead: Ahead,
+}
+
+/// What the index was asked for ahead.
+struct Ahead {
+    from: usize,
+    /// Every so many places from there.
+    step: usize,
+    may_have: [bool; AHEAD],
 }
 
 impl Walk<'_> {
@@ -127,8 +152,13 @@ impl Walk<'_> {
             }
             // Inside of a run of one byte all places look alike; what follows it tells them apart.
             _ if repeats => at + (runs::forward(&self.new[at..], &self.new[at + 1..]) + 2 - KEY).max(1),
-            _ => at + 1 + ((at.saturating_sub(self.end)) / self.search.patience).min(STRIDE - 1),
+            _ => at + self.stride(at),
         }
+    }
+
+    /// Returns how far to go on where nothing was found.
+    fn stride(&self, at: usize) -> usize {
+        1 + (at.saturating_sub(self.end) / self.search.patience).min(STRIDE - 1)
     }
 
     /// Returns for how long the old bytes beside us go on being equal, or nearly.
@@ -165,6 +195,38 @@ impl Walk<'_> {
     }
 
     fn elsewhere(&mut self, at: usize, key: u64) -> Option<Found> {
+        let (place, found) = self.recent[at % RECENT];
+        if place == at {
+            return found;
+        }
+        let found = self.look_elsewhere(at, key);
+        self.recent[at % RECENT] = (at, found);
+        found
+    }
+
+    /// Returns whether the index may have the key at a place; asks it for those of the next places, too.
+    fn may_be_elsewhere(&mut self, at: usize) -> bool {
+        let Ahead { from, step, may_have } = &self.ahead;
+        if let Some(distance) = at.checked_sub(*from)
+            && distance < AHEAD * step
+            && distance.is_multiple_of(*step)
+        {
+            return may_have[distance / step];
+        }
+        let step = self.stride(at);
+        let last = at + (AHEAD - 1) * step;
+        if last + KEY > self.new.len() {
+            return true;
+        }
+        let keys = std::array::from_fn(|n| runs::word(&self.new[at + n * step..]));
+        self.ahead = Ahead { from: at, step, may_have: self.index.may_have(&keys) };
+        self.ahead.may_have[0]
+    }
+
+    fn look_elsewhere(&mut self, at: usize, key: u64) -> Option<Found> {
+        if !self.may_be_elsewhere(at) {
+            return None;
+        }
         let expected = at as i64 + self.beside;
         let mut best: Option<Found> = None;
         let index = self.index;
@@ -210,6 +272,12 @@ impl Walk<'_> {
             last.n_wrong += n_wrong as u32;
         }
         self.end = at + len;
+        self.forget();
+    }
+
+    /// Forgets what was found for places before, which depends on the last anchor.
+    fn forget(&mut self) {
+        self.recent.fill((usize::MAX, None));
     }
 
     /// Returns how far back an anchor may reach: a little into the last one, which may be wrong there.
@@ -239,10 +307,12 @@ impl Walk<'_> {
         let segment = Segment { old: (at as i64 + beside) as u32, new: at as u32, len: len as u32 };
         self.found.push(Anchor { segment, n_wrong: 0 });
         (self.end, self.beside) = (at + len, beside);
+        self.forget();
     }
 }
 
 /// An equal stretch around a place in the new bytes.
+#[derive(Clone, Copy)]
 struct Found {
     at: usize,
     beside: i64,

@@ -67,21 +67,40 @@ pub(super) fn same_diagonal(a: &Segment, b: &Segment) -> bool {
 
 /// Returns the length of the best prefix and its score.
 fn best_prefix(costs: &Costs, old: &[u8], new: &[u8]) -> (usize, i64) {
-    best(costs, old.iter().zip(new).map(|(x, y)| x == y))
+    let most = old.len().min(new.len());
+    let (old, new) = (&old[..most], &new[..most]);
+    let (olds, news) = (old.chunks_exact(8), new.chunks_exact(8));
+    let rest = runs::equal_mask(olds.remainder(), news.remainder());
+    best(costs, olds.zip(news).map(|(x, y)| runs::equal_of_eight(x, y)), rest, most % 8)
 }
 
 fn best_suffix(costs: &Costs, old: &[u8], new: &[u8]) -> (usize, i64) {
-    best(costs, old.iter().rev().zip(new.iter().rev()).map(|(x, y)| x == y))
+    let most = old.len().min(new.len());
+    let (old, new) = (&old[old.len() - most..], &new[new.len() - most..]);
+    let (olds, news) = (old.rchunks_exact(8), new.rchunks_exact(8));
+    let n = most % 8;
+    let rest = runs::equal_mask(olds.remainder(), news.remainder()).reverse_bits().checked_shr(8 - n as u32).unwrap_or(0);
+    best(costs, olds.zip(news).map(|(x, y)| runs::equal_of_eight(x, y).reverse_bits()), rest, n)
 }
 
-fn best(costs: &Costs, equal: impl Iterator<Item = bool>) -> (usize, i64) {
-    let (mut score, mut best, mut len) = (0, 0, 0);
-    for (n, equal) in equal.enumerate() {
-        score += if equal { costs.literal } else { -costs.wrong };
+/// Takes which bytes are equal, eight after eight, and of the last `n_rest`.
+fn best(costs: &Costs, eights: impl Iterator<Item = u8>, rest: u8, n_rest: usize) -> (usize, i64) {
+    let (mut score, mut best, mut len, mut at) = (0, 0, 0, 0);
+    for equal in eights {
+        let eight = costs.eights[usize::from(equal)];
+        if score + i64::from(eight.best) > best {
+            (best, len) = (score + i64::from(eight.best), at + usize::from(eight.len));
+        }
+        score += i64::from(eight.all);
+        at += 8;
+        if score < best - HOPELESS {
+            return (len, best);
+        }
+    }
+    for n in 0..n_rest {
+        score += if rest >> n & 1 > 0 { costs.literal } else { -costs.wrong };
         if score > best {
-            (best, len) = (score, n + 1);
-        } else if score < best - HOPELESS {
-            break;
+            (best, len) = (score, at + n + 1);
         }
     }
     (len, best)
@@ -100,4 +119,37 @@ fn cut(costs: &Costs, before: &[u8], after: &[u8], new: &[u8]) -> (usize, i64) {
         }
     }
     (keep, both - best)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn naive(costs: &Costs, equal: impl Iterator<Item = bool>) -> (usize, i64) {
+        let (mut score, mut best, mut len) = (0, 0, 0);
+        for (n, equal) in equal.enumerate() {
+            score += if equal { costs.literal } else { -costs.wrong };
+            if score > best {
+                (best, len) = (score, n + 1);
+            }
+        }
+        (len, best)
+    }
+
+    proptest! {
+        #[test]
+        fn eight_at_once_are_as_good_as_one_by_one(
+            old in prop::collection::vec(0_u8..2, 0..70),
+            new in prop::collection::vec(0_u8..2, 0..70),
+        ) {
+            for costs in [&Costs::CODE, &Costs::PLAIN, &Costs::EQUAL] {
+                let prefix = naive(costs, old.iter().zip(&new).map(|(x, y)| x == y));
+                prop_assert_eq!(best_prefix(costs, &old, &new), prefix);
+                let suffix = naive(costs, old.iter().rev().zip(new.iter().rev()).map(|(x, y)| x == y));
+                prop_assert_eq!(best_suffix(costs, &old, &new), suffix);
+            }
+        }
+    }
 }

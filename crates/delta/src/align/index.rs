@@ -8,6 +8,9 @@ use super::runs::word;
 /// How many bytes are hashed.
 pub(super) const KEY: usize = 8;
 
+/// For so many keys at once [`Index::may_have`] answers.
+pub(super) const AHEAD: usize = 8;
+
 /// The places of the old bytes, by what stands there.
 pub(super) struct Index {
     /// Where in `entries` each hash begins; one more than there are hashes.
@@ -60,6 +63,24 @@ impl Index {
         }
         let mask = tag(u64::MAX, self.shift, self.tag_bits);
         all.iter().filter(move |&&entry| entry & mask == wanted).map(|&entry| self.place(entry))
+    }
+
+    /// Returns for each key whether there may be a place whose key hashes like it. Memory is slow, but it fetches many things at once.
+    pub(super) fn may_have(&self, keys: &[u64; AHEAD]) -> [bool; AHEAD] {
+        let hashes = keys.map(hash);
+        let ranges = hashes.map(|hash| {
+            let bucket = (hash >> self.shift) as usize;
+            self.starts[bucket] as usize..self.starts[bucket + 1] as usize
+        });
+        // The first of each, needed or not: no answer waits for another.
+        let firsts: [u32; AHEAD] = std::array::from_fn(|n| self.entries.get(ranges[n].start).copied().unwrap_or(0));
+        let mask = tag(u64::MAX, self.shift, self.tag_bits);
+        std::array::from_fn(|n| {
+            let wanted = tag(hashes[n], self.shift, self.tag_bits);
+            let range = ranges[n].clone();
+            !range.is_empty()
+                && (firsts[n] & mask == wanted || self.entries[range].iter().skip(1).any(|entry| entry & mask == wanted))
+        })
     }
 
     fn place(&self, entry: u32) -> usize {

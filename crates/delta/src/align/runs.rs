@@ -39,6 +39,23 @@ pub(super) fn equal(a: &[u8], b: &[u8]) -> usize {
     hundreds.map(|(x, y)| usize::from(x.iter().zip(y).map(|(x, y)| u8::from(x == y)).sum::<u8>())).sum()
 }
 
+/// Returns which of eight bytes are equal: the lowest bit is the first.
+///
+/// # Panics
+/// When there are not eight.
+pub(super) fn equal_of_eight(a: &[u8], b: &[u8]) -> u8 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    let differ = word(a) ^ word(b);
+    // The highest bit of each byte that differs, then each at the place of its byte: a product that adds none of them up.
+    let highest = ((differ & LOW) + LOW) | differ;
+    (((!highest & !LOW) >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8
+}
+
+/// Returns which of less than eight bytes are equal: the lowest bit is the first.
+pub(super) fn equal_mask(a: &[u8], b: &[u8]) -> u8 {
+    a.iter().zip(b).enumerate().fold(0, |mask, (n, (a, b))| mask | u8::from(a == b) << n)
+}
+
 /// Returns eight bytes as a number.
 ///
 /// # Panics
@@ -62,6 +79,12 @@ mod tests {
                 }
                 assert_eq!(forward(&a, &b), wrong);
                 assert_eq!(backward(&a, &b), if wrong < len { len - 1 - wrong } else { len });
+                let masks =
+                    a.chunks(8).zip(b.chunks(8)).map(|(a, b)| if a.len() < 8 { equal_mask(a, b) } else { equal_of_eight(a, b) });
+                assert_eq!(masks.map(u8::count_ones).sum::<u32>() as usize, equal(&a, &b));
+                if wrong < len / 8 * 8 {
+                    assert_eq!(equal_of_eight(&a[wrong / 8 * 8..], &b[wrong / 8 * 8..]), !(1 << (wrong % 8)));
+                }
                 assert_eq!(equal(&a, &b), if wrong < len { len - 1 } else { len });
             }
         }
