@@ -24,6 +24,9 @@ pub mod sshd;
 
 pub mod faults;
 
+#[cfg(feature = "s3")]
+pub mod s3;
+
 pub use load::Load;
 pub use process::{Child, Run, wait_until};
 pub use repo::Repo;
