@@ -23,6 +23,7 @@ pub(crate) fn run<S: Store>(make: impl Fn() -> S) {
     parts_of_blobs_are_read_within_their_bounds(&make());
     a_collection_keeps_what_it_must(&make());
     documents_live_as_long_as_their_release(&make());
+    attestations_gather(&make());
     a_pin_keeps_an_image(&make());
     a_flush_leaves_nothing(&make());
     a_good_store_verifies(&make());
@@ -192,6 +193,31 @@ fn a_collection_keeps_what_it_must(store: &dyn Store) {
     assert_whole(store, &rows[1].0, &rows[1].1);
 }
 
+fn attestations_gather(store: &dyn Store) {
+    let (manifest, blobs) = image(&[b"one"]);
+    let release = release("greeter", 1, manifest.image());
+    store.put(&release, &manifest, &blobs, NOW).expect("put");
+    let attach = |bytes: &[u8]| store.attach(&release.app, release.id(), Document::Attestations, bytes).expect("attached");
+    let held = || store.attached(&release.app, release.id(), Document::Attestations).expect("read");
+    // By two keys: of each, what it proves is another release, which is nothing to a store.
+    let both = include_bytes!("../../core/testdata/attestations-v1.json");
+    let both = df_core::Bundle::decode(both).expect("a bundle");
+    let of = |n: usize| {
+        let statement = df_core::attestation::Statement::release(&df_core::attestation::Subject::of(&release));
+        df_core::Bundle::new(&statement, vec![both.attestations()[n].clone()]).encode()
+    };
+    assert!(!attach(b"no bundle") && held().is_none());
+    assert!(attach(&of(0)));
+    assert!(!attach(&of(0)), "the same again");
+    assert!(!attach(b"no bundle"));
+    assert!(attach(&of(1)));
+    let gathered = df_core::Bundle::decode(&held().expect("there")).expect("a bundle");
+    assert_eq!(gathered.attestations(), both.attestations());
+    assert!(!attach(&of(0)) && !attach(&both.encode()), "nothing new, or about something else");
+    assert_eq!(store.verify().expect("read"), []);
+    store.flush().expect("flushed");
+}
+
 fn documents_live_as_long_as_their_release(store: &dyn Store) {
     let app = "greeter".parse().expect("a name");
     let rows: Vec<_> = (1..=2_u8).map(|n| image(&[&[n; 100]])).collect();
@@ -208,8 +234,8 @@ fn documents_live_as_long_as_their_release(store: &dyn Store) {
     assert!(attach(1, b"").expect("attached"));
     assert!(store.attach(&app, releases[0].id(), Document::Provenance, b"how").expect("attached"));
     let all = |n| Document::ALL.map(|document| attached(n, document));
-    assert_eq!(all(0), [Some(b"how".to_vec()), Some(b"one".to_vec())]);
-    assert_eq!(all(1), [None, Some(vec![])]);
+    assert_eq!(all(0), [Some(b"how".to_vec()), Some(b"one".to_vec()), None]);
+    assert_eq!(all(1), [None, Some(vec![]), None]);
     let other = store.attach(&"other".parse().expect("a name"), releases[0].id(), Document::Sbom, b"x");
     assert!(matches!(other, Err(PutError::NoRelease { .. })));
     let long = vec![0; document::LEN + 1];
@@ -218,11 +244,11 @@ fn documents_live_as_long_as_their_release(store: &dyn Store) {
 
     let plan = gc::plan(&store.contents().expect("read"), &Policy { count: 1, older: Timestamp(i64::MAX) });
     assert_eq!(gc::perform(store, &plan).expect("collected").n_releases, 1);
-    assert_eq!((all(0), all(1)), ([None, None], [None, Some(vec![])]));
+    assert_eq!((all(0), all(1)), ([None, None, None], [None, Some(vec![]), None]));
     store.put(&releases[0], &rows[0].0, &rows[0].1, NOW).expect("put again");
-    assert_eq!(all(0), [None, None]);
+    assert_eq!(all(0), [None, None, None]);
     store.flush().expect("flushed");
-    assert_eq!(all(1), [None, None]);
+    assert_eq!(all(1), [None, None, None]);
 }
 
 fn a_pin_keeps_an_image(store: &dyn Store) {

@@ -198,7 +198,7 @@ impl Store for DiskStore {
 
     fn attached(&self, app: &AppName, release: ReleaseId, document: Document) -> Result<Option<Vec<u8>>, ReadError> {
         let _shared = lock::shared(&self.layout)?;
-        Ok(self.find_document(app, release, document)?.map(|(_, bytes)| bytes))
+        self.read_document(app, release, document)
     }
 
     fn pin(&self, image: ImageId, why: &str) -> Result<(), PutError> {

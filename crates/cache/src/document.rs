@@ -1,16 +1,20 @@
-//! Documents that are kept beside a release: how it was built, and what of.
+//! Documents that are kept beside a release: how it was built, what of, and who vouches for it.
 //!
 //! # Files, version 1
 //!
 //! A store on disk keeps each as a file of its own, so that other programs can read it: `docs/<application>/<release>/<document>-<digest>.json`, where
 //! `digest` is the BLAKE3 of the file's bytes, 64 digits. One rename makes it; its name says whether it is whole. Limit: [`LEN`].
 //!
+//! Attestations grow: what one more key vouches for is a new file with all of them, after which those that it was joined from are removed. Where two did
+//! that at once there are two files, and a reader joins them.
+//!
 //! The directory was added to version 1 of the store: programs that do not know it leave it alone, and what they left of releases that are gone is
-//! removed by the next collection of a program that does.
+//! removed by the next collection of a program that does. Attestations came later: programs before them take such a file for one that is not whole,
+//! and only their `repair` moves it away.
 
 use std::fmt;
 
-use df_core::Digest;
+use df_core::{Bundle, Digest};
 
 /// Bytes of one document; that of a thousand packages has about one million.
 pub const LEN: usize = 16 << 20;
@@ -22,11 +26,29 @@ pub enum Document {
     Provenance,
     /// What it was built of: a CycloneDX bill of materials.
     Sbom,
+    /// Who vouches for it: a bundle of attestations. The only one that grows.
+    Attestations,
 }
 
 impl Document {
     /// All there are.
-    pub const ALL: [Self; 2] = [Self::Provenance, Self::Sbom];
+    pub const ALL: [Self; 3] = [Self::Provenance, Self::Sbom, Self::Attestations];
+
+    /// Returns what is to be kept when `new` is attached where `held` is; `None`: what is held says all of it.
+    ///
+    /// Attestations are joined, and bytes that are none change nothing. Of the others the first stays.
+    pub fn combined(self, held: Option<&[u8]>, new: &[u8]) -> Option<Vec<u8>> {
+        let bundle = |bytes: &[u8]| Bundle::decode(bytes).ok();
+        match (self, held) {
+            (Self::Provenance | Self::Sbom, Some(_)) => None,
+            (Self::Provenance | Self::Sbom, None) => Some(new.to_vec()),
+            (Self::Attestations, None) => bundle(new).map(|new| new.encode()),
+            (Self::Attestations, Some(held)) => match bundle(held) {
+                Some(held) => held.joined(&bundle(new)?).map(|joined| joined.encode()),
+                None => self.combined(None, new),
+            },
+        }
+    }
 
     /// Returns the name of the file that holds these bytes.
     pub(crate) fn file_name(self, digest: Digest) -> String {
@@ -44,6 +66,7 @@ impl Document {
         match self {
             Self::Provenance => "provenance",
             Self::Sbom => "sbom",
+            Self::Attestations => "attestations",
         }
     }
 }

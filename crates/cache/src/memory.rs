@@ -149,9 +149,8 @@ impl Store for MemoryStore {
             return Err(PutError::NoRelease { release });
         }
         let key = (app.clone(), release, document);
-        let is_new = !state.documents.contains_key(&key);
-        state.documents.entry(key).or_insert_with(|| bytes.into());
-        Ok(is_new)
+        let combined = document.combined(state.documents.get(&key).map(|held| &held[..]), bytes);
+        Ok(combined.map(|bytes| state.documents.insert(key, bytes.into())).is_some())
     }
 
     fn attached(&self, app: &AppName, release: ReleaseId, document: Document) -> Result<Option<Vec<u8>>, ReadError> {

@@ -214,7 +214,8 @@ pub trait Store: Blobs {
     /// [`ReadError::NoBlob`], [`ReadError::Damaged`], [`ReadError::Range`].
     fn read_blob(&self, digest: Digest, offset: u64, len: usize) -> Result<Vec<u8>, ReadError>;
 
-    /// Keeps a document beside a release, as long as the release; true when it was new. One that is there, whole, stays as it is.
+    /// Keeps a document beside a release, as long as the release; true when something was new. One that is there, whole, stays as it is, but for
+    /// attestations, which are joined ([`Document::combined`]).
     ///
     /// # Errors
     /// [`PutError::NoRelease`], [`PutError::LongDocument`]; the document is there whole or not at all.

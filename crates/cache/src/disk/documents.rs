@@ -41,17 +41,49 @@ impl DiskStore {
         if read_release(&self.layout.release(app, release)).is_none() {
             return Err(PutError::NoRelease { release });
         }
-        if matches!(self.find_document(app, release, document), Ok(Some(_))) {
-            return Ok(false);
-        }
+        let held = self.whole_documents(app, release, document)?;
+        let Some(bytes) = document.combined(joined(document, &held).as_deref(), bytes) else { return Ok(false) };
         let directory = self.layout.documents(app, release);
         let above = durable::parent(&directory);
         [durable::parent(above), above, &directory].into_iter().try_for_each(make_dir)?;
         let workspace = lock::Workspace::make(&self.layout)?;
         let mut pending = Pending::beside(workspace.path())?;
-        pending.file().write_all(bytes).at("write", &directory)?;
-        pending.replace(&directory.join(document.file_name(Digest::of(bytes))), 0o444)?;
+        pending.file().write_all(&bytes).at("write", &directory)?;
+        pending.replace(&directory.join(document.file_name(Digest::of(&bytes))), 0o444)?;
+        // Only those that are joined in it: somebody else may have added another meanwhile.
+        for (path, _) in held {
+            if let Err(error) = fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(PutError::Store(error));
+            }
+        }
         Ok(true)
+    }
+
+    /// Returns a document, joined when it lies in several files. Needs the lock.
+    pub(super) fn read_document(
+        &self,
+        app: &AppName,
+        release: ReleaseId,
+        document: Document,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        match joined(document, &self.whole_documents(app, release, document)?) {
+            Some(bytes) => Ok(Some(bytes)),
+            // For the error, where what there is is not whole.
+            None => Ok(self.find_document(app, release, document)?.map(|(_, bytes)| bytes)),
+        }
+    }
+
+    /// Returns the files of a document that are whole, in order of their names. Needs the lock.
+    fn whole_documents(&self, app: &AppName, release: ReleaseId, document: Document) -> io::Result<Vec<(PathBuf, Vec<u8>)>> {
+        let mut files = list(&self.layout.documents(app, release))?;
+        files.sort();
+        let whole = |path: PathBuf| match of_name(&path) {
+            Some((found, digest)) if found == document => read_whole(&path, digest).ok().map(|bytes| (path, bytes)),
+            _ => None,
+        };
+        Ok(files.into_iter().filter_map(whole).collect())
     }
 
     /// Finds the first whole file of a document. Needs the lock.
@@ -121,6 +153,13 @@ impl DiskStore {
         }
         Ok(directories)
     }
+}
+
+/// Returns what several files of a document say together.
+fn joined(document: Document, files: &[(PathBuf, Vec<u8>)]) -> Option<Vec<u8>> {
+    let (first, rest) = files.split_first()?;
+    let join = |held: Vec<u8>, (_, bytes): &(PathBuf, Vec<u8>)| document.combined(Some(&held), bytes).unwrap_or(held);
+    Some(rest.iter().fold(first.1.clone(), join))
 }
 
 fn of_name(path: &Path) -> Option<(Document, Digest)> {

@@ -192,6 +192,27 @@ fn a_damaged_document_is_named_moved_away_and_can_come_again() {
 }
 
 #[test]
+fn attestations_that_two_attached_at_once_are_read_as_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = open(dir.path());
+    let (manifest, blobs) = example();
+    let release = release("greeter", 1, manifest.image());
+    store.put(&release, &manifest, &blobs, NOW).expect("put");
+    let both = include_bytes!("../../../core/testdata/attestations-v1.json");
+    let both = df_core::Bundle::decode(both).expect("a bundle");
+    let statement = df_core::attestation::Statement::release(&df_core::attestation::Subject::of(&release));
+    let of = |n: usize| df_core::Bundle::new(&statement, vec![both.attestations()[n].clone()]).encode();
+    let place = || store.document_file(&release.app, release.id(), Document::Attestations).expect("read").expect("there");
+    assert!(store.attach(&release.app, release.id(), Document::Attestations, &of(0)).expect("attached"));
+    // As somebody does who read before that was there.
+    let beside = place().with_file_name(Document::Attestations.file_name(Digest::of(&of(1))));
+    fs::write(&beside, of(1)).expect("written");
+    let attached = || store.attached(&release.app, release.id(), Document::Attestations).expect("read").expect("there");
+    assert_eq!(df_core::Bundle::decode(&attached()).expect("a bundle").attestations(), both.attestations());
+    assert_eq!(store.verify().expect("read"), []);
+}
+
+#[test]
 fn a_store_from_before_documents_takes_them_and_loses_those_of_releases_that_are_gone() {
     let dir = tempfile::tempdir().expect("a directory");
     let (manifest, blobs) = example();
