@@ -21,6 +21,7 @@ mod history;
 mod lock;
 mod logs;
 mod machine;
+mod memory;
 mod receive;
 mod staged;
 mod store;
