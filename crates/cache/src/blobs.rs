@@ -33,6 +33,11 @@ pub trait Blobs: Sync {
     fn twin(&self, _digest: Digest, _executable: bool) -> Option<PathBuf> {
         None
     }
+
+    /// Returns whether twins survive a power cut already: then they are not synced once more.
+    fn twins_are_durable(&self) -> bool {
+        false
+    }
 }
 
 impl<F: Fn(Digest) -> io::Result<Box<dyn Read + Send>> + Sync> Blobs for F {

@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use df_core::{Digest, Entry, Hasher, Kind, Manifest, TreePath};
+use rayon::prelude::*;
 use rustix::fs::{AtFlags, CWD, Mode, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
@@ -74,9 +75,25 @@ pub fn tree(manifest: &Manifest, source: &dyn Blobs, destination: &Path) -> Resu
     done
 }
 
-impl Exported {
-    fn and(self, other: Self) -> Result<Self, ExportError> {
-        Ok(Self { written: self.written + other.written, linked: self.linked + other.linked })
+/// What was brought to its names, and is not on disk yet.
+#[derive(Default)]
+struct Placed<'a> {
+    exported: Exported,
+    /// One name of each file that a power cut could take.
+    unsynced: Vec<&'a TreePath>,
+}
+
+impl<'a> Placed<'a> {
+    fn and(mut self, other: Self) -> Result<Self, ExportError> {
+        self.exported.written += other.exported.written;
+        self.exported.linked += other.exported.linked;
+        self.unsynced.extend(other.unsynced);
+        Ok(self)
+    }
+
+    fn write(&mut self, path: &'a TreePath, len: u64) {
+        self.exported.written += len;
+        self.unsynced.push(path);
     }
 }
 
@@ -109,31 +126,35 @@ fn group(manifest: &Manifest) -> Vec<Content<'_>> {
     contents
 }
 
-impl Content<'_> {
+impl<'a> Content<'a> {
     /// Brings the content to all its names; to the first one only if it does not lie there already.
-    fn place(&self, top: &Beneath, source: &dyn Blobs, lies_there: bool) -> Result<Exported, ExportError> {
-        let mut exported = Exported::default();
+    fn place(&self, top: &Beneath, source: &dyn Blobs, lies_there: bool) -> Result<Placed<'a>, ExportError> {
+        let mut placed = Placed::default();
         let mut bytes_at: Option<&TreePath> = None;
         for executable in [false, true] {
             let Some((&first, others)) = self.names[usize::from(executable)].split_first() else { continue };
             if lies_there && bytes_at.is_none() {
-                exported.written += self.len;
+                placed.write(first, self.len);
             } else if self.link_twin(top, source, first, executable) {
-                exported.linked += self.len;
+                placed.exported.linked += self.len;
+                placed.unsynced.extend((!source.twins_are_durable()).then_some(first));
             } else if let Some(from) = bytes_at {
                 let from = Bytes::File(top.join(from.as_bytes()));
                 self.write(top, from, first, executable)?;
-                exported.written += self.len;
+                placed.write(first, self.len);
             } else {
                 let failed = |source| ExportError::Source { path: first.clone(), digest: self.digest, source };
                 let bytes = source.blob(self.digest).map_err(failed)?;
                 self.write(top, bytes, first, executable)?;
-                exported.written += self.len;
+                placed.write(first, self.len);
             }
             bytes_at = Some(first);
-            others.iter().try_for_each(|other| self.repeat(top, first, other, executable))?;
+            for &other in others {
+                let is_new = self.repeat(top, first, other, executable)?;
+                placed.unsynced.extend(is_new.then_some(other));
+            }
         }
-        Ok(exported)
+        Ok(placed)
     }
 
     /// Hard-links a file of another image in the store, if there is one whose bytes and mode are right.
@@ -159,12 +180,13 @@ impl Content<'_> {
         }
     }
 
-    fn repeat(&self, top: &Beneath, first: &TreePath, to: &TreePath, executable: bool) -> Result<(), ExportError> {
+    /// Gives a file one more name; returns whether that took a file of its own.
+    fn repeat(&self, top: &Beneath, first: &TreePath, to: &TreePath, executable: bool) -> Result<bool, ExportError> {
         let parent = top.parent(to.as_bytes()).map_err(write_error(to))?;
         match rustix::fs::linkat(top, first.as_bytes(), parent, to.file_name(), AtFlags::empty()) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(false),
             Err(Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP) => {
-                self.write(top, Bytes::File(top.join(first.as_bytes())), to, executable)
+                self.write(top, Bytes::File(top.join(first.as_bytes())), to, executable).map(|()| true)
             }
             Err(errno) => Err(write_error(to)(errno)),
         }
@@ -268,7 +290,7 @@ fn seal_directories(top: &Beneath, manifest: &Manifest) -> Result<(), ExportErro
     seal(b"").map_err(top_error)
 }
 
-fn directories(manifest: &Manifest) -> impl DoubleEndedIterator<Item = &TreePath> {
+fn directories(manifest: &Manifest) -> impl Iterator<Item = &TreePath> {
     manifest.entries().iter().filter(|entry| entry.kind == Kind::Directory).map(|entry| &entry.path)
 }
 
@@ -277,18 +299,17 @@ fn make_link(top: &Beneath, path: &TreePath, target: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::symlinkat(target, parent, beneath::name(path.as_bytes()))?)
 }
 
-/// Syncs what was written: few files and directories one by one, else the whole file system at once.
-fn sync(top: &Beneath, file_system: &durable::FileSystem, manifest: &Manifest, files: &[Content<'_>]) -> io::Result<()> {
-    const FEW: usize = 16;
-    if files.len() + directories(manifest).count() > FEW {
+/// Syncs what was written, files before the directories that name them: a few by themselves, more at once with the whole file system, which waits for
+/// what other programs wrote, too.
+fn sync(top: &Beneath, file_system: &durable::FileSystem, manifest: &Manifest, files: &[&TreePath]) -> io::Result<()> {
+    const FEW: usize = 128;
+    let directories: Vec<&TreePath> = directories(manifest).collect();
+    if files.len() + directories.len() > FEW {
         return file_system.sync();
     }
-    for path in files.iter().flat_map(|content| content.names.iter().flatten()) {
-        rustix::fs::fsync(top.file(path.as_bytes())?)?;
-    }
-    for path in directories(manifest).rev() {
-        rustix::fs::fsync(top.directory(path.as_bytes())?)?;
-    }
+    // All at once: a journal that is written for one of them is written for all.
+    files.par_iter().try_for_each(|path| rustix::fs::fsync(top.file(path.as_bytes())?))?;
+    directories.par_iter().try_for_each(|path| rustix::fs::fsync(top.directory(path.as_bytes())?))?;
     Ok(rustix::fs::fsync(top.directory(b"")?)?)
 }
 

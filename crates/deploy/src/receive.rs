@@ -11,7 +11,7 @@ use df_core::{Digest, ImageId, Manifest};
 use df_delta::{Applied, ApplyError, Kept, ReadBlob};
 
 use crate::layout::Layout;
-use crate::store::{self, Contents, StoreError};
+use crate::store::{self, StoreError};
 
 mod base;
 mod landing;
@@ -173,7 +173,7 @@ fn name(
     applied: Applied,
     landing: Landing<'_>,
 ) -> Result<Received, ReceiveError> {
-    landing.finish(&Sources(base.map(|base| &base.contents))).map_err(ReceiveError::Export)?;
+    landing.finish(&Sources(base)).map_err(ReceiveError::Export)?;
     store::adopt(layout, image, &applied.manifest, &work.tree())
         .map_err(|source| ReceiveError::Io { path: layout.image(image), source })?;
     Ok(Received { reused: applied.reused_len })
@@ -191,16 +191,20 @@ pub fn check_room(layout: &Layout, needed: u64) -> Result<(), ReceiveError> {
 }
 
 /// Where the bytes of the new image lie that did not come: in the base.
-struct Sources<'a>(Option<&'a Contents>);
+struct Sources<'a>(Option<&'a Base>);
 
 impl Blobs for Sources<'_> {
     fn blob(&self, digest: Digest) -> io::Result<Bytes> {
-        let held = self.0.and_then(|base| base.any(digest)).ok_or(io::ErrorKind::NotFound)?;
+        let held = self.0.and_then(|base| base.contents.any(digest)).ok_or(io::ErrorKind::NotFound)?;
         Ok(Bytes::File(held))
     }
 
     fn twin(&self, digest: Digest, executable: bool) -> Option<PathBuf> {
-        self.0?.exact(digest, executable)
+        self.0?.contents.exact(digest, executable)
+    }
+
+    fn twins_are_durable(&self) -> bool {
+        self.0.is_some_and(|base| base.is_named)
     }
 }
 

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::io::Errno;
 
-use super::{ExportError, Exported, directories, group, make_link, mode, seal, seal_directories, sync, write_error};
+use super::{ExportError, Exported, Placed, directories, group, make_link, mode, seal, seal_directories, sync, write_error};
 use crate::beneath::Beneath;
 use crate::blobs::Blobs;
 use crate::durable;
@@ -178,15 +178,15 @@ impl Growing {
         if self.is_old {
             clear(top, &self.manifest, &self.first, &there)?;
         }
-        let place = |file: &super::Content<'_>| file.place(top, source, there.contains(&file.digest));
-        let exported = files.par_iter().map(place).try_reduce(Exported::default, Exported::and)?;
+        let placed = files.par_iter().map(|file| file.place(top, source, there.contains(&file.digest)));
+        let placed = placed.try_reduce(Placed::default, Placed::and)?;
         self.manifest.entries().par_iter().try_for_each(|entry| match &entry.kind {
             Kind::Symlink { target } => make_link(top, &entry.path, target).map_err(write_error(&entry.path)),
             _ => Ok(()),
         })?;
         seal_directories(top, &self.manifest)?;
-        sync(top, &self.file_system, &self.manifest, &files).map_err(ExportError::Sync)?;
-        Ok(exported)
+        sync(top, &self.file_system, &self.manifest, &placed.unsynced).map_err(ExportError::Sync)?;
+        Ok(placed.exported)
     }
 
     fn first(&self, digest: Digest) -> io::Result<First> {

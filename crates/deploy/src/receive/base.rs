@@ -27,6 +27,8 @@ pub struct Base {
     pub contents: Contents,
     /// Whether it is what the receive that asks has so far.
     pub is_own: bool,
+    /// Whether it has a name in the store: then all of it was synced.
+    pub is_named: bool,
     /// Held so that nobody sweeps it meanwhile.
     _work: Option<Work>,
 }
@@ -39,13 +41,13 @@ pub fn find(layout: &Layout, image: ImageId, own: Option<(&Work, ImageId)>) -> R
     if store::holds(layout, image) {
         let manifest = store::manifest(layout, image)?;
         let contents = Contents::new(layout, image, &manifest);
-        return Ok(Base { manifest, contents, is_own: false, _work: None });
+        return Ok(Base { manifest, contents, is_own: false, is_named: true, _work: None });
     }
     if let Some((work, target)) = own {
         let partial = work.base().into_iter().chain(partial(layout, target)).find(|partial| partial.image() == image);
         if let Some(manifest) = partial {
             let contents = Contents::at(work.tree(), &manifest);
-            return Ok(Base { manifest, contents, is_own: true, _work: None });
+            return Ok(Base { manifest, contents, is_own: true, is_named: false, _work: None });
         }
     }
     let read = |source| StoreError::Io { path: layout.incoming(), source };
@@ -55,7 +57,7 @@ pub fn find(layout: &Layout, image: ImageId, own: Option<(&Work, ImageId)>) -> R
             let Ok(mut work) = Work::take(layout, other) else { break };
             work.keep();
             let contents = Contents::at(work.tree(), &manifest);
-            return Ok(Base { manifest, contents, is_own: false, _work: Some(work) });
+            return Ok(Base { manifest, contents, is_own: false, is_named: false, _work: Some(work) });
         }
     }
     Err(StoreError::Missing(image))
