@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use df_build::{BuildEvent, Builder, Built, Commit, Made, Packages, Repository, Run, Turn};
 use df_cache::import::{self, ImportOptions};
-use df_cache::store::Store as _;
+use df_cache::store::Store;
 use df_core::release::ProgramNeeds;
 use df_core::{ImageId, Recipe, Release, TreePath};
 
@@ -69,11 +69,11 @@ impl Journey {
     ///
     /// # Errors
     /// The cache cannot be used.
-    pub fn known(&self, session: &Session, shelf: &Shelf) -> Result<Option<Release>, Failure> {
+    pub fn known(&self, session: &Session, store: &dyn Store) -> Result<Option<Release>, Failure> {
         let failed = |error: &dyn std::error::Error| Failure::here("cache", error).next("df cache repair");
-        let stored = shelf.store().release_by_recipe(session.app(), self.recipe.key()).map_err(|error| failed(&error))?;
+        let stored = store.release_by_recipe(session.app(), self.recipe.key()).map_err(|error| failed(&error))?;
         let Some(stored) = stored else { return Ok(None) };
-        if !shelf.store().has(stored.release.image).map_err(|error| failed(&error))? {
+        if !store.has(stored.release.image).map_err(|error| failed(&error))? {
             return Ok(None);
         }
         let release = self.release(session, stored.release.image, stored.release.image_len, stored.release.needs);
@@ -87,11 +87,11 @@ impl Journey {
     pub fn release_it(&self, session: &Session, shelf: &Shelf) -> Result<Release, Failure> {
         let output = session.output();
         // Two that build the same commit at once compile it once: whoever comes second finds it when its turn comes.
-        let found = match self.known(session, shelf)? {
+        let found = match self.known(session, shelf.store())? {
             Some(release) => Ok(release),
             None => {
                 let turn = self.turn(session)?;
-                self.known(session, shelf)?.ok_or(turn)
+                self.known(session, shelf.store())?.ok_or(turn)
             }
         };
         let (release, why) = match found {
@@ -243,7 +243,7 @@ pub fn planned(
         return version_or_revision(session, shelf, word).map(Ok);
     }
     let journey = begin(session, revision)?;
-    Ok(journey.known(session, shelf)?.ok_or_else(|| Box::new(journey)))
+    Ok(journey.known(session, shelf.store())?.ok_or_else(|| Box::new(journey)))
 }
 
 /// A version is named by the beginning of an id, or by a tag or branch whose commit is known here.

@@ -78,9 +78,7 @@ impl Shelf {
     /// # Errors
     /// The cache cannot be read.
     pub fn releases(&self, app: &AppName) -> Result<Vec<StoredRelease>, Failure> {
-        let mut releases = self.store.releases().map_err(|error| Failure::here("cache", &error))?;
-        releases.retain(|stored| stored.release.app == *app);
-        Ok(releases)
+        releases_in(&*self.store, app)
     }
 
     /// Finds the version that a word names: the beginning of a commit's, an image's or a release's id.
@@ -88,16 +86,34 @@ impl Shelf {
     /// # Errors
     /// There is none, or several.
     pub fn version(&self, app: &AppName, word: &str) -> Result<Release, Failure> {
-        match find(&self.releases(app)?, word) {
-            Found::One(release) => Ok(*release),
-            Found::None => {
-                let message = format!("no version \"{word}\" of {app} is known here");
-                Err(Failure::new(Exit::Usage, "versions", message).next("df ls versions"))
-            }
-            Found::Several(several) => {
-                let message = format!("\"{word}\" could be several versions: {}", several.join(", "));
-                Err(Failure::new(Exit::Usage, "versions", message).next("df ls versions"))
-            }
+        version_of(&self.releases(app)?, app, word)
+    }
+}
+
+/// Returns the releases of an application in any store, the newest last.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn releases_in(store: &dyn Store, app: &AppName) -> Result<Vec<StoredRelease>, Failure> {
+    let mut releases = store.releases().map_err(|error| Failure::here("cache", &error))?;
+    releases.retain(|stored| stored.release.app == *app);
+    Ok(releases)
+}
+
+/// Finds among releases the version that a word names: the beginning of a commit's, an image's or a release's id.
+///
+/// # Errors
+/// There is none, or several.
+pub fn version_of(releases: &[StoredRelease], app: &AppName, word: &str) -> Result<Release, Failure> {
+    match find(releases, word) {
+        Found::One(release) => Ok(*release),
+        Found::None => {
+            let message = format!("no version \"{word}\" of {app} is known here");
+            Err(Failure::new(Exit::Usage, "versions", message).next("df ls versions"))
+        }
+        Found::Several(several) => {
+            let message = format!("\"{word}\" could be several versions: {}", several.join(", "));
+            Err(Failure::new(Exit::Usage, "versions", message).next("df ls versions"))
         }
     }
 }

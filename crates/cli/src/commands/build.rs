@@ -32,7 +32,7 @@ pub fn run(args: &args::Build, session: &Session) -> Result<Exit, Failure> {
 }
 
 fn plan(session: &Session, shelf: &Shelf, journey: &pipeline::Journey, check: bool) -> Result<Exit, Failure> {
-    let known = journey.known(session, shelf)?;
+    let known = journey.known(session, shelf.store())?;
     session.output().result(&planned(journey, known.is_some()));
     if check {
         let action = format!("build {} again, from nothing, and compare", journey.commit.id.short());

@@ -3,30 +3,20 @@
 mod archive;
 mod mend;
 mod moving;
+mod place;
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
 
-use df_cache::store::Store as _;
-
 use crate::args::CacheCommand;
 use crate::commands::gc;
-use crate::event::{Event, Placed};
+use crate::event::Event;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::render::units::bytes;
 use crate::session::Session;
-use crate::store::Shelf;
 
-/// The cache that a command is about.
-pub struct Place {
-    /// What it is called: `cache`, or its address.
-    pub name: String,
-    /// The cache itself.
-    pub shelf: Shelf,
-    /// Whether it is not the one of this machine.
-    pub elsewhere: bool,
-}
+pub use place::Place;
 
 /// Does one thing with the cache.
 pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
@@ -40,35 +30,11 @@ pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
         CacheCommand::Repair => mend::repair(session, &place),
         CacheCommand::Gc(old) => {
             let why = session.call.globals.verbose > 0;
-            let found = gc::collect(session, &place.name, &place.shelf, *old, why, &BTreeSet::new())?;
+            let found = gc::collect(session, &place.name, place.store(), *old, why, &BTreeSet::new())?;
             Ok(if session.is_dry_run() { session.planned(found) } else { Exit::Done })
         }
         CacheCommand::Verify => mend::verify(session, &place),
         CacheCommand::Status => status(session, &place),
-    }
-}
-
-impl Place {
-    /// Finds the cache: that of `--address`, else the one of this machine.
-    fn of(session: &Session) -> Result<Self, Failure> {
-        let refuse =
-            |message: String| Err(Failure::new(Exit::Usage, "cache", message).next("df cache status --address file:PATH"));
-        match session.call.globals.address.as_slice() {
-            [] => Ok(Self { name: "cache".into(), shelf: Shelf::open(session)?, elsewhere: false }),
-            [address] => match address.strip_prefix("file:") {
-                Some(path) if !path.is_empty() => {
-                    Ok(Self { name: address.clone(), shelf: Shelf::rooted(&session.call.here.join(path))?, elsewhere: true })
-                }
-                _ if address.starts_with("s3://") => refuse("a cache in a bucket is not built yet".into()),
-                _ => refuse(format!("\"{address}\" is no address of a cache: write file:PATH")),
-            },
-            _ => refuse("one cache at a time".into()),
-        }
-    }
-
-    /// Returns what was put or found here, to be told.
-    pub fn placed(&self, bytes: u64, objects: u64, why: impl Into<String>) -> Placed {
-        Placed { place: self.name.clone(), bytes, objects, why: why.into(), ..Placed::default() }
     }
 }
 
@@ -78,7 +44,7 @@ pub fn failed(error: &dyn std::error::Error) -> Failure {
 }
 
 fn flush(session: &Session, place: &Place) -> Result<Exit, Failure> {
-    let stats = place.shelf.store().stats().map_err(|error| failed(&error))?;
+    let stats = place.store().stats().map_err(|error| failed(&error))?;
     let is_empty = stats.n_images == 0 && stats.n_releases == 0 && stats.n_blobs == 0;
     if session.is_dry_run() {
         let action = format!("remove {} releases, {} images", stats.n_releases, stats.n_images);
@@ -94,7 +60,7 @@ fn flush(session: &Session, place: &Place) -> Result<Exit, Failure> {
         return Ok(session.planned(!is_empty));
     }
     confirm(session, &format!("Remove {} releases and {} images from {}?", stats.n_releases, stats.n_images, place.name))?;
-    place.shelf.store().flush().map_err(|error| failed(&error))?;
+    place.store().flush().map_err(|error| failed(&error))?;
     session.output().result(&Event::Collected(place.placed(
         stats.stored_bytes,
         stats.n_images + stats.n_releases + stats.n_blobs,
@@ -104,11 +70,11 @@ fn flush(session: &Session, place: &Place) -> Result<Exit, Failure> {
 }
 
 fn status(session: &Session, place: &Place) -> Result<Exit, Failure> {
-    let store = place.shelf.store();
+    let store = place.store();
     let stats = store.stats().map_err(|error| failed(&error))?;
     let line = |name: &str, value: String| format!("{name:<10} {value}");
     let lines = [
-        line("place", store.root().display().to_string()),
+        line("place", place.whereabouts()),
         line("releases", stats.n_releases.to_string()),
         line("images", stats.n_images.to_string()),
         line("files", format!("{} distinct, {}", stats.n_blobs, bytes(stats.blob_bytes))),

@@ -32,7 +32,7 @@ pub fn run(session: &Session) -> Result<Exit, Failure> {
 
 /// Returns HEAD's release, when it was built here.
 fn current_here(session: &Session, shelf: &Shelf) -> Option<Release> {
-    pipeline::begin(session, None).ok()?.known(session, shelf).ok()?
+    pipeline::begin(session, None).ok()?.known(session, shelf.store()).ok()?
 }
 
 async fn compare(work: Work, here: Option<&Release>, shelf: &Shelf) -> Result<NodeEnd, NodeError> {

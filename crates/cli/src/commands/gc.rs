@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use df_cache::gc;
 use df_cache::roots::Policy;
-use df_cache::store::{Store as _, StoredRelease};
+use df_cache::store::{Store, StoredRelease};
 use df_core::{ImageId, Timestamp};
 use df_fleet::NodeError;
 use df_fleet::message::{Collected, Reply, Request};
@@ -23,7 +23,7 @@ pub fn run(args: &args::Gc, session: &Session) -> Result<Exit, Failure> {
     if !session.inventory()?.nodes().is_empty() || !session.call.globals.address.is_empty() {
         (ends, on_nodes) = collect_on_nodes(session, args.old)?;
     }
-    let here = collect(session, "cache", &Shelf::open(session)?, args.old, args.why, &on_nodes.held)?;
+    let here = collect(session, "cache", Shelf::open(session)?.store(), args.old, args.why, &on_nodes.held)?;
     match session.is_dry_run() {
         _ if ends.iter().any(|end| *end != NodeEnd::Done) => Ok(of_nodes(&ends)),
         true => Ok(session.planned(here || on_nodes.any)),
@@ -80,14 +80,14 @@ fn collect_on_nodes(session: &Session, old: args::Old) -> Result<(Vec<NodeEnd>, 
 pub fn collect(
     session: &Session,
     place: &str,
-    shelf: &Shelf,
+    store: &dyn Store,
     old: args::Old,
     why: bool,
     held: &BTreeSet<ImageId>,
 ) -> Result<bool, Failure> {
     let (count, older) = limits(session, old);
     let failed = |error: &dyn std::error::Error| Failure::here("cache", error).next("df cache verify");
-    let contents = shelf.store().contents().map_err(|error| failed(&error))?;
+    let contents = store.contents().map_err(|error| failed(&error))?;
     let mut plan = gc::plan(&contents, &Policy { count, older });
     // The cache is shared: what another application keeps is for its own df.yaml to say.
     let is_ours = |stored: &StoredRelease| stored.release.app == *session.app();
@@ -111,7 +111,7 @@ pub fn collect(
             output.result(&would(place, format!("collect image {}", image.short())));
         }
     } else if found {
-        let collected = gc::perform(shelf.store(), &plan).map_err(|error| failed(&error))?;
+        let collected = gc::perform(store, &plan).map_err(|error| failed(&error))?;
         output.result(&Event::Collected(Placed {
             place: place.to_owned(),
             bytes: collected.bytes,

@@ -2,7 +2,6 @@
 
 use df_cache::blobs::{Blobs, Nothing};
 use df_cache::scrub::{Damage, Damaged};
-use df_cache::store::Store as _;
 use df_core::{Digest, ImageId};
 
 use super::{Place, failed, moving};
@@ -17,17 +16,17 @@ use crate::store::Shelf;
 pub fn diff(session: &Session, place: &Place) -> Result<Exit, Failure> {
     let journey = pipeline::begin(session, None)?;
     let mut differences = vec![];
-    if journey.known(session, &place.shelf)?.is_none() {
+    if journey.known(session, place.store())?.is_none() {
         let here = format!("{} by recipe {}", journey.commit.id.short(), journey.recipe.key().short());
         differences.push(("HEAD".to_owned(), "missing", here, "no image".to_owned()));
     }
-    for stored in place.shelf.releases(session.app())? {
-        if !place.shelf.store().has(stored.release.image).map_err(|error| failed(&error))? {
+    for stored in place.releases(session.app())? {
+        if !place.store().has(stored.release.image).map_err(|error| failed(&error))? {
             let image = stored.release.image.to_string();
             differences.push((stored.release.commit.to_string(), "incomplete", image, "parts of the image are not there".into()));
         }
     }
-    if place.elsewhere {
+    if place.is_elsewhere() {
         let here = Shelf::open(session)?;
         for stored in moving::lacking(session, place, &here)? {
             differences.push((
@@ -38,7 +37,7 @@ pub fn diff(session: &Session, place: &Place) -> Result<Exit, Failure> {
             ));
         }
         let known = here.releases(session.app())?;
-        for stored in place.shelf.releases(session.app())?.iter().filter(|there| !known.iter().any(|k| k.id == there.id)) {
+        for stored in place.releases(session.app())?.iter().filter(|there| !known.iter().any(|k| k.id == there.id)) {
             differences.push((stored.release.commit.to_string(), "extra", "not here".into(), stored.release.image.to_string()));
         }
     }
@@ -55,7 +54,7 @@ pub fn diff(session: &Session, place: &Place) -> Result<Exit, Failure> {
 /// Reads everything back.
 pub fn verify(session: &Session, place: &Place) -> Result<Exit, Failure> {
     session.output().progress().phase(&format!("reading {} back", place.name));
-    let damages = place.shelf.store().verify().map_err(|error| failed(&error))?;
+    let damages = place.store().verify().map_err(|error| failed(&error))?;
     for damage in &damages {
         session.output().result(&Event::Missing(missing(place, damage)));
     }
@@ -73,7 +72,7 @@ pub fn verify(session: &Session, place: &Place) -> Result<Exit, Failure> {
 
 /// Makes the cache what a build from nothing would make it: from another copy, else by building again.
 pub fn repair(session: &Session, place: &Place) -> Result<Exit, Failure> {
-    let damages = place.shelf.store().verify().map_err(|error| failed(&error))?;
+    let damages = place.store().verify().map_err(|error| failed(&error))?;
     if session.is_dry_run() {
         for damage in &damages {
             let event = Event::Planned {
@@ -89,15 +88,15 @@ pub fn repair(session: &Session, place: &Place) -> Result<Exit, Failure> {
         return Ok(session.planned(!damages.is_empty()));
     }
     // Before the repair, which lets go of what cannot be healed.
-    let releases = place.shelf.releases(session.app())?;
-    let other = if place.elsewhere { Some(Shelf::open(session)?) } else { None };
+    let releases = place.releases(session.app())?;
+    let other = if place.is_elsewhere() { Some(Shelf::open(session)?) } else { None };
     let source: &dyn Blobs = other.as_ref().map_or(&Nothing, |shelf| shelf.store());
-    let repaired = place.shelf.store().repair(source).map_err(|error| failed(&error))?;
+    let repaired = place.store().repair(source).map_err(|error| failed(&error))?;
     for digest in &repaired.healed {
         session.output().result(&Event::Repaired(Placed { digest: Some(*digest), ..place.placed(0, 1, "from the cache here") }));
     }
     let mut lost: Vec<ImageId> = repaired.images.clone();
-    lost.extend(releases.iter().map(|s| s.release.image).filter(|image| !place.shelf.store().has(*image).unwrap_or(false)));
+    lost.extend(releases.iter().map(|s| s.release.image).filter(|image| !place.store().has(*image).unwrap_or(false)));
     lost.sort_unstable();
     lost.dedup();
     let mut unhealed = 0;
@@ -127,9 +126,13 @@ pub fn repair(session: &Session, place: &Place) -> Result<Exit, Failure> {
     Ok(if unhealed == 0 { Exit::Done } else { Exit::Differs })
 }
 
+/// Builds a commit again, here; a cache elsewhere then takes what it lacks. Even when the image is another one now, the files that are the same heal.
 fn rebuild(session: &Session, place: &Place, commit: &str, image: ImageId) -> Result<(), Failure> {
-    let journey = pipeline::begin(session, Some(commit))?;
-    let built = journey.build(session, &place.shelf, journey.turn(session)?)?;
+    let (journey, here) = (pipeline::begin(session, Some(commit))?, Shelf::open(session)?);
+    let built = journey.build(session, &here, journey.turn(session)?)?;
+    if place.is_elsewhere() {
+        place.store().repair(here.store()).map_err(|error| failed(&error))?;
+    }
     if built.image == image {
         return Ok(());
     }

@@ -24,14 +24,14 @@ pub fn put(session: &Session, place: &Place, what: Option<&str>) -> Result<Exit,
         return plan(session, place, &here, what);
     }
     let release = pipeline::release(session, &here, what, None)?;
-    let added = if place.elsewhere { push(&here, place, &release)? } else { Added::default() };
+    let added = if place.is_elsewhere() { push(&here, place, &release)? } else { Added::default() };
     stored(session, place, &release, added);
     Ok(Exit::Done)
 }
 
 /// Makes the cache have what is new: HEAD's release, and in a cache elsewhere all releases that are here.
 pub fn update(session: &Session, place: &Place) -> Result<Exit, Failure> {
-    if !place.elsewhere {
+    if !place.is_elsewhere() {
         return put(session, place, None);
     }
     let here = Shelf::open(session)?;
@@ -55,8 +55,8 @@ pub fn update(session: &Session, place: &Place) -> Result<Exit, Failure> {
 /// Takes a release out, as a tree.
 pub fn get(session: &Session, place: &Place, version: Option<&str>, to: Option<&Path>, tar: bool) -> Result<Exit, Failure> {
     let release = match version {
-        Some(word) => place.shelf.version(session.app(), word)?,
-        None => match place.shelf.releases(session.app())?.pop() {
+        Some(word) => place.version(session.app(), word)?,
+        None => match place.releases(session.app())?.pop() {
             Some(newest) => newest.release,
             None => {
                 return Err(Failure::new(Exit::Failed, "cache", format!("{} holds no version of {}", place.name, session.app()))
@@ -81,12 +81,11 @@ pub fn get(session: &Session, place: &Place, version: Option<&str>, to: Option<&
         );
     }
     let manifest =
-        place.shelf.store().manifest(release.image).map_err(|error| Failure::here("cache", &error).next("df cache repair"))?;
+        place.store().manifest(release.image).map_err(|error| Failure::here("cache", &error).next("df cache repair"))?;
     if tar {
-        super::archive::write(&manifest, &place.shelf, &to)?;
+        super::archive::write(&manifest, place.store(), &to)?;
     } else {
-        export::tree(&manifest, place.shelf.store(), &to)
-            .map_err(|error| Failure::here("output", &error).next("df cache repair"))?;
+        export::tree(&manifest, place.store(), &to).map_err(|error| Failure::here("output", &error).next("df cache repair"))?;
     }
     let placed = Placed {
         place: to.display().to_string(),
@@ -101,7 +100,7 @@ pub fn get(session: &Session, place: &Place, version: Option<&str>, to: Option<&
 
 /// Returns the releases here that a cache elsewhere does not hold, oldest first.
 pub fn lacking(session: &Session, place: &Place, here: &Shelf) -> Result<Vec<StoredRelease>, Failure> {
-    let there = place.shelf.releases(session.app())?;
+    let there = place.releases(session.app())?;
     let mut lacking = here.releases(session.app())?;
     lacking.retain(|stored| !there.iter().any(|t| t.id == stored.id));
     Ok(lacking)
@@ -109,7 +108,7 @@ pub fn lacking(session: &Session, place: &Place, here: &Shelf) -> Result<Vec<Sto
 
 fn push(here: &Shelf, place: &Place, release: &Release) -> Result<Added, Failure> {
     let manifest = here.store().manifest(release.image).map_err(|error| failed(&error))?;
-    place.shelf.store().put(release, &manifest, here.store(), now()).map_err(|error| failed(&error))
+    place.store().put(release, &manifest, here.store(), now()).map_err(|error| failed(&error))
 }
 
 fn stored(session: &Session, place: &Place, release: &Release, added: Added) {
@@ -127,7 +126,7 @@ fn plan(session: &Session, place: &Place, here: &Shelf, what: Option<&str>) -> R
             Ok(session.planned(true))
         }
         Ok(release) => {
-            let held = place.shelf.releases(session.app())?.iter().any(|stored| stored.release == release);
+            let held = place.releases(session.app())?.iter().any(|stored| stored.release == release);
             if !held {
                 session.output().result(&would_put(place, &release));
             }

@@ -1,0 +1,95 @@
+//! Which cache a command is about: that of this machine, a directory, or a bucket.
+
+use df_cache::store::{Store, StoredRelease};
+use df_core::{AppName, Release};
+
+use crate::event::Placed;
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::session::Session;
+use crate::store::{self, Shelf};
+
+/// The cache that a command is about.
+pub struct Place {
+    /// What it is called: `cache`, or its address.
+    pub name: String,
+    held: Held,
+}
+
+enum Held {
+    Here(Shelf),
+    Directory(Shelf),
+}
+
+impl Place {
+    /// Finds the cache: that of `--address`, else the one of this machine.
+    ///
+    /// # Errors
+    /// The address is none of a cache, or the cache cannot be opened.
+    pub fn of(session: &Session) -> Result<Self, Failure> {
+        match session.call.globals.address.as_slice() {
+            [] => Ok(Self { name: "cache".into(), held: Held::Here(Shelf::open(session)?) }),
+            [address] => Self::at(session, address),
+            _ => Err(refused("one cache at a time".into())),
+        }
+    }
+
+    /// Finds the cache at an address.
+    ///
+    /// # Errors
+    /// As [`Place::of`].
+    pub fn at(session: &Session, address: &str) -> Result<Self, Failure> {
+        match address.strip_prefix("file:") {
+            Some(path) if !path.is_empty() => {
+                let held = Held::Directory(Shelf::rooted(&session.call.here.join(path))?);
+                Ok(Self { name: address.to_owned(), held })
+            }
+            _ if address.starts_with("s3://") => Err(refused("a cache in a bucket is not built yet".into())),
+            _ => Err(refused(format!("\"{address}\" is no address of a cache: write file:PATH"))),
+        }
+    }
+
+    /// Returns what keeps its bytes.
+    pub fn store(&self) -> &dyn Store {
+        match &self.held {
+            Held::Here(shelf) | Held::Directory(shelf) => shelf.store(),
+        }
+    }
+
+    /// Returns whether it is not the cache of this machine.
+    pub fn is_elsewhere(&self) -> bool {
+        !matches!(self.held, Held::Here(_))
+    }
+
+    /// Returns the releases of an application, the newest last.
+    ///
+    /// # Errors
+    /// The cache cannot be read.
+    pub fn releases(&self, app: &AppName) -> Result<Vec<StoredRelease>, Failure> {
+        store::releases_in(self.store(), app)
+    }
+
+    /// Finds the version that a word names.
+    ///
+    /// # Errors
+    /// There is none, or several, or the cache cannot be read.
+    pub fn version(&self, app: &AppName, word: &str) -> Result<Release, Failure> {
+        store::version_of(&self.releases(app)?, app, word)
+    }
+
+    /// Returns where it is, for people.
+    pub fn whereabouts(&self) -> String {
+        match &self.held {
+            Held::Here(shelf) | Held::Directory(shelf) => shelf.store().root().display().to_string(),
+        }
+    }
+
+    /// Returns what was put or found here, to be told.
+    pub fn placed(&self, bytes: u64, objects: u64, why: impl Into<String>) -> Placed {
+        Placed { place: self.name.clone(), bytes, objects, why: why.into(), ..Placed::default() }
+    }
+}
+
+fn refused(message: String) -> Failure {
+    Failure::new(Exit::Usage, "cache", message).next("df cache status --address file:PATH")
+}
