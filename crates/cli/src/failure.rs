@@ -100,6 +100,7 @@ pub fn end_of(error: &NodeError) -> NodeEnd {
         NodeError::Fault(fault) => match &fault.kind {
             FaultKind::Locked(_) => NodeEnd::Locked,
             FaultKind::Reverted => NodeEnd::PutBack,
+            FaultKind::Untrusted => NodeEnd::Refused,
             _ => NodeEnd::Failed,
         },
     }
@@ -185,6 +186,7 @@ fn next(node: &str, phase: &str, error: &NodeError) -> String {
             | FaultKind::Refused
             | FaultKind::Failed => command("status"),
             FaultKind::Unsupported => command("doctor"),
+            FaultKind::Untrusted => command("trust"),
         },
     }
 }

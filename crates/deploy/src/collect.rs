@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::generation::{self, Record};
 use crate::layout::Layout;
-use crate::{receive, staged, store};
+use crate::{receive, staged, store, trust};
 
 /// How long a receive that was cut may go on.
 const CUT_KEPT: Duration = Duration::from_secs(86_400);
@@ -88,6 +88,7 @@ pub fn perform(
     }
     if !dry_run {
         staged::forget(layout, app, policy.older)?;
+        trust::sweep(layout, app)?;
         sweep(layout, policy.older)?;
     }
     Ok(collected)

@@ -7,7 +7,9 @@
 //! ROOT/apps/<app>/generations/<n>/          image -> store path; record.json
 //! ROOT/apps/<app>/current                   -> generations/<n>/image; moved by one rename
 //! ROOT/apps/<app>/staged/<release>.json     a release that was copied and not run
+//! ROOT/apps/<app>/attested/<release>.json   who vouched for a release when it was admitted
 //! ROOT/apps/<app>/history.jsonl             every attempt, append-only
+//! ROOT/trust.json                           whom the node believes
 //! ROOT/run/                                 locks, the supervisor's socket, process records
 //! ROOT/log/<app>/<n>.log                    output
 //! DATA/<app>/, TMP/<app>/                   the application's own state, and what it may lose
@@ -110,6 +112,21 @@ impl Layout {
     /// Returns where one such release lies.
     pub fn staged_release(&self, app: &AppName, release: ReleaseId) -> PathBuf {
         self.staged(app).join(format!("{release}.json"))
+    }
+
+    /// Returns where attestations of an application's releases lie.
+    pub fn attested(&self, app: &AppName) -> PathBuf {
+        self.app(app).join("attested")
+    }
+
+    /// Returns where those of one release lie.
+    pub fn attested_release(&self, app: &AppName, release: ReleaseId) -> PathBuf {
+        self.attested(app).join(format!("{release}.json"))
+    }
+
+    /// Returns where it is written whom the node believes.
+    pub fn trust(&self) -> PathBuf {
+        self.root.join("trust.json")
     }
 
     /// Returns where locks, sockets and process records lie.

@@ -25,6 +25,7 @@ mod memory;
 mod receive;
 mod staged;
 mod store;
+mod trust;
 
 mod activation;
 mod claim;

@@ -6,8 +6,9 @@ use std::io::{Read, Write};
 use std::time::SystemTime;
 
 use df_cache::export::ExportError;
+use df_core::attestation::Subject;
 use df_core::{AppName, ImageId, Release, Timestamp};
-use df_wire::message::{AppState, Difference, Fault, FaultKind, LockHolder, Serving, Slice, Survey};
+use df_wire::message::{AppState, Difference, Fault, FaultKind, LockHolder, Serving, Slice, Survey, Trust};
 use df_wire::{Reply, Request};
 
 use crate::collect::{self, Policy, Situation};
@@ -16,7 +17,8 @@ use crate::layout::Layout;
 use crate::lock::{Lock, LockError};
 use crate::receive::{self, Parcel, ReceiveError};
 use crate::store::StoreError;
-use crate::{control, generation, held, history, logs, machine, staged, store};
+use crate::trust::TrustError;
+use crate::{control, generation, held, history, logs, machine, staged, store, trust};
 
 /// Bytes of the signatures of one request: twice those of 1 GiB in blocks of 704 bytes, which is the most that df asks for.
 const SIGNATURES_LEN: u64 = 64 << 20;
@@ -26,7 +28,7 @@ const SIGNATURES_LEN: u64 = 64 << 20;
 /// # Errors
 /// The connection broke or the other side does not speak the protocol. What was being received is swept later.
 pub fn serve(layout: &Layout, input: impl Read, output: impl Write) -> Result<(), TalkError> {
-    let mut node = Node { layout, lock: None, talk: Conversation::open(input, output)? };
+    let mut node = Node { layout, lock: None, admitted: vec![], talk: Conversation::open(input, output)? };
     while let Some(request) = node.talk.request()? {
         node.answer(request)?;
     }
@@ -36,6 +38,8 @@ pub fn serve(layout: &Layout, input: impl Read, output: impl Write) -> Result<()
 struct Node<'a, R, W> {
     layout: &'a Layout,
     lock: Option<Lock>,
+    /// For what somebody vouched in this session.
+    admitted: Vec<Subject>,
     talk: Conversation<R, W>,
 }
 
@@ -44,8 +48,9 @@ impl<R: Read, W: Write> Node<'_, R, W> {
         if self.lock.is_none() && needs_lock(&request) {
             return self.fault(fault(FaultKind::Refused, "whoever changes something takes the lock first"));
         }
+        // A supervisor that outlives an older df-node does not ask.
         if let Request::Activate { release, .. } = &request
-            && let Err(error) = decoded(release)
+            && let Err(error) = decoded(release).and_then(|release| trusted(self.layout, &release))
         {
             return self.fault(error);
         }
@@ -76,6 +81,9 @@ impl<R: Read, W: Write> Node<'_, R, W> {
             Request::Lock { who, command } => self.take_lock(who, command),
             Request::Check { image } => check(self.layout, image),
             Request::Stage { release } => stage(self.layout, &release),
+            Request::Pin { policy } => done(trust::pin(self.layout, &policy)),
+            Request::Trust { pinned, attestations } => done(trust::change(self.layout, &pinned, &attestations)),
+            Request::Admit { subject, attestations } => self.admit(subject, &attestations),
             Request::History { app, limit } => {
                 let entries = history::last(&self.layout.history(&app), limit.min(1000) as usize).map_err(failed)?;
                 Ok(Reply::History { entries })
@@ -114,6 +122,14 @@ impl<R: Read, W: Write> Node<'_, R, W> {
         }
     }
 
+    fn admit(&mut self, subject: Subject, attestations: &str) -> Result<Reply, Box<Fault>> {
+        done(trust::admit(self.layout, &subject, attestations)).inspect(|_| {
+            // One image at a time travels; who names more of them vouches for each again.
+            self.admitted.truncate(7);
+            self.admitted.insert(0, subject);
+        })
+    }
+
     fn manifest(&mut self, image: ImageId) -> Result<(), TalkError> {
         match receive::find(self.layout, image, None) {
             Ok(found) => {
@@ -136,6 +152,9 @@ impl<R: Read, W: Write> Node<'_, R, W> {
     }
 
     fn receive(&mut self, parcel: &Parcel, len: u64, image_len: u64) -> Result<(), TalkError> {
+        if let Err(error) = trust::check_image(self.layout, parcel.image, &self.admitted) {
+            return self.fault(of_trust(&error));
+        }
         // Whole, although it is held, is how a damaged image is mended.
         if parcel.base.is_some() && store::holds(self.layout, parcel.image) {
             return self.talk.reply(&Reply::Received { reused: image_len, held: true });
@@ -181,6 +200,9 @@ fn needs_lock(request: &Request) -> bool {
         | Request::Logs { .. }
         | Request::History { .. } => false,
         Request::Receive { .. }
+        | Request::Pin { .. }
+        | Request::Trust { .. }
+        | Request::Admit { .. }
         | Request::Stage { .. }
         | Request::Activate { .. }
         | Request::Rollback { .. }
@@ -219,6 +241,8 @@ fn survey(layout: &Layout) -> Result<Survey, Box<Fault>> {
         images: store::images(layout).map_err(failed)?,
         incoming: receive::cut(layout).map_err(failed)?,
         lock: Lock::holder(&layout.run().join("lock")).map_err(failed)?,
+        // One that cannot be read admits nothing; what serves may still be seen and go back.
+        trust: Some(Trust { pinned: trust::pinned(layout).ok().flatten() }),
         apps,
     })
 }
@@ -241,8 +265,17 @@ fn stage(layout: &Layout, release: &str) -> Result<Reply, Box<Fault>> {
     if !store::holds(layout, release.image) {
         return Err(of_store(StoreError::Missing(release.image)));
     }
+    trusted(layout, &release)?;
     staged::add(layout, &release, now()).map_err(failed)?;
     Ok(Reply::Done)
+}
+
+fn trusted(layout: &Layout, release: &Release) -> Result<(), Box<Fault>> {
+    trust::check(layout, release).map_err(|error| of_trust(&error))
+}
+
+fn done(trusted: Result<(), TrustError>) -> Result<Reply, Box<Fault>> {
+    trusted.map(|()| Reply::Done).map_err(|error| of_trust(&error))
 }
 
 fn decoded(release: &str) -> Result<Release, Box<Fault>> {
@@ -304,6 +337,21 @@ fn of_receive(error: &ReceiveError) -> Box<Fault> {
         ReceiveError::Base(_) | ReceiveError::Export(ExportError::Damaged { .. }) => FaultKind::DeltaRefused,
         ReceiveError::Delta(error) if error.is_damaged() => FaultKind::DeltaRefused,
         ReceiveError::Delta(_) | ReceiveError::Export(_) | ReceiveError::Io { .. } => FaultKind::Failed,
+    };
+    fault(kind, chain(error))
+}
+
+/// Makes a fault of what is not believed.
+pub(crate) fn of_trust(error: &TrustError) -> Box<Fault> {
+    let kind = match error {
+        TrustError::Io { .. } | TrustError::Records(_) => FaultKind::Failed,
+        TrustError::Release { .. }
+        | TrustError::Image(_)
+        | TrustError::Pinned { .. }
+        | TrustError::Old { .. }
+        | TrustError::Change(_)
+        | TrustError::Bundle(_)
+        | TrustError::Damaged(_) => FaultKind::Untrusted,
     };
     fault(kind, chain(error))
 }

@@ -247,6 +247,7 @@ impl Supervisor {
             images: vec![],
             incoming: vec![],
             lock: None,
+            trust: None,
             apps: states.collect(),
         }))
     }

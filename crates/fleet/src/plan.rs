@@ -189,6 +189,7 @@ mod tests {
             images,
             incoming: vec![],
             lock: None,
+            trust: None,
             apps: apps.collect(),
         }
     }

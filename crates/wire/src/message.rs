@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use df_core::attestation::{Pinned, Policy, Subject};
 use df_core::name::Label;
 use df_core::spec::milliseconds;
 use df_core::{AppName, CommitId, Digest, ImageId, ReleaseId, Timestamp};
@@ -173,6 +174,27 @@ pub enum Request {
         /// Only say what would go.
         dry_run: bool,
     },
+    /// Whom the node shall believe, when nobody told it before. Answer: [`Reply::Done`], also when it was told just that, or [`FaultKind::Untrusted`]. Only for
+    /// a node whose survey says that it knows what trust is: older ones do not know this request, nor the two below.
+    Pin {
+        /// Who must vouch.
+        policy: Policy,
+    },
+    /// Whom the node shall believe from now on, attested by those whom it believes so far. Answer: [`Reply::Done`] or [`FaultKind::Untrusted`].
+    Trust {
+        /// The change; its sequence is larger than the node's.
+        pinned: Pinned,
+        /// A bundle of attestations of it.
+        attestations: String,
+    },
+    /// Who vouches for a release whose image, record or activation follows. A node that believes somebody takes none of these before. Answer: [`Reply::Done`]
+    /// or [`FaultKind::Untrusted`].
+    Admit {
+        /// The release.
+        subject: Subject,
+        /// A bundle of attestations of it.
+        attestations: String,
+    },
 }
 
 /// A part of a file's content.
@@ -279,8 +301,18 @@ pub struct Survey {
     pub incoming: Vec<Incoming>,
     /// Who holds the lock, if somebody does.
     pub lock: Option<LockHolder>,
+    /// Whom the node believes; `None` from a node that is too old to know.
+    #[serde(default)]
+    pub trust: Option<Trust>,
     /// Applications, by name.
     pub apps: Vec<AppState>,
+}
+
+/// Whom a node believes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trust {
+    /// What it was told; `None`: nothing yet, and it takes what an operator with a login sends.
+    pub pinned: Option<Pinned>,
 }
 
 /// A receive that was cut. What it has so far is checked again before it is used.
@@ -526,6 +558,8 @@ pub enum FaultKind {
     Damaged,
     /// The node cannot do this: its system, or a setting it does not know.
     Unsupported,
+    /// Too few of those whom the node believes vouch for it.
+    Untrusted,
     /// The request makes no sense now.
     Refused,
     /// Anything of the system: no descriptor, an error of the disk.

@@ -311,7 +311,7 @@ mod tests {
         assert!(matches!(request, Request::Receive { delta: None, from: 0, len: 3, .. }));
         let survey = r#"{"survey":{"arch":"","kernel":"","libc":null,"free":0,"now":0,"images":[],"lock":null,"apps":[]}}"#;
         let Reply::Survey(survey) = serde_json::from_str(survey).expect("of an older side") else { panic!("a survey") };
-        assert_eq!(survey.incoming, []);
+        assert_eq!((survey.incoming, survey.trust), (vec![], None));
         assert_eq!(serde_json::to_string(&Request::Survey).expect("JSON"), r#""survey""#, "what older supervisors know");
     }
 

@@ -17,8 +17,8 @@ use super::{App, Starting, Told};
 use crate::control::{self, Wanted};
 use crate::generation::{self, Record};
 use crate::process::Process;
-use crate::serve::{chain, failed, fault, now};
-use crate::{staged, store};
+use crate::serve::{chain, failed, fault, now, of_trust};
+use crate::{staged, store, trust};
 
 type Answer = Sender<Told>;
 
@@ -63,6 +63,7 @@ impl App {
         if !store::holds(layout, release.image) {
             return Err(fault(FaultKind::Missing, format!("the node holds no image {}", release.image.short())));
         }
+        trust::check(layout, &release).map_err(|error| of_trust(&error))?;
         super::super::prepare(layout, &self.app).map_err(failed)?;
         self.check_start(&release, expect + 1, listen)?;
         let record = generation::create(layout, &release, expect, &who, now()).map_err(failed)?;
