@@ -22,6 +22,7 @@ pub mod load;
 
 pub mod sshd;
 
+pub mod calls;
 pub mod faults;
 
 #[cfg(feature = "s3")]
