@@ -25,6 +25,9 @@ mod moto;
 mod objects;
 mod record;
 mod server;
+mod sign;
+#[cfg(test)]
+mod tests;
 
 pub use fault::{Act, Fault};
 pub use moto::Moto;

@@ -148,6 +148,23 @@ impl Guarded {
         Ok(answer)
     }
 
+    /// The first version of lists differs in the names of its fields.
+    async fn list_v1(&self, req: S3Request<ListObjectsInput>) -> S3Result<S3Response<ListObjectsOutput>> {
+        let answer = self.list(req.map_input(Into::into)).await?;
+        Ok(answer.map_output(|list| ListObjectsOutput {
+            contents: list.contents,
+            common_prefixes: list.common_prefixes,
+            delimiter: list.delimiter,
+            encoding_type: list.encoding_type,
+            name: list.name,
+            prefix: list.prefix,
+            max_keys: list.max_keys,
+            is_truncated: list.is_truncated,
+            next_marker: list.next_continuation_token,
+            ..Default::default()
+        }))
+    }
+
     fn has_bucket(&self, bucket: &str) -> S3Result<()> {
         if self.root.join(bucket).is_dir() { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
     }
@@ -194,13 +211,13 @@ operations! {
         abort_multipart_upload = abort: AbortMultipartUploadInput -> AbortMultipartUploadOutput;
         list_multipart_uploads = uploads: ListMultipartUploadsInput -> ListMultipartUploadsOutput;
         list_objects_v2 = list: ListObjectsV2Input -> ListObjectsV2Output;
+        list_objects = list_v1: ListObjectsInput -> ListObjectsOutput;
     }
     read {
         head_object: HeadObjectInput -> HeadObjectOutput;
         head_bucket: HeadBucketInput -> HeadBucketOutput;
         get_bucket_location: GetBucketLocationInput -> GetBucketLocationOutput;
         list_buckets: ListBucketsInput -> ListBucketsOutput;
-        list_objects: ListObjectsInput -> ListObjectsOutput;
         list_parts: ListPartsInput -> ListPartsOutput;
     }
     write {

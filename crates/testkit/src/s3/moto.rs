@@ -19,15 +19,14 @@ pub struct Moto {
 }
 
 impl Moto {
-    /// Starts it; `ci/test` says where from.
+    /// Starts it. `ci/fetch-python` installs it.
     ///
     /// It is searched in `$DF_MOTO_SERVER`, in `ci-venv/bin` below the target directory, and on PATH.
     #[track_caller]
     pub fn start() -> Moto {
         let program = program().unwrap_or_else(|| {
             panic!(
-                "moto_server is not here. ci/test installs it; by hand: python3 -m venv target/ci-venv && \
-                 target/ci-venv/bin/pip install -r ci/python.txt (or name the program in DF_MOTO_SERVER)"
+                "moto_server is not here: run ci/fetch-python, which installs it below the target directory, or name it in DF_MOTO_SERVER"
             )
         });
         let addr = free_addr();
