@@ -2,9 +2,12 @@
 
 pub mod objects;
 
+pub mod aws;
 pub mod memory;
+pub mod probe;
 
 mod format;
 #[cfg(test)]
 mod model;
 mod prefix;
+mod schedule;
