@@ -229,6 +229,9 @@ impl Manifest {
         if count > (reader.bytes.len() / 3) as u64 {
             return Err(DecodeError::Truncated);
         }
+        if count > limits::MANIFEST_ENTRIES as u64 {
+            return Err(DecodeError::Tree(ManifestError::TooMany));
+        }
         let mut entries: Vec<Entry> = Vec::with_capacity(usize::try_from(count).expect("bounded by a length in memory"));
         for _ in 0..count {
             let start = reader.at;
@@ -378,6 +381,20 @@ mod tests {
         assert_eq!(example().encode(), golden);
         assert_eq!(Manifest::decode(golden), Ok(example()));
         assert_eq!(example().image().to_string(), include_str!("../testdata/manifest-v1.image").trim());
+    }
+
+    #[test]
+    fn more_entries_than_allowed_are_refused_before_there_is_room_for_them() {
+        let mut bytes = MAGIC.to_vec();
+        let mut count = limits::MANIFEST_ENTRIES + 1;
+        while count >= 0x80 {
+            bytes.push(count as u8 | 0x80);
+            count >>= 7;
+        }
+        bytes.push(count as u8);
+        // As many as so many entries need at least: zeros cost a sender nothing.
+        bytes.resize(3 * (limits::MANIFEST_ENTRIES + 9), 0);
+        assert_eq!(Manifest::decode(&bytes), Err(DecodeError::Tree(ManifestError::TooMany)));
     }
 
     #[test]
