@@ -1,6 +1,9 @@
 //! Doors for the fuzzer into rooms that are closed to everybody else. Not in any program: built with `--cfg fuzzing` only.
 //!
-//! Each takes arbitrary bytes, divides them among what a room is given, and panics when a promise of that room is broken.
+//! Each takes arbitrary bytes, divides them among what a room is given, and panics when a promise of that room is broken. A length takes one byte when it is small,
+//! so that most executions are short ones and still few bytes reach the long ones.
+
+use std::ops::Range;
 
 use crate::align::{self, Effort};
 use crate::codec::{self, Base};
@@ -10,8 +13,15 @@ use crate::entropy::{self, Shape};
 use crate::format::{Codec, Kind, PartHeader};
 use crate::predict::Sides;
 
+mod seeds;
+
+pub use seeds::seeds;
+
 const LEVELS: [Level; 2] = [Level::Fast, Level::Small];
 const SHAPES: [Shape; 4] = [Shape::Numbers, Shape::Bytes, Shape::Text, Shape::Code];
+/// A byte below says a length by itself; from it on, the high bits of one up to [`LONGEST`].
+const LONG: usize = 224;
+const LONGEST: usize = (256 - LONG) * 256 - 1;
 
 /// Takes bytes from the front of the fuzzer's.
 struct Given<'a>(&'a [u8]);
@@ -22,7 +32,10 @@ impl<'a> Given<'a> {
     }
 
     fn len(&mut self) -> usize {
-        self.byte() << 8 | self.byte()
+        match self.byte() {
+            short if short < LONG => short,
+            high => (high - LONG) << 8 | self.byte(),
+        }
     }
 
     fn bytes(&mut self, len: usize) -> &'a [u8] {
@@ -30,19 +43,39 @@ impl<'a> Given<'a> {
         self.0 = later;
         now
     }
+
+    /// Bytes with their length before them.
+    fn counted(&mut self) -> &'a [u8] {
+        let len = self.len();
+        self.bytes(len)
+    }
+
+    /// Stretches, each behind the one before; the last may lie anywhere.
+    fn ranges(&mut self) -> Vec<Range<u32>> {
+        let mut end = 0;
+        let mut next = |given: &mut Self| {
+            let start = end + given.len() as u32;
+            end = start + given.len() as u32;
+            start..end
+        };
+        (0..self.byte() % 8).map(|_| next(self)).collect()
+    }
 }
 
-/// A packed stream unpacks to the bytes that are due or is refused; what is packed comes back.
+/// A packed stream unpacks to the bytes that are due or is refused.
 pub fn entropy(data: &[u8]) {
     let mut given = Given(data);
-    let (len, context_len, how) = (given.len(), given.len(), given.byte());
-    let context = given.bytes(context_len);
+    let (len, context) = (given.len(), given.counted());
     if let Ok(bytes) = entropy::unpack(given.0, context, len) {
         assert_eq!(bytes.len(), len);
     }
-    let mut packed = vec![];
-    entropy::pack(given.0, context, SHAPES[how % 4], LEVELS[how / 4 % 2], &mut packed);
-    assert_eq!(entropy::unpack(&packed, context, given.0.len()).as_deref(), Ok(given.0));
+}
+
+/// A prediction is corrected or the corrections are refused, whatever they, the holes and the prediction are.
+pub fn corrections(data: &[u8]) {
+    let mut given = Given(data);
+    let (target, holes, context) = (given.counted(), given.ranges(), given.counted());
+    let _ = entropy::correct(given.0, &mut target.to_vec(), &holes, context);
 }
 
 /// A program is read, transformed and searched for references, and each is followed and written; nothing leaves its bounds.
@@ -53,13 +86,14 @@ pub fn elf(data: &[u8]) {
     let layout = image.layout();
     let references = elf::references(&image, &bytes, &transformed);
     let mut end = 0;
+    let mut written = bytes.clone();
     for reference in &references {
         assert!(reference.at >= end, "references overlap");
         end = reference.at + u32::from(reference.width);
         assert!(end as usize <= bytes.len(), "a reference leaves the file");
         if let Some(target) = reference.target(layout, &bytes) {
             let base = reference.base_place().unwrap_or(target);
-            reference.write(layout, reference.at, base, target, &mut bytes.clone());
+            reference.write(layout, reference.at, base, target, &mut written);
         }
     }
     elf::without_operands(&bytes, &references);
@@ -75,8 +109,8 @@ pub fn elf(data: &[u8]) {
 pub fn part(data: &[u8]) {
     let mut given = Given(data);
     let codec = Codec::ALL[given.byte() % Codec::ALL.len()];
-    let (base_len, base_cut, target_len, target_cut, raw) = (given.len(), given.len(), given.len(), given.len(), given.len());
-    let base = given.bytes(base_len);
+    let (base_cut, target_len, target_cut, raw) = (given.len(), given.len(), given.len(), given.len());
+    let base = given.counted();
     let cut = |len: usize, at: usize| vec![at.min(len), len - at.min(len)];
     let header = PartHeader { codec, raw: raw as u64, packed: given.0.len() as u64 };
     if codec::check(&header, Kind::Rsync, target_len as u64).is_err() || codec == Codec::Stored && given.0.len() != target_len {
@@ -88,13 +122,17 @@ pub fn part(data: &[u8]) {
     }
 }
 
-/// A foreign signature is refused or harmless: the delta made by it is applied or refused, within bounds.
+/// A foreign signature is refused or harmless: the delta made by it is applied or refused, within bounds. One that is not all foreign has the right length, and sums
+/// that are right or not.
 pub fn signature(data: &[u8]) {
     let mut given = Given(data);
-    let (base_len, target_len) = (given.len(), given.len());
-    let base = given.bytes(base_len);
-    let target = given.bytes(target_len);
-    let Ok(signature) = crate::signature::parse(given.0, base.len() as u64) else { return };
+    let (block, base, target) = (given.byte(), given.counted(), given.counted());
+    let mut bytes = given.0.to_vec();
+    if let Some(eighths) = block.checked_sub(1) {
+        bytes = crate::signature(base, 256 + 8 * eighths as u32).expect("a good length");
+        bytes.iter_mut().skip(12).zip(given.0).for_each(|(byte, other)| *byte ^= other);
+    }
+    let Ok(signature) = crate::signature::parse(&bytes, base.len() as u64) else { return };
     let mut delta = vec![];
     if fast_rsync::diff(&signature.index(), target, &mut delta).is_err() {
         return;
@@ -105,56 +143,51 @@ pub fn signature(data: &[u8]) {
     }
 }
 
-/// What is packed comes back, by every codec and level; alignments keep what they promise.
+/// What is packed comes back, by every codec, coder and level; alignments keep what they promise.
 pub fn round_trip(data: &[u8]) {
     let mut given = Given(data);
     let how = given.byte();
-    let (old_len, cut) = (given.len(), given.len());
-    let old = given.bytes(old_len);
+    let level = LEVELS[how & 1];
+    match how >> 1 & 7 {
+        0 => stream(given, SHAPES[how >> 4 & 3], level),
+        1 => prediction(given, SHAPES[how >> 4 & 3], level),
+        codec => {
+            piece(given, Options { level, codec: [None, Some(Codec::Copy), Some(Codec::Elf), Some(Codec::Zstd)][codec % 4] })
+        }
+    }
+}
+
+fn stream(mut given: Given<'_>, shape: Shape, level: Level) {
+    let context = given.counted();
+    let mut packed = vec![];
+    entropy::pack(given.0, context, shape, level, &mut packed);
+    assert_eq!(entropy::unpack(&packed, context, given.0.len()).as_deref(), Ok(given.0));
+}
+
+fn prediction(mut given: Given<'_>, shape: Shape, level: Level) {
+    let (context, mut holes) = (given.counted(), given.ranges());
+    let (predicted, actual) = given.0.split_at(given.0.len() / 2);
+    let actual = &actual[..predicted.len()];
+    let len = actual.len() as u32;
+    holes.iter_mut().for_each(|hole| *hole = hole.start.min(len)..hole.end.min(len));
+    let (mut packed, mut target) = (vec![], predicted.to_vec());
+    entropy::pack_corrections(predicted, actual, &holes, context, shape, level, &mut packed);
+    assert_eq!(entropy::correct(&packed, &mut target, &holes, context), Ok(()));
+    assert_eq!(target, actual);
+}
+
+fn piece(mut given: Given<'_>, options: Options) {
+    let (cut, old) = (given.len(), given.counted());
     let new = given.0;
-    let level = LEVELS[how % 2];
-    let codec = [None, Some(Codec::Copy), Some(Codec::Elf), Some(Codec::Zstd)][how / 2 % 4];
     let (base_lens, target_lens) = (vec![old.len()], vec![cut.min(new.len()), new.len() - cut.min(new.len())]);
     let sides = Sides { base: old, base_lens: &base_lens, target: new, target_lens: &target_lens };
-    let part = codec::pack(&sides, &[Some(0), Some(0)], Options { level, codec }).expect("there is memory");
+    let part = codec::pack(&sides, &[Some(0), Some(0)], options).expect("there is memory");
     let header = PartHeader { codec: part.codec, raw: part.raw as u64, packed: part.bytes.len() as u64 };
     codec::check(&header, Kind::Patch, new.len() as u64).expect("what is packed passes the check");
     let base = Base { bytes: old.to_vec(), lens: base_lens.clone() };
     assert_eq!(codec::unpack(&header, part.bytes, base, &target_lens).as_deref(), Ok(new));
-    for segment in align::align_exact(old, new, if level == Level::Fast { Effort::Fast } else { Effort::Small }) {
+    for segment in align::align_exact(old, new, if options.level == Level::Fast { Effort::Fast } else { Effort::Small }) {
         let (at, len) = (segment.old as usize, segment.len as usize);
         assert_eq!(old[at..at + len], new[segment.new as usize..segment.new as usize + len]);
     }
-}
-
-/// Returns seeds made of two versions of a small program: target, name, bytes.
-pub fn seeds(old: &[u8], new: &[u8]) -> Vec<(&'static str, String, Vec<u8>)> {
-    let two = |len: usize| u16::try_from(len).expect("a small program").to_be_bytes();
-    let mut seeds = vec![("elf", "old".into(), old.to_vec()), ("elf", "new".into(), new.to_vec())];
-    let (base_lens, target_lens) = (vec![old.len()], vec![new.len(), 0]);
-    let sides = Sides { base: old, base_lens: &base_lens, target: new, target_lens: &target_lens };
-    for (at, codec) in [Codec::Copy, Codec::Elf, Codec::Zstd].into_iter().enumerate() {
-        for (nth, level) in LEVELS.into_iter().enumerate() {
-            let part = codec::pack(&sides, &[Some(0), None], Options { level, codec: Some(codec) }).expect("there is memory");
-            let lens = [old.len(), old.len(), new.len(), new.len(), 0].map(two).concat();
-            let which = Codec::ALL.iter().position(|&one| one == part.codec).expect("it is one of all") as u8;
-            seeds.push(("part", format!("{codec:?}-{level:?}"), [&[which], &lens[..], old, &part.bytes].concat()));
-            let how = (nth + 2 * (at + 1)) as u8;
-            seeds.push((
-                "round_trip",
-                format!("{codec:?}-{level:?}"),
-                [&[how], &two(old.len())[..], &two(new.len()), old, new].concat(),
-            ));
-        }
-    }
-    for (nth, shape) in SHAPES.into_iter().enumerate() {
-        let (bytes, context) = (&new[new.len() / 2..], &old[..old.len().min(1024)]);
-        let mut packed = vec![];
-        entropy::pack(bytes, context, shape, Level::Small, &mut packed);
-        let head = [&two(bytes.len())[..], &two(context.len()), &[nth as u8 + 4], context].concat();
-        seeds.push(("entropy", format!("{shape:?}"), [head, packed].concat()));
-    }
-    let signature = crate::signature(old, 704).expect("a good length");
-    seeds.push(("signature", "good".into(), [&two(old.len())[..], &two(new.len()), old, new, &signature].concat()));
-    seeds
 }

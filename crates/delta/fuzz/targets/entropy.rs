@@ -1,4 +1,4 @@
-//! A packed stream is unpacked to the bytes that are due or refused, whatever it holds; what is packed comes back.
+//! A packed stream is unpacked to the bytes that are due or refused, whatever it holds.
 #![no_main]
 
 use df_delta::fuzzing;

@@ -1,6 +1,6 @@
 //! Writes what the other targets begin with: `seeds CORPUS OLD NEW`, where OLD and NEW are two versions of a small program. No fuzz target itself.
 
-#[path = "pairs.rs"]
+#[allow(dead_code)]
 mod pairs;
 #[path = "../../tests/delta/trees.rs"]
 #[allow(dead_code)]
@@ -9,7 +9,7 @@ mod trees;
 use std::fs;
 use std::path::Path;
 
-use df_delta::{Level, fuzzing};
+use df_delta::fuzzing;
 // The coverage counters that all of this is built with live there.
 use libfuzzer_sys as _;
 
@@ -18,12 +18,20 @@ fn main() {
     let [_, corpus, old, new] = &arguments[..] else { panic!("seeds CORPUS OLD NEW") };
     let (old, new) = (fs::read(old).expect("the old"), fs::read(new).expect("the new"));
     let mut seeds = fuzzing::seeds(&old, &new);
-    for (nth, (base, target)) in pairs::pairs().into_iter().enumerate() {
-        for level in [Level::Fast, Level::Small] {
-            let delta = trees::encode(base.as_ref(), &target, level).expect("encodes");
-            seeds.push(("apply", format!("{nth}-{level:?}"), [&[nth as u8], &delta[..]].concat()));
+    let pairs = pairs::pairs();
+    let n_pairs = pairs.len();
+    for (nth, pair) in pairs.into_iter().enumerate() {
+        let manifest = pair.target.encode();
+        for (at, delta) in pair.deltas.iter().enumerate() {
+            let behind = pair.behind_head(delta);
+            let number = |from: usize| (from..).find(|number| number % n_pairs == nth).expect("one of them") as u8;
+            seeds.push(("apply", format!("{nth}-{at}"), [&[number(0)], &delta[..]].concat()));
+            seeds.push(("apply", format!("{nth}-{at}-behind-a-head"), [&[number(64)], behind].concat()));
+            let hostile = [&[number(128), manifest.len() as u8], &manifest[..], behind].concat();
+            seeds.push(("apply", format!("{nth}-{at}-hostile"), hostile));
         }
-        seeds.push(("manifest", nth.to_string(), trees::manifest(base.as_ref().unwrap_or(&target)).encode()));
+        seeds.extend(pair.base.as_ref().map(|(base, _)| ("manifest", "base".to_owned(), base.encode())));
+        seeds.push(("manifest", "target".to_owned(), manifest));
     }
     for (target, name, bytes) in seeds {
         let dir = Path::new(corpus).join(target);
