@@ -16,6 +16,7 @@ mod error;
 pub(crate) mod keys;
 mod place;
 mod run;
+mod trust;
 mod value;
 mod verify;
 mod yaml;
@@ -26,12 +27,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
+use df_core::attestation::Policy;
 use df_core::name::AppName;
 use df_core::spec::{BuildSection, Probe, RunSection};
 use df_core::text::escape;
 
 pub use error::{ConfigError, Hint, Place, Wrong};
-pub use place::{CacheConfig, Keep, Paths, Rollout};
+pub use place::{CacheConfig, Keep, Paths, Remote, Rollout};
 
 use error::Fault;
 use value::{Section, Value};
@@ -60,6 +62,8 @@ pub struct Config {
     pub keep: Keep,
     /// Directories on nodes.
     pub paths: Paths,
+    /// Who must have vouched for a release.
+    pub trust: Policy,
 }
 
 impl Config {
@@ -106,6 +110,7 @@ fn check(top: &Value<'_>) -> Result<Config, Fault> {
         rollout: section.or("rollout", Rollout::default(), place::rollout)?,
         keep: section.or("keep", Keep::default(), place::keep)?,
         paths: section.or("paths", Paths::default(), place::paths)?,
+        trust: section.or("trust", Policy::default(), trust::read)?,
     })
 }
 
@@ -117,15 +122,6 @@ fn refuse_unbuilt(section: &Section<'_>) -> Result<(), Fault> {
     }
     section.not_built("image", "making nodes from machine images is")?;
     section.not_built_unless_empty("public_keys", "making nodes, which these keys would go to, is")?;
-    if let Some(trust) = section.get("trust") {
-        let trust = Section::open(&trust, "trust")?;
-        if let Some(threshold) = trust.get("threshold")
-            && threshold.whole(0, 1000)? > 0
-        {
-            return Err(threshold.not_built("asking for attestations is"));
-        }
-        trust.not_built_unless_empty("keys", "asking for attestations is")?;
-    }
     match section.get("placement") {
         Some(placement) if placement.is_map() || placement.text()? != "any" => {
             Err(placement.not_built("any placement but \"any\" is"))

@@ -159,7 +159,7 @@ impl Session {
     pub fn cache_dir_of(config: &Config, top: &Path) -> PathBuf {
         let caches = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|caches| caches.is_absolute());
         if let Some(caches) = caches
-            && config.cache == CacheConfig::default()
+            && config.cache.local == CacheConfig::default().local
         {
             return caches.join("df");
         }

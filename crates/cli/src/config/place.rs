@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use df_cache::s3::aws::{Endpoint, S3Address};
 use df_core::name::PathText;
 use df_fleet::address::Address;
 
@@ -14,6 +15,38 @@ use super::value::{Section, Value};
 pub struct CacheConfig {
     /// The directory as df.yaml says it: absolute, below `~/`, or relative to df.yaml.
     pub local: String,
+    /// Where persisted releases go.
+    pub remote: Option<Remote>,
+    /// The region of a bucket; without one the environment or the AWS profile says it.
+    pub region: Option<String>,
+    /// The server of a bucket that is not AWS's.
+    pub endpoint: Option<Endpoint>,
+}
+
+/// A cache elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remote {
+    /// A bucket.
+    Bucket(S3Address),
+    /// A directory, relative to where df runs.
+    Directory(String),
+}
+
+impl Remote {
+    /// Reads an address: `s3://bucket[/prefix]` or `file:PATH`.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("file:") {
+            Some("") => Err("file: needs a path behind it".to_owned()),
+            Some(path) => Ok(Self::Directory(path.to_owned())),
+            None if text.starts_with("s3:") => {
+                text.parse().map(Self::Bucket).map_err(|error: df_cache::s3::aws::BadAddress| error.to_string())
+            }
+            None => Err(format!("\"{}\" is no address of a cache: write s3://BUCKET/PREFIX or file:PATH", show(text))),
+        }
+    }
 }
 
 impl CacheConfig {
@@ -60,7 +93,7 @@ pub struct Paths {
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        Self { local: "~/.cache/df".to_owned() }
+        Self { local: "~/.cache/df".to_owned(), remote: None, region: None, endpoint: None }
     }
 }
 
@@ -102,10 +135,14 @@ pub(super) fn nodes(value: &Value<'_>) -> Result<Vec<String>, Fault> {
 
 pub(super) fn cache(value: &Value<'_>) -> Result<CacheConfig, Fault> {
     let section = Section::open(value, "cache")?;
-    section.not_built("remote", "an S3 cache is")?;
-    section.not_built("region", "an S3 cache is")?;
-    section.not_built("endpoint", "an S3 cache is")?;
-    Ok(CacheConfig { local: section.or("local", CacheConfig::default().local, cache_directory)? })
+    Ok(CacheConfig {
+        local: section.or("local", CacheConfig::default().local, cache_directory)?,
+        remote: section.option("remote", |value| Remote::parse(value.word()?).map_err(|why| value.refuse(why)))?,
+        region: section.option("region", region)?,
+        endpoint: section.option("endpoint", |value| {
+            value.word()?.parse().map_err(|error: df_cache::s3::aws::BadEndpoint| value.refuse(error.to_string()))
+        })?,
+    })
 }
 
 pub(super) fn rollout(value: &Value<'_>) -> Result<Rollout, Fault> {
@@ -163,6 +200,12 @@ fn cache_directory(value: &Value<'_>) -> Result<String, Fault> {
     }
     PathText::new(path).map_err(|error| value.refuse(error.to_string()))?;
     Ok(text.to_owned())
+}
+
+fn region(value: &Value<'_>) -> Result<String, Fault> {
+    let word = value.word()?;
+    let is_region = word.len() <= 64 && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if is_region { Ok(word.to_owned()) } else { Err(value.range("a region as in eu-west-1", word)) }
 }
 
 fn node_directory(value: &Value<'_>) -> Result<String, Fault> {

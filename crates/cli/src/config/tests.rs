@@ -384,11 +384,6 @@ fn what_is_not_built_is_refused_in_words_and_its_default_is_not() {
         ("backend: container", "backend: any backend but local and ssh is not built yet"),
         ("image: debian-12", "image: making nodes from machine images is not built yet"),
         ("public_keys: [ a ]", "public_keys: making nodes, which these keys would go to, is not built yet"),
-        ("trust: { threshold: 1 }", "trust.threshold: asking for attestations is not built yet"),
-        ("trust: { keys: [ a ] }", "trust.keys: asking for attestations is not built yet"),
-        ("cache: { remote: 's3://b' }", "cache.remote: an S3 cache is not built yet"),
-        ("cache: { region: eu-west-1 }", "cache.region: an S3 cache is not built yet"),
-        ("cache: { endpoint: 'https://x' }", "cache.endpoint: an S3 cache is not built yet"),
         ("placement: one", "placement: any placement but \"any\" is not built yet"),
         ("placement: { any: 3 }", "placement: any placement but \"any\" is not built yet"),
     ];
@@ -403,6 +398,59 @@ fn what_is_not_built_is_refused_in_words_and_its_default_is_not() {
          backend: ssh\nimage: null\npublic_keys: []\ntrust: { threshold: 0, keys: [] }\ncache: { remote: null, region: ~, endpoint: }\n\
          placement: any\n",
     );
+}
+
+#[test]
+fn a_cache_elsewhere_is_a_bucket_or_a_directory_and_nothing_that_only_looks_like_one() {
+    let config = good(&format!(
+        "{LEAST}cache: {{ remote: 's3://releases/web', region: eu-west-1, endpoint: 'https://s3.example.org' }}\n"
+    ));
+    let Some(Remote::Bucket(address)) = &config.cache.remote else { panic!("{:?}", config.cache.remote) };
+    assert_eq!((address.to_string().as_str(), config.cache.region.as_deref()), ("s3://releases/web", Some("eu-west-1")));
+    assert_eq!(
+        good(&format!("{LEAST}cache: {{ remote: 'file:/srv/cache' }}\n")).cache.remote,
+        Some(Remote::Directory("/srv/cache".into()))
+    );
+    let bad = [
+        "remote: 's3://../x'",
+        "remote: 's3://key:secret@bucket'",
+        "remote: 's3://bucket/a/../b'",
+        "remote: 's3://bucket/%2e%2e'",
+        "remote: 'https://bucket'",
+        "remote: 'file:'",
+        "remote: /srv/cache",
+        "region: 'eu west'",
+        "endpoint: 'http://169.254.169.254'",
+        "endpoint: 'http://s3.example.org'",
+        "endpoint: 'file:///etc/passwd'",
+        "endpoint: 'https://user:word@s3.example.org'",
+    ];
+    for line in bad {
+        assert!(parse(&format!("{LEAST}cache: {{ {line} }}")).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn whoever_must_vouch_is_named_by_keys_that_can() {
+    let one = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIE5dw6ofRdfVqNUZsNMfszLjYqRtO43ol32D1uPybOU";
+    let two = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIqI4910CfGV/VLbLTy6XXLKZwm/HZQSG/N0iAG0D29c";
+    let trust = |line: &str| parse(&format!("{LEAST}trust: {{ {line} }}\n")).map(|config| config.trust);
+    let policy = trust(&format!("threshold: 1, keys: [ '{one} release', '{two}' ]")).expect("good");
+    assert_eq!((policy.to_string().as_str(), policy.is_asking()), ("1 of 2 keys", true));
+    assert!(!trust("threshold: 0, keys: []").expect("the default").is_asking());
+    let bad = [
+        ("threshold: 1".to_owned(), "trust: 1 of 0 keys can never vouch"),
+        (format!("threshold: 2, keys: [ '{one}' ]"), "trust: 2 of 1 keys can never vouch"),
+        (format!("keys: [ '{one}', '{two}' ]"), "trust: 0 of 2 keys asks for nothing: name a threshold from 1 to 2, or no keys"),
+        (format!("threshold: 1, keys: [ '{one}', '{one} again' ]"), "is there twice"),
+        ("threshold: 1, keys: [ a ]".to_owned(), "trust.keys[0]: is not an ssh public key, as one line of a .pub file has it"),
+        ("threshold: -1".to_owned(), "trust.threshold"),
+        (format!("threshold: 1, keys: '{one}'"), "trust.keys: a list is needed"),
+    ];
+    for (line, words) in bad {
+        let said = trust(&line).expect_err("refused").to_string();
+        assert!(said.contains(words), "{said}");
+    }
 }
 
 #[test]
