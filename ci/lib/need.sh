@@ -4,6 +4,7 @@
 #
 #   need program git git         the command `git`, from the Debian package `git`
 #   need header zlib.h zlib1g-dev
+#   need venv venv python3-venv  Python's own environments
 #   settle "$yes"                installs what is missing with permission ($yes = yes, or CI=true), or says what to type and fails
 
 MISSING=()
@@ -14,6 +15,7 @@ need() { # KIND WHAT PACKAGE
     program) has_program "$2" && return ;;
     header) has_header "$2" && return ;;
     pip) has_pip && return ;;
+    venv) has_venv && return ;;
     *) fail "unknown kind of need: $1" ;;
   esac
   WHY+=("$2 (package $3)")
@@ -60,6 +62,9 @@ has_program() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" > /dev/null; }
 has_header() { echo "#include <$1>" | cc -E - > /dev/null 2>&1; }
 
 has_pip() { "${PYTHON:-python3}" -m pip --version > /dev/null 2>&1; }
+
+# Debian ships the module without what it needs.
+has_venv() { "${PYTHON:-python3}" -c 'import venv, ensurepip' > /dev/null 2>&1; }
 
 join() { # SEPARATOR WORD...
   local separator=$1 all=$2 word
