@@ -75,11 +75,7 @@ impl State {
 
 impl fmt::Debug for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.lock();
-        f.debug_struct("Schedule")
-            .field("limit", &state.pace.limit())
-            .field("in_flight", &state.in_flight)
-            .finish_non_exhaustive()
+        f.debug_struct("Schedule").field("limit", &self.limit()).finish_non_exhaustive()
     }
 }
 
