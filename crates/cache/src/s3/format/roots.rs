@@ -6,12 +6,12 @@
 //! table    = last sequence u64, count, image*, count, release*, count, pin*, count, lease*
 //! image    = digest, stored i64, length of the manifest u64, whole u8 (1; 0 when a repair found no copy of a blob)      ascending
 //! release  = sequence u64, stored i64, canonical bytes (a text), count, document*                                     ascending by sequence
-//! document = kind u8 (0 provenance, 1 bill of materials, 2 attestations), codec u8 (0 or 1), length u32, reference                     ascending by kind
+//! document = kind u8 (0 provenance, 1 bill of materials, 2 attestations), codec u8 (0 or 1), length u32, offset u32, stored length u32, reference      ascending by kind
 //! pin      = image digest, why (a text)                                                                                 ascending
 //! lease    = holder (a text), image digest                                                                              ascending
 //! ```
 //!
-//! A text is a length and so many bytes. An image's manifest is a blob under the image's digest. `last sequence` is that of the newest release ever put.
+//! Documents that are put together lie in one object, one after the other, each as it is (codec 0) or as one zstd frame (1). A text is a length and so many bytes. An image's manifest is a blob under the image's digest. `last sequence` is that of the newest release ever put.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,10 +39,15 @@ pub(crate) struct ImageRow {
 /// Where a document lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DocumentRow {
+    /// The object that holds it, beside others.
     pub(crate) object: Reference,
-    /// Bytes of the document; `object` has those of what is stored.
+    /// Bytes of the document.
     pub(crate) len: u32,
     pub(crate) compressed: bool,
+    /// Where it begins in the object.
+    pub(crate) offset: u32,
+    /// Bytes it takes there.
+    pub(crate) stored: u32,
 }
 
 /// A release and what is kept beside it.
@@ -105,7 +110,7 @@ impl Roots {
         for ReleaseRow { stored, documents } in &self.releases {
             out.u64(stored.sequence).u64(stored.stored.0 as u64).text(&stored.release.encode()).count(documents.len());
             for (document, row) in documents {
-                out.u8(kind(*document)).u8(u8::from(row.compressed)).u32(row.len);
+                out.u8(kind(*document)).u8(u8::from(row.compressed)).u32(row.len).u32(row.offset).u32(row.stored);
                 row.object.write(&mut out);
             }
         }
@@ -160,18 +165,22 @@ fn release_row(reader: &mut Reader<'_>) -> Result<ReleaseRow, FormatError> {
     let (sequence, at) = (reader.u64()?, Timestamp(reader.u64()? as i64));
     let release =
         Release::decode(reader.text(limits::RELEASE_LEN)?).map_err(|_| FormatError("a release in it is not in order"))?;
-    let count = reader.count(6 + Reference::LEN)?;
+    let count = reader.count(14 + Reference::LEN)?;
     let rows = reader.list(count, |reader| {
         let word = reader.u8()?;
         let document = Document::ALL
             .into_iter()
             .find(|document| kind(*document) == word)
             .ok_or(FormatError("it has a document that this program does not know"))?;
-        let (compressed, len) = (flag(reader)?, reader.u32()?);
+        let (compressed, len, offset, stored) = (flag(reader)?, reader.u32()?, reader.u32()?, reader.u32()?);
         if len as usize > document::LEN {
             return Err(FormatError("a document in it is too long"));
         }
-        Ok((document, DocumentRow { object: Reference::read(reader)?, len, compressed }))
+        let object = Reference::read(reader)?;
+        if offset.checked_add(stored).is_none_or(|end| end > object.len) {
+            return Err(FormatError("a document in it leaves its object"));
+        }
+        Ok((document, DocumentRow { object, len, compressed, offset, stored }))
     })?;
     if !rows.is_sorted_by(|a, b| kind(a.0) < kind(b.0)) {
         return Err(FormatError("its documents are not in order"));
@@ -223,7 +232,7 @@ mod tests {
         };
         roots.put_release(&release("greeter", 1, image(1)), Timestamp(3));
         roots.put_release(&release("other", 2, image(1)), Timestamp(4));
-        let document = DocumentRow { object: reference(8), len: 50, compressed: true };
+        let document = DocumentRow { object: reference(8), len: 50, compressed: true, offset: 8, stored: 30 };
         roots.releases[0].documents.insert(Document::Sbom, document);
         roots
     }

@@ -1,0 +1,66 @@
+//! Why the cache in a bucket has no answer.
+
+use std::io;
+
+use super::format::FormatError;
+use super::objects::{Key, ObjectError};
+use crate::store::{PutError, ReadError};
+
+/// Why the cache in a bucket has no answer.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum BucketError {
+    #[error("ask the bucket")]
+    Object(#[from] ObjectError),
+    /// Somebody changed or damaged it: a repair makes it again where that can be done.
+    #[error("{key} is not what it was when it was written")]
+    Damaged {
+        key: Key,
+        #[source]
+        source: FormatError,
+    },
+    /// What the head names is gone: removed by hand, or the head is an older one that somebody put back.
+    #[error("{key}, which the head of the cache names, is not in the bucket; a repair of the cache looks for what is left")]
+    Gone { key: Key },
+    /// There is a cache, but its head is gone.
+    #[error("the head of the cache is gone; a repair makes it again from the log")]
+    HeadLost,
+    /// It would lose what two writers write at once.
+    #[error("the server writes even when a condition does not hold; with one writer at a time --single-writer makes do without")]
+    Unconditional,
+    #[error("others changed the cache {tries} times in a row while this was to be committed; try again")]
+    Contended { tries: u32 },
+    #[error("write what is remembered of the bucket")]
+    Local(#[source] io::Error),
+}
+
+impl From<BucketError> for io::Error {
+    fn from(error: BucketError) -> Self {
+        let kind = match &error {
+            BucketError::Object(ObjectError::Absent { .. }) | BucketError::Gone { .. } | BucketError::HeadLost => {
+                io::ErrorKind::NotFound
+            }
+            BucketError::Object(ObjectError::Denied { .. }) => io::ErrorKind::PermissionDenied,
+            BucketError::Object(ObjectError::Malformed { .. } | ObjectError::TooLong { .. }) | BucketError::Damaged { .. } => {
+                io::ErrorKind::InvalidData
+            }
+            BucketError::Unconditional => io::ErrorKind::Unsupported,
+            BucketError::Contended { .. } => io::ErrorKind::WouldBlock,
+            BucketError::Local(source) => source.kind(),
+            BucketError::Object(_) => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}
+
+impl From<BucketError> for PutError {
+    fn from(error: BucketError) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl From<BucketError> for ReadError {
+    fn from(error: BucketError) -> Self {
+        Self::Store(error.into())
+    }
+}

@@ -1,0 +1,78 @@
+//! What was read from the bucket and never changes there, kept beside: root tables, segments, manifests. Anything of it may vanish; what is read is checked.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use df_core::{Digest, ImageId};
+
+use super::format::name::{Reference, Space, hex};
+
+/// A directory of this machine that remembers objects of one bucket.
+pub(crate) struct Local {
+    root: PathBuf,
+}
+
+impl Local {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Returns the directory of one cache.
+    pub(crate) fn of(&self, cache: [u8; 16]) -> PathBuf {
+        self.root.join(hex(&cache))
+    }
+
+    /// Returns an object that is remembered, whole.
+    pub(crate) fn object(&self, cache: [u8; 16], space: Space, reference: &Reference) -> Option<Vec<u8>> {
+        let bytes = fs::read(self.of(cache).join(file_name(space, reference))).ok()?;
+        (bytes.len() as u64 == u64::from(reference.len) && Digest::of(&bytes) == reference.digest).then_some(bytes)
+    }
+
+    /// Remembers an object; failing to costs a request later.
+    pub(crate) fn keep_object(&self, cache: [u8; 16], space: Space, reference: &Reference, bytes: &[u8]) {
+        let _ = self.write(cache, &file_name(space, reference), bytes);
+    }
+
+    /// Returns a manifest that is remembered, whole.
+    pub(crate) fn manifest(&self, cache: [u8; 16], image: ImageId) -> Option<Vec<u8>> {
+        let bytes = fs::read(self.of(cache).join(format!("m-{image}"))).ok()?;
+        (Digest::of(&bytes) == image.0).then_some(bytes)
+    }
+
+    /// Remembers a manifest.
+    pub(crate) fn keep_manifest(&self, cache: [u8; 16], image: ImageId, bytes: &[u8]) {
+        let _ = self.write(cache, &format!("m-{image}"), bytes);
+    }
+
+    /// Forgets the tables and segments that are not among these, and the manifests of other images.
+    pub(crate) fn forget_others(&self, cache: [u8; 16], kept: &[(Space, Reference)], images: impl Fn(ImageId) -> bool) {
+        let names: HashSet<String> = kept.iter().map(|(space, reference)| file_name(*space, reference)).collect();
+        let Ok(entries) = fs::read_dir(self.of(cache)) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let stays = match name.split_once('-') {
+                Some(("m", digest)) => digest.parse().is_ok_and(|digest| images(ImageId(digest))),
+                Some(("i" | "t", _)) => names.contains(&name),
+                // Whoever writes one renames it at once.
+                _ => true,
+            };
+            if !stays {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    fn write(&self, cache: [u8; 16], name: &str, bytes: &[u8]) -> io::Result<()> {
+        let directory = self.of(cache);
+        fs::create_dir_all(&directory)?;
+        let temporary = directory.join(format!(".{}-{:?}-{name}", std::process::id(), std::thread::current().id()));
+        fs::write(&temporary, bytes)?;
+        fs::rename(&temporary, directory.join(name))
+    }
+}
+
+fn file_name(space: Space, reference: &Reference) -> String {
+    reference.name.key(space).as_str().replace('/', "-")
+}

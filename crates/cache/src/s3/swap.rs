@@ -1,0 +1,470 @@
+//! Reading the head and what it names, and changing it.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock, PoisonError};
+
+use df_core::{Digest, ImageId};
+
+use super::commit::{self, Attempt, Outcome};
+use super::failure::BucketError;
+use super::format::FormatError;
+use super::format::condemned::Condemned;
+use super::format::head::{HEAD_LEN, Head};
+use super::format::log::{LOG_LEN, Record};
+use super::format::name::{Name, Reference, Session, Space, hex, log_key};
+use super::format::roots::Roots;
+use super::format::segment::Segment;
+use super::index::Index;
+use super::objects::{Body, Condition, Etag, Key, ObjectError};
+use super::probe::{Probed, conditions};
+use super::{S3Store, merge};
+
+/// So many swaps are tried before somebody is told.
+const TRIES: u32 = 100;
+/// So many requests whose reply was lost are sent again.
+const AGAIN: u32 = 3;
+
+/// The cache at one moment.
+#[derive(Clone)]
+pub(crate) struct View {
+    pub(crate) head: Head,
+    pub(crate) etag: Etag,
+    pub(crate) roots: Arc<Roots>,
+    /// Read when it is needed first.
+    index: Arc<OnceLock<Arc<Index>>>,
+}
+
+/// What a commit changes; `None` leaves as it is.
+#[derive(Default)]
+pub(crate) struct Change {
+    pub(crate) roots: Option<Roots>,
+    /// Rows that are added.
+    pub(crate) added: Segment,
+    /// The whole index instead of what there is; `added` comes on top.
+    pub(crate) index: Option<Vec<Segment>>,
+    pub(crate) condemned: Option<Condemned>,
+    pub(crate) fence: Option<u64>,
+}
+
+/// What is to be done about a view.
+pub(crate) enum Plan<T> {
+    /// Nothing, and why.
+    Leave(T),
+    /// A commit, and what it will have done.
+    Commit(Box<Change>, T),
+}
+
+/// One writer's run: its session, and what it tried.
+pub(crate) struct Run {
+    pub(crate) session: Session,
+    next: std::sync::atomic::AtomicU32,
+}
+
+impl Run {
+    /// Returns the name of the next object.
+    pub(crate) fn name(&self) -> Name {
+        Name { session: self.session, n: self.next.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl S3Store {
+    /// Reads the head and the root table; `None` when no cache was made here yet. One request when the root table is at hand.
+    pub(crate) fn view(&self) -> Result<Option<Arc<View>>, BucketError> {
+        let mut last = None;
+        loop {
+            let Some((head, etag)) = self.read_head()? else { return Ok(None) };
+            let found = match self.roots_of(&head) {
+                // Another commit came, and a collection after it: the newer head names what is there.
+                Err(BucketError::Gone { .. }) if last != Some(head.sequence) => {
+                    last = Some(head.sequence);
+                    continue;
+                }
+                result => result?,
+            };
+            let view = Arc::new(View { index: self.known_index(&head), head, etag, roots: found });
+            self.remember(&view);
+            return Ok(Some(view));
+        }
+    }
+
+    /// Returns the last view that was read, or reads one.
+    pub(crate) fn last_view(&self) -> Result<Option<Arc<View>>, BucketError> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if known.is_some() { Ok(known) } else { self.view() }
+    }
+
+    /// Returns the index of a view. A segment that a newer head no longer names may be gone: then the caller reads the head again.
+    pub(crate) fn index(&self, view: &View) -> Result<Arc<Index>, BucketError> {
+        if let Some(index) = view.index.get() {
+            return Ok(index.clone());
+        }
+        let segments =
+            view.head.segments.iter().map(|reference| self.segment(view.head.cache, reference)).collect::<Result<_, _>>()?;
+        Ok(view.index.get_or_init(|| Arc::new(Index::new(segments))).clone())
+    }
+
+    /// As [`S3Store::commit`], and makes the cache when there is none.
+    pub(crate) fn commit_first<T, E: From<BucketError>>(
+        &self,
+        plan: impl FnMut(&View, &Run) -> Result<Plan<T>, E>,
+    ) -> Result<T, E> {
+        self.commit_on(self.view_or_first()?, plan)
+    }
+
+    /// Commits what `plan` says about the newest view, again and again until the swap holds or nothing is to be done.
+    ///
+    /// Where no cache was made yet, the plan sees an empty one.
+    pub(crate) fn commit<T, E: From<BucketError>>(
+        &self,
+        mut plan: impl FnMut(&View, &Run) -> Result<Plan<T>, E>,
+    ) -> Result<T, E> {
+        let view = match self.view()? {
+            Some(view) => view,
+            None => {
+                let head = Head::first(self.random());
+                let none = View { etag: Etag(String::new()), roots: Arc::default(), index: Arc::default(), head };
+                if let Plan::Leave(done) = plan(&none, &self.begin(&none.head))? {
+                    return Ok(done);
+                }
+                self.view_or_first()?
+            }
+        };
+        self.commit_on(view, plan)
+    }
+
+    fn commit_on<T, E: From<BucketError>>(
+        &self,
+        mut view: Arc<View>,
+        mut plan: impl FnMut(&View, &Run) -> Result<Plan<T>, E>,
+    ) -> Result<T, E> {
+        let mut run = self.begin(&view.head);
+        let mut tried: Vec<(Attempt, T)> = vec![];
+        for n in 0..TRIES {
+            if run.session.began <= view.head.fence {
+                run = self.begin(&view.head);
+            }
+            let (change, done) = match plan(&view, &run) {
+                Ok(Plan::Leave(done)) => return Ok(done),
+                Ok(Plan::Commit(change, done)) => (change, done),
+                // What the view names may be gone because a newer one came.
+                Err(error) => match self.newer(&view)? {
+                    Some(newer) if self.took_away(&view, &newer) => {
+                        view = newer;
+                        continue;
+                    }
+                    _ => return Err(error),
+                },
+            };
+            let (attempt, swapped) = self.swap(&view, &run, *change)?;
+            if swapped {
+                return Ok(done);
+            }
+            tried.push((attempt, done));
+            (self.options.pause)(commit::backoff(n, self.random_number()));
+            view = self.view()?.ok_or(BucketError::HeadLost)?;
+            if let Some(at) = self.find_done(&tried, &view.head)? {
+                return Ok(tried.swap_remove(at).1);
+            }
+        }
+        Err(BucketError::Contended { tries: TRIES }.into())
+    }
+
+    /// Writes an object that nobody else writes. Its name is drawn once: when it is there, it is ours.
+    pub(crate) fn write_once(&self, key: &Key, bytes: &Arc<[u8]>) -> Result<(), BucketError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.put(key, &Body::Bytes(bytes.clone()), &Condition::Absent) {
+                Ok(_) | Err(ObjectError::Changed { .. }) => return Ok(()),
+                Err(ObjectError::Unknown { .. }) if tries < AGAIN => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Reads an object that was written once, from this machine or from the bucket, and checks it.
+    pub(crate) fn read_once(&self, cache: [u8; 16], space: Space, reference: &Reference) -> Result<Vec<u8>, BucketError> {
+        if let Some(bytes) = self.local.object(cache, space, reference) {
+            return Ok(bytes);
+        }
+        let bytes = self.get_object(&reference.name.key(space), reference)?;
+        self.local.keep_object(cache, space, reference, &bytes);
+        Ok(bytes)
+    }
+
+    /// Reads an object from the bucket and compares it with what it must be.
+    pub(crate) fn get_object(&self, key: &Key, reference: &Reference) -> Result<Vec<u8>, BucketError> {
+        match self.objects.get(key, u64::from(reference.len)) {
+            Ok(object) if Digest::of(&object.bytes) == reference.digest => Ok(object.bytes),
+            Ok(_) => Err(BucketError::Damaged { key: key.clone(), source: FormatError("it has other bytes") }),
+            Err(ObjectError::TooLong { .. }) => {
+                Err(BucketError::Damaged { key: key.clone(), source: FormatError("it has more bytes") })
+            }
+            Err(ObjectError::Absent { key }) => Err(BucketError::Gone { key }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Returns the list of the condemned.
+    pub(crate) fn condemned(&self, head: &Head) -> Result<Condemned, BucketError> {
+        let Some(reference) = &head.condemned else { return Ok(Condemned::default()) };
+        let bytes = self.read_once(head.cache, Space::Table, reference)?;
+        Condemned::decode(&bytes).map_err(|source| BucketError::Damaged { key: reference.name.key(Space::Table), source })
+    }
+
+    fn read_head(&self) -> Result<Option<(Head, Etag)>, BucketError> {
+        let key = head_key();
+        match self.objects.get(&key, HEAD_LEN) {
+            Ok(object) => {
+                let head = Head::decode(&object.bytes).map_err(|source| BucketError::Damaged { key, source })?;
+                Ok(Some((head, object.etag)))
+            }
+            Err(ObjectError::Absent { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Returns the newest view; makes the cache when there is none.
+    fn view_or_first(&self) -> Result<Arc<View>, BucketError> {
+        if let Some(view) = self.view()? {
+            return Ok(view);
+        }
+        match self.objects.get(&cache_key(), HEAD_LEN) {
+            Err(ObjectError::Absent { .. }) => {}
+            Ok(_) => return Err(BucketError::HeadLost),
+            Err(error) => return Err(error.into()),
+        }
+        self.probe()?;
+        let first = Head::first(self.random());
+        match self.put(&head_key(), &Body::Bytes(first.encode().into()), &Condition::Absent) {
+            // Somebody else may have been first: then theirs is the cache.
+            Ok(_) | Err(ObjectError::Changed { .. } | ObjectError::Unknown { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.view()?.ok_or(BucketError::HeadLost)
+    }
+
+    /// A server that takes conditions for decoration is refused, unless there is one writer at a time.
+    fn probe(&self) -> Result<(), BucketError> {
+        if self.options.single_writer {
+            return Ok(());
+        }
+        let key = Key::new(format!("probe/{}", hex(&self.random()))).expect("made of words and digits");
+        match conditions(&*self.objects, &key, &b"df asks whether conditions hold\n"[..].into())? {
+            Probed::Conditional => Ok(()),
+            Probed::Unconditional => Err(BucketError::Unconditional),
+        }
+    }
+
+    /// Writes what a change needs, then its record, then the head. Returns whether the swap surely holds.
+    fn swap(&self, view: &View, run: &Run, change: Change) -> Result<(Attempt, bool), BucketError> {
+        let mut head = view.head.next(self.random());
+        let cache = head.cache;
+        let attempt = Attempt { sequence: head.sequence, txid: head.txid().expect("it was given one") };
+        let mut roots = view.roots.clone();
+        if let Some(changed) = change.roots {
+            head.roots = Some(self.write_object(cache, Space::Table, run, changed.encode())?);
+            roots = Arc::new(changed);
+        }
+        let index = self.write_index(view, run, &mut head, change.added, change.index)?;
+        if let Some(condemned) = change.condemned {
+            let empty = condemned.0.is_empty();
+            head.condemned = if empty { None } else { Some(self.write_object(cache, Space::Table, run, condemned.encode())?) };
+        }
+        head.fence = head.fence.max(change.fence.unwrap_or(0));
+        if view.head.sequence == 1 {
+            // With the first commit, so that a head that is lost is never taken for a cache that was not made yet.
+            let text = format!("{{\"format\":1,\"cache\":\"{}\"}}\n", hex(&cache));
+            self.write_once(&cache_key(), &text.into_bytes().into())?;
+        }
+        let record = commit::record(&self.options.who, self.options.now, &view.roots, &roots, head.clone());
+        self.write_once(&record.key(), &record.encode().into())?;
+        match self.put_head(view, &head) {
+            Ok(etag) => {
+                let view = Arc::new(View { head, etag, roots, index });
+                self.remember(&view);
+                self.tidy(&view);
+                Ok((attempt, true))
+            }
+            Err(ObjectError::Changed { .. } | ObjectError::Unknown { .. }) => Ok((attempt, false)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn put_head(&self, view: &View, head: &Head) -> Result<Etag, ObjectError> {
+        if self.options.single_writer {
+            // Without conditions the only guard is a look just before.
+            let now = self.objects.get(&head_key(), HEAD_LEN)?;
+            if now.etag != view.etag {
+                return Err(ObjectError::Changed { key: head_key() });
+            }
+        }
+        self.put(&head_key(), &Body::Bytes(head.encode().into()), &Condition::Matches(view.etag.clone()))
+    }
+
+    /// Writes the segments of a change and lists them in the head.
+    fn write_index(
+        &self,
+        view: &View,
+        run: &Run,
+        head: &mut Head,
+        added: Segment,
+        whole: Option<Vec<Segment>>,
+    ) -> Result<Arc<OnceLock<Arc<Index>>>, BucketError> {
+        let cache = head.cache;
+        let mut segments = match whole {
+            None if added.slots.is_empty() => return Ok(view.index.clone()),
+            None => self.index(view)?.segments().to_vec(),
+            Some(whole) => {
+                head.segments.clear();
+                let mut segments = vec![];
+                for segment in whole.into_iter().filter(|segment| !segment.slots.is_empty()) {
+                    head.segments.push(self.write_object(cache, Space::Segment, run, segment.encode())?);
+                    segments.push(Arc::new(segment));
+                }
+                segments
+            }
+        };
+        if !added.slots.is_empty() {
+            let lens: Vec<u64> = segments.iter().map(|segment| segment.slots.len() as u64).collect();
+            let mut added = added;
+            if let Some(at) = merge::from(&lens, added.slots.len() as u64) {
+                let joined =
+                    segments.drain(at..).flat_map(|segment| segment.by_pack()).chain(added.by_pack()).collect::<Vec<_>>();
+                added = Segment::new(joined);
+                head.segments.truncate(at);
+            }
+            head.segments.push(self.write_object(cache, Space::Segment, run, added.encode())?);
+            segments.push(Arc::new(added));
+        }
+        Ok(Arc::new(OnceLock::from(Arc::new(Index::new(segments)))))
+    }
+
+    /// Writes a table or a segment, and remembers it.
+    fn write_object(&self, cache: [u8; 16], space: Space, run: &Run, bytes: Vec<u8>) -> Result<Reference, BucketError> {
+        let name = run.name();
+        let len = u32::try_from(bytes.len()).expect("frames stay below 2^32 bytes");
+        let reference = Reference { name, len, digest: Digest::of(&bytes) };
+        self.local.keep_object(cache, space, &reference, &bytes);
+        self.write_once(&name.key(space), &bytes.into())?;
+        Ok(reference)
+    }
+
+    /// Returns which of the attempts made a head that this one follows.
+    fn find_done<T>(&self, tried: &[(Attempt, T)], head: &Head) -> Result<Option<usize>, BucketError> {
+        for (at, (attempt, _)) in tried.iter().enumerate() {
+            let mut outcome = commit::outcome(attempt, head);
+            while let Outcome::Ask(older) = outcome {
+                let key = log_key(older.sequence, older.txid);
+                let object = self.objects.get(&key, LOG_LEN)?;
+                let record = Record::decode(&object.bytes).map_err(|source| BucketError::Damaged { key: key.clone(), source })?;
+                if record.head.sequence != older.sequence {
+                    return Err(BucketError::Damaged { key, source: FormatError("it is the record of another commit") });
+                }
+                outcome = commit::outcome(attempt, &record.head);
+            }
+            if outcome == Outcome::Done {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the head again; `None` when it is the one of the view.
+    fn newer(&self, view: &View) -> Result<Option<Arc<View>>, BucketError> {
+        Ok(self.view()?.filter(|newer| newer.head.sequence != view.head.sequence))
+    }
+
+    /// Returns whether a newer view lacks something that an older one names.
+    fn took_away(&self, old: &View, new: &View) -> bool {
+        old.head.segments.iter().any(|segment| !new.head.segments.contains(segment)) || old.head.condemned != new.head.condemned
+    }
+
+    fn begin(&self, head: &Head) -> Run {
+        Run { session: Session { began: head.sequence, random: self.random() }, next: 0.into() }
+    }
+
+    fn put(&self, key: &Key, body: &Body, condition: &Condition) -> Result<Etag, ObjectError> {
+        let condition = if self.options.single_writer { &Condition::Always } else { condition };
+        self.objects.put(key, body, condition)
+    }
+
+    fn roots_of(&self, head: &Head) -> Result<Arc<Roots>, BucketError> {
+        let Some(reference) = head.roots else { return Ok(Arc::default()) };
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(known) = known.filter(|known| known.head.roots == Some(reference)) {
+            return Ok(known.roots.clone());
+        }
+        let bytes = self.read_once(head.cache, Space::Table, &reference)?;
+        let roots =
+            Roots::decode(&bytes).map_err(|source| BucketError::Damaged { key: reference.name.key(Space::Table), source })?;
+        Ok(Arc::new(roots))
+    }
+
+    fn segment(&self, cache: [u8; 16], reference: &Reference) -> Result<Arc<Segment>, BucketError> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(known) = known
+            && let Some(index) = known.index.get()
+            && let Some(at) = known.head.segments.iter().position(|one| one == reference)
+        {
+            return Ok(index.segments()[at].clone());
+        }
+        let bytes = self.read_once(cache, Space::Segment, reference)?;
+        let segment =
+            Segment::decode(&bytes).map_err(|source| BucketError::Damaged { key: reference.name.key(Space::Segment), source })?;
+        Ok(Arc::new(segment))
+    }
+
+    /// Returns the index of the last view when it is that of this head too, or when the segments that are known make most of it.
+    fn known_index(&self, head: &Head) -> Arc<OnceLock<Arc<Index>>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(known) = known else { return Arc::default() };
+        if known.head.segments == head.segments {
+            return known.index.clone();
+        }
+        // What is known already is taken along, so that only new segments are read, later, by the one who needs them.
+        let Some(index) = known.index.get() else { return Arc::default() };
+        let segments: HashMap<_, _> = known.head.segments.iter().zip(index.segments()).collect();
+        let taken: Option<Vec<_>> =
+            head.segments.iter().map(|reference| segments.get(reference).map(|segment| (*segment).clone())).collect();
+        taken.map_or_else(Arc::default, |segments| Arc::new(OnceLock::from(Arc::new(Index::new(segments)))))
+    }
+
+    pub(crate) fn remember(&self, view: &Arc<View>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        // Two threads may read heads in either order; the newer one stays.
+        if known.as_ref().is_none_or(|known| known.head.cache != view.head.cache || known.head.sequence <= view.head.sequence) {
+            *known = Some(view.clone());
+        }
+    }
+
+    /// Forgets on this machine what the new head no longer names.
+    fn tidy(&self, view: &View) {
+        let Head { roots, segments, condemned, cache, .. } = &view.head;
+        let tables = roots.iter().chain(condemned).map(|reference| (Space::Table, *reference));
+        let kept: Vec<_> = tables.chain(segments.iter().map(|reference| (Space::Segment, *reference))).collect();
+        self.local.forget_others(*cache, &kept, |image: ImageId| view.roots.images.contains_key(&image));
+    }
+
+    /// Draws 128 bits that nobody drew before.
+    pub(crate) fn random(&self) -> [u8; 16] {
+        let number = self.draws.fetch_add(1, Ordering::Relaxed);
+        let digest = Digest::of(&[&self.options.seed[..], &number.to_le_bytes()].concat());
+        digest.as_bytes()[..16].try_into().expect("16 of 32 bytes")
+    }
+
+    fn random_number(&self) -> u64 {
+        u64::from_le_bytes(self.random()[..8].try_into().expect("8 of 16 bytes"))
+    }
+}
+
+/// The key of the only object that changes.
+pub(crate) fn head_key() -> Key {
+    Key::new("head").expect("a word")
+}
+
+/// The key of what is written once, with the first commit.
+pub(crate) fn cache_key() -> Key {
+    Key::new("df-cache.json").expect("a word")
+}

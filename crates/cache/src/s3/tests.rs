@@ -1,0 +1,55 @@
+//! The store over a bucket in memory: the contract, requests by number, and every kill point.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use df_core::Timestamp;
+use tempfile::TempDir;
+
+use super::memory::MemoryObjects;
+use super::{Options, S3Store};
+
+/// A moment.
+const NOW: Timestamp = Timestamp(1_000);
+
+/// Options whose numbers follow from `seed`; nothing waits.
+fn options(seed: u8) -> Options {
+    let grace = Duration::ZERO;
+    let pause = Arc::new(|_| {});
+    Options { who: "a test".into(), now: NOW, grace, single_writer: false, uploads: 1, seed: [seed; 32], pause }
+}
+
+/// A bucket, and writers that each have a directory of their own.
+struct Bench {
+    bucket: Arc<MemoryObjects>,
+    directory: TempDir,
+    next: AtomicU8,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            bucket: Arc::new(MemoryObjects::new()),
+            directory: tempfile::tempdir().expect("a directory"),
+            next: AtomicU8::new(0),
+        }
+    }
+
+    /// Opens the cache as somebody who was never here.
+    fn store(&self) -> S3Store {
+        let n = self.next.fetch_add(1, Ordering::Relaxed);
+        S3Store::open(self.bucket.clone(), &self.directory.path().join(n.to_string()), options(n))
+    }
+}
+
+#[test]
+fn keeps_the_contract() {
+    let benches = std::cell::RefCell::new(vec![]);
+    crate::contract::run(|| {
+        let bench = Bench::new();
+        let store = bench.store();
+        benches.borrow_mut().push(bench);
+        store
+    });
+}

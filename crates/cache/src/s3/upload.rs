@@ -1,0 +1,201 @@
+//! Blobs into packs, packs to the bucket: all cores compress and hash while a few packs are on their way.
+
+use std::collections::HashMap;
+use std::io::{self, Read as _};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use df_core::{Digest, Hasher};
+use rayon::prelude::*;
+
+use super::S3Store;
+use super::failure::BucketError;
+use super::format::name::{Name, Reference, Space};
+use super::format::pack::{self, FULL, Piece};
+use super::format::slot::{self, PIECE_LEN, Slot};
+use super::swap::Run;
+use crate::blobs::{Blobs, Bytes, read_checked};
+use crate::store::PutError;
+
+/// What a row and its index entry take besides a blob.
+const ROW_COST: u64 = 96;
+
+/// A pack that is in the bucket, and its rows.
+pub(crate) type Sent = (Reference, Vec<Slot>);
+
+/// Where the bytes come from, and what becomes of packs that arrived.
+pub(crate) struct Upload<'a> {
+    pub(crate) run: &'a Run,
+    pub(crate) source: &'a dyn Blobs,
+    /// Blobs that are at hand: manifests.
+    pub(crate) texts: &'a HashMap<Digest, Vec<u8>>,
+    /// Is told of each pack that arrived.
+    pub(crate) arrived: &'a (dyn Fn(&Sent) + Sync),
+}
+
+/// A pack that is ready to go.
+struct Ready {
+    name: Name,
+    bytes: Vec<u8>,
+    slots: Vec<Slot>,
+}
+
+/// What will be a piece of a pack.
+enum Work {
+    /// A blob of one piece that is still to be read.
+    Blob(Digest, u64),
+    /// A piece of a long one.
+    Piece { digest: Digest, len: u64, part: u32, bytes: Vec<u8> },
+}
+
+/// Why nothing more is made ready.
+enum Stop {
+    Failed(PutError),
+    /// Nobody takes packs any more; whoever stopped says why.
+    NotWanted,
+}
+
+impl From<PutError> for Stop {
+    fn from(error: PutError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl S3Store {
+    /// Sends blobs in packs: long ones first, then the others in their order, so that what is read together lies together.
+    pub(crate) fn upload(&self, blobs: &[(Digest, u64)], upload: &Upload<'_>) -> Result<Vec<Sent>, PutError> {
+        if blobs.is_empty() {
+            return Ok(vec![]);
+        }
+        let (sender, receiver) = sync_channel(1);
+        let receiver = Mutex::new(receiver);
+        let sent = Mutex::new(vec![]);
+        let made = thread::scope(|scope| {
+            let senders: Vec<_> = (0..self.options.uploads.max(1))
+                .map(|_| scope.spawn(|| self.send_packs(&receiver, &sent, upload.arrived)))
+                .collect();
+            let made = make_packs(blobs, upload, &sender);
+            drop(sender);
+            let failed = senders.into_iter().filter_map(|thread| thread.join().expect("senders do not panic").err()).next();
+            match (failed, made) {
+                (Some(error), _) => Err(error.into()),
+                (None, Err(Stop::Failed(error))) => Err(error),
+                (None, Err(Stop::NotWanted)) => unreachable!("packs are wanted until a sender fails"),
+                (None, Ok(())) => Ok(()),
+            }
+        });
+        made.map(|()| sent.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sends packs until there are none, or one fails.
+    fn send_packs(
+        &self,
+        receiver: &Mutex<Receiver<Ready>>,
+        sent: &Mutex<Vec<Sent>>,
+        arrived: &(dyn Fn(&Sent) + Sync),
+    ) -> Result<(), BucketError> {
+        loop {
+            let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(Ready { name, bytes, slots }) = next else { return Ok(()) };
+            let len = u32::try_from(bytes.len()).expect("packs stay below 64 MiB");
+            let reference = Reference { name, len, digest: Digest::of(&bytes) };
+            if let Err(error) = self.write_once(&name.key(Space::Pack), &bytes.into()) {
+                // Those that were made meanwhile are taken and dropped, so that whoever makes them ends.
+                receiver.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(drop);
+                return Err(error);
+            }
+            let row = (reference, slots);
+            arrived(&row);
+            sent.lock().unwrap_or_else(PoisonError::into_inner).push(row);
+        }
+    }
+}
+
+fn make_packs(blobs: &[(Digest, u64)], upload: &Upload<'_>, sender: &SyncSender<Ready>) -> Result<(), Stop> {
+    let (mut long, short): (Vec<_>, Vec<_>) = blobs.iter().copied().partition(|&(_, len)| slot::n_parts(len) > 1);
+    long.sort_by_key(|&(_, len)| std::cmp::Reverse(len));
+    let mut open = Open { works: vec![], bytes: 0 };
+    for (digest, len) in long {
+        cut(digest, len, upload, |work, cost| open.push(work, cost, upload, sender))?;
+    }
+    for (digest, len) in short {
+        open.push(Work::Blob(digest, len), len, upload, sender)?;
+    }
+    open.close(upload, sender)
+}
+
+/// The pack that is being filled.
+struct Open {
+    works: Vec<Work>,
+    bytes: u64,
+}
+
+impl Open {
+    fn push(&mut self, work: Work, len: u64, upload: &Upload<'_>, sender: &SyncSender<Ready>) -> Result<(), Stop> {
+        self.works.push(work);
+        self.bytes += len + ROW_COST;
+        if self.bytes >= FULL { self.close(upload, sender) } else { Ok(()) }
+    }
+
+    fn close(&mut self, upload: &Upload<'_>, sender: &SyncSender<Ready>) -> Result<(), Stop> {
+        self.bytes = 0;
+        let works = std::mem::take(&mut self.works);
+        if works.is_empty() {
+            return Ok(());
+        }
+        let pieces = works.into_par_iter().map(|work| piece(work, upload)).collect::<Result<Vec<_>, PutError>>()?;
+        let (bytes, slots) = pack::pack(pieces);
+        sender.send(Ready { name: upload.run.name(), bytes, slots }).map_err(|_| Stop::NotWanted)
+    }
+}
+
+fn piece(work: Work, upload: &Upload<'_>) -> Result<Piece, PutError> {
+    match work {
+        Work::Blob(digest, len) => Ok(Piece::new(digest, len, 0, digest, read(digest, len, upload)?)),
+        Work::Piece { digest, len, part, bytes } => Ok(Piece::new(digest, len, part, Digest::of(&bytes), bytes)),
+    }
+}
+
+fn read(digest: Digest, len: u64, upload: &Upload<'_>) -> Result<Vec<u8>, PutError> {
+    match upload.texts.get(&digest) {
+        Some(text) => Ok(text.clone()),
+        None => read_checked(open(digest, upload)?, digest, len).map_err(source_error(digest)),
+    }
+}
+
+/// Reads a long blob piece by piece; it is checked when its last piece is known.
+fn cut(digest: Digest, len: u64, upload: &Upload<'_>, mut push: impl FnMut(Work, u64) -> Result<(), Stop>) -> Result<(), Stop> {
+    let mut reader = open(digest, upload)?;
+    let mut hasher = Hasher::new();
+    for part in 0..slot::n_parts(len) {
+        let mut bytes = Vec::with_capacity(slot::part_len(len, part));
+        reader
+            .by_ref()
+            .take(PIECE_LEN.min(slot::part_len(len, part) as u64))
+            .read_to_end(&mut bytes)
+            .map_err(source_error(digest))?;
+        if bytes.len() != slot::part_len(len, part) {
+            return Err(PutError::WrongBytes { digest }.into());
+        }
+        hasher.update(&bytes);
+        let cost = bytes.len() as u64;
+        push(Work::Piece { digest, len, part, bytes }, cost)?;
+    }
+    let ends = reader.read(&mut [0]).map_err(source_error(digest))? == 0;
+    if ends && hasher.finish() == digest { Ok(()) } else { Err(PutError::WrongBytes { digest }.into()) }
+}
+
+fn open(digest: Digest, upload: &Upload<'_>) -> Result<Box<dyn io::Read + Send>, PutError> {
+    match upload.texts.get(&digest) {
+        Some(text) => Ok(Box::new(io::Cursor::new(text.clone()))),
+        None => upload.source.blob(digest).and_then(Bytes::reader).map_err(source_error(digest)),
+    }
+}
+
+fn source_error(digest: Digest) -> impl Fn(io::Error) -> PutError {
+    move |source| match source.kind() {
+        io::ErrorKind::InvalidData => PutError::WrongBytes { digest },
+        _ => PutError::Source { digest, source },
+    }
+}
