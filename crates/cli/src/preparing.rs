@@ -89,7 +89,6 @@ pub fn run(session: &Session) -> Result<Exit, Failure> {
                 return Ok(Exit::Done);
             }
             if len > 0 && shelf.kept(Some(base), image, level, None).is_none() {
-                let _making = shelf.making(base, image, level);
                 let _ = session.call.block_on(deltas.patch(Some(base), level, None));
             }
         }

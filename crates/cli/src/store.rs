@@ -1,12 +1,13 @@
 //! The cache of this machine, as commands see it: releases found by the words people use, images handed to transfers.
 
+use std::any::Any;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use df_cache::derived::{self, Key, Making};
+use df_cache::derived::{self, Key};
 use df_cache::disk::DiskStore;
 use df_cache::store::{Store, StoredRelease};
 use df_core::{AppName, Digest, ImageId, Manifest, Release};
@@ -18,7 +19,7 @@ use crate::failure::Failure;
 use crate::session::Session;
 
 /// The word under which deltas are kept: another one for another format of them.
-const DELTA_KIND: &str = "v2";
+const DELTA_KIND: &str = "v3";
 /// The longest delta that is kept for the next time.
 const KEPT_DELTA_LEN: u64 = 512 << 20;
 
@@ -62,11 +63,6 @@ impl Shelf {
     /// Returns the store itself.
     pub fn store(&self) -> &DiskStore {
         &self.store
-    }
-
-    /// Says to others of this machine that a delta is being made; `None` when somebody else is making it.
-    pub fn making(&self, base: ImageId, target: ImageId, level: Level) -> Option<Making> {
-        self.deltas().making(Key { from: Some(base), to: target, level: &word(level, None) })
     }
 
     fn deltas(&self) -> derived::Deltas {
@@ -177,6 +173,10 @@ impl Images for Shelf {
 
     fn await_delta(&self, base: Option<ImageId>, target: ImageId, level: Level, codec: Option<Codec>, patience: Duration) {
         self.deltas().await_made(Key { from: base, to: target, level: &word(level, codec) }, patience);
+    }
+
+    fn making(&self, base: Option<ImageId>, target: ImageId, level: Level, codec: Option<Codec>) -> Option<Box<dyn Any + Send>> {
+        Some(Box::new(self.deltas().making(Key { from: base, to: target, level: &word(level, codec) })?))
     }
 
     fn keep_delta(&self, base: Option<ImageId>, target: ImageId, level: Level, codec: Option<Codec>, delta: &Delta) {

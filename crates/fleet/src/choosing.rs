@@ -22,8 +22,8 @@ use crate::transfer::CopyError;
 const N_BASES: usize = 16;
 /// How many entries of manifests are looked at for it: a tree of 50,000 files is compared with four bases, a small one with all.
 const N_ENTRIES: usize = 250_000;
-/// How many seconds are waited for another df that makes the same delta, at most; and never longer than making it here would take.
-const PATIENCE: f64 = 120.0;
+/// How many seconds are waited for another df that makes the same delta: as long as two who share the cores need for it, between these.
+const PATIENCE: (f64, f64) = (2.0, 120.0);
 /// How many seconds it takes to reach a node and hear what it holds: a delta that is begun meanwhile is ahead by that.
 const CONNECTING: f64 = 0.15;
 /// How many files are looked at for programs.
@@ -165,21 +165,7 @@ impl Chooser {
         }
         let offers = self.offers(target, node)?;
         let (offer, seconds) = self.settle(&offers, &node.link).expect("whole is always offered, or a wish");
-        let chosen = Chosen::of(&offer, seconds, wish);
-        if !offer.is_made {
-            self.await_others(target, &chosen);
-        }
-        Ok(chosen)
-    }
-
-    /// Waits for another df that makes the delta which was chosen, no longer than making it here would take: what it made need not be made again.
-    fn await_others(&self, target: Target<'_>, chosen: &Chosen) {
-        let Chosen { way, level, codec, .. } = *chosen;
-        let Way::Patch(base) = way else { return };
-        if let Some((_, work)) = self.works(target, &[base]).pop() {
-            let patience = Offer::cold(way, level, &work, &self.speed).encode.min(PATIENCE);
-            target.images.await_delta(Some(base), target.image, level, codec, Duration::from_secs_f64(patience));
-        }
+        Ok(Chosen::of(&offer, seconds, wish))
     }
 
     /// Chooses for a node that is not connected yet, by the images that it was seen to hold; `None` when nothing has to be made for it, or nothing that
@@ -342,6 +328,20 @@ impl Deltas {
         Ok(chosen.await.map_err(|error| CopyError::Here(io::Error::other(error)))??)
     }
 
+    /// Returns how long to wait for another df that makes the same delta.
+    pub(crate) fn patience(&self, base: Option<ImageId>, level: Level) -> Duration {
+        let chooser = self.chooser();
+        let (way, work) = match base {
+            None => (Way::Whole, whole_work(self.manifest())),
+            Some(base) => {
+                let work = self.with_target(|target| chooser.works(target, &[base]).pop());
+                (Way::Patch(base), work.map_or_else(|| whole_work(self.manifest()), |(_, work)| work))
+            }
+        };
+        let encode = Offer::cold(way, level, &work, &chooser.speed).encode;
+        Duration::from_secs_f64((2.0 * encode).clamp(PATIENCE.0, PATIENCE.1))
+    }
+
     /// Says whether the image can be sent as it is wished at all, whatever a node holds.
     ///
     /// # Errors
@@ -361,7 +361,6 @@ impl Deltas {
     /// # Errors
     /// An image cannot be read.
     pub async fn make(&self, chosen: &Chosen) -> Result<(), CopyError> {
-        self.with_target(|target| self.chooser().await_others(target, chosen));
         self.patch(chosen.way.base(), chosen.level, chosen.codec).await.map(drop)
     }
 

@@ -61,6 +61,18 @@ pub trait Images: Send + Sync {
     /// Waits while somebody else on this machine makes a delta, but no longer than so long.
     fn await_delta(&self, _base: Option<ImageId>, _target: ImageId, _level: Level, _codec: Option<Codec>, _patience: Duration) {}
 
+    /// Says to others of this machine that a delta is being made, until what is returned is dropped; `None` when somebody else is making it, or nobody can be
+    /// told.
+    fn making(
+        &self,
+        _base: Option<ImageId>,
+        _target: ImageId,
+        _level: Level,
+        _codec: Option<Codec>,
+    ) -> Option<Box<dyn std::any::Any + Send>> {
+        None
+    }
+
     /// Keeps a delta for the next time; nothing depends on it.
     fn keep_delta(&self, _base: Option<ImageId>, _target: ImageId, _level: Level, _codec: Option<Codec>, _delta: &Delta) {}
 
@@ -239,8 +251,9 @@ impl Deltas {
         let cell = self.made.lock().expect("nobody panics while holding it").entry(key).or_default().clone();
         let made = cell.get_or_try_init(|| async {
             let (images, manifest, image) = (self.images.clone(), self.manifest.clone(), self.image);
+            let patience = self.patience(base, level);
             let lent = base.and_then(|base| self.partials.lock().expect("nobody panics while holding it").get(&base).cloned());
-            run(move || make(&*images, (base, lent), (image, &manifest), level, codec)).await
+            run(move || make(&*images, (base, lent), (image, &manifest), level, codec, patience)).await
         });
         made.await.cloned()
     }
@@ -366,13 +379,24 @@ pub(crate) async fn manifest_of(connection: &mut Connection, image: ImageId) -> 
     Manifest::decode(&bytes).map_err(|_| CopyError::Manifest(image))
 }
 
+/// Makes a delta, unless it is kept, or somebody else of this machine makes it and is done in time: two that make the same take each other's cores.
 fn make(
     images: &dyn Images,
     (base, lent): (Option<ImageId>, Option<Manifest>),
     (image, manifest): (ImageId, &Manifest),
     level: Level,
     codec: Option<Codec>,
+    patience: Duration,
 ) -> Result<Delta, CopyError> {
+    if let Some(kept) = images.kept_delta(base, image, level, codec) {
+        return Ok(kept);
+    }
+    let mut making = images.making(base, image, level, codec);
+    if making.is_none() {
+        images.await_delta(base, image, level, codec, patience);
+        making = images.making(base, image, level, codec);
+    }
+    // Also for who came when the other one was just done.
     if let Some(kept) = images.kept_delta(base, image, level, codec) {
         return Ok(kept);
     }
@@ -389,6 +413,7 @@ fn make(
     let main = encoded.codecs.main().filter(|codec| *codec != df_delta::Codec::Stored);
     let delta = spool.finish(if base.is_none() { "whole" } else { main.map_or("patch", df_delta::Codec::name) })?;
     images.keep_delta(base, image, level, codec, &delta);
+    drop(making);
     Ok(delta)
 }
 
@@ -444,9 +469,36 @@ mod tests {
         }
     }
 
-    /// A file that changed, and how often its delta was made.
+    /// A file that changed, and how often its delta was made; and another df that makes it, too.
     #[derive(Default)]
-    struct TwoVersions(std::sync::atomic::AtomicUsize);
+    struct TwoVersions {
+        made: std::sync::atomic::AtomicUsize,
+        other: Other,
+        awaited: Mutex<Vec<Duration>>,
+    }
+
+    /// What another df of this machine does with the same delta.
+    #[derive(Default, Clone, Copy, PartialEq)]
+    enum Other {
+        #[default]
+        Nothing,
+        /// It is done while we wait.
+        MakesIt,
+        /// It is killed while we wait.
+        Dies,
+        /// It is at it for ever.
+        Hangs,
+    }
+
+    impl TwoVersions {
+        fn with(other: Other) -> Self {
+            Self { other, ..Self::default() }
+        }
+
+        fn is_over(&self) -> bool {
+            !self.awaited.lock().expect("free").is_empty()
+        }
+    }
 
     impl TwoVersions {
         fn version(n: u8) -> (Vec<u8>, Manifest) {
@@ -468,8 +520,38 @@ mod tests {
             let bytes = [1, 2].map(|n| Self::version(n).0).into_iter().find(|it| Digest::of(it) == digest);
             Ok(bytes.ok_or(io::ErrorKind::NotFound)?[offset as usize..][..len].to_vec())
         }
+        fn kept_delta(&self, _: Option<ImageId>, _: ImageId, _: Level, _: Option<Codec>) -> Option<Delta> {
+            (self.other == Other::MakesIt && self.is_over()).then(|| Delta::of(b"the other one's".to_vec(), "patch"))
+        }
+        fn making(&self, _: Option<ImageId>, _: ImageId, _: Level, _: Option<Codec>) -> Option<Box<dyn std::any::Any + Send>> {
+            let is_free = match self.other {
+                Other::Nothing => true,
+                Other::MakesIt | Other::Dies => self.is_over(),
+                Other::Hangs => false,
+            };
+            is_free.then(|| Box::new(()) as _)
+        }
+        fn await_delta(&self, _: Option<ImageId>, _: ImageId, _: Level, _: Option<Codec>, patience: Duration) {
+            self.awaited.lock().expect("free").push(patience);
+        }
         fn keep_delta(&self, _: Option<ImageId>, _: ImageId, _: Level, _: Option<Codec>, _: &Delta) {
-            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.made.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_another_df_makes_is_waited_for_and_made_here_when_it_does_not_come() {
+        let [old, new] = [1, 2].map(|n| TwoVersions::version(n).1.image());
+        for (other, n_made, n_awaited) in
+            [(Other::Nothing, 1, 0), (Other::MakesIt, 0, 1), (Other::Dies, 1, 1), (Other::Hangs, 1, 1)]
+        {
+            let images = Arc::new(TwoVersions::with(other));
+            let deltas = Deltas::to(images.clone(), new).expect("both are here");
+            let delta = deltas.patch(Some(old), Level::Fast, None).await.expect("there is one");
+            let awaited = images.awaited.lock().expect("free").clone();
+            assert_eq!((images.made.load(std::sync::atomic::Ordering::Relaxed), awaited.len()), (n_made, n_awaited));
+            assert!(awaited.iter().all(|patience| (2..=120).contains(&patience.as_secs())), "{awaited:?}");
+            assert_eq!(delta.digest() == Digest::of(b"the other one's"), other == Other::MakesIt, "the same bytes travel");
         }
     }
 
@@ -483,7 +565,7 @@ mod tests {
             nodes.spawn(async move { deltas.patch(Some(old), Level::Fast, None).await.expect("made") });
         }
         let made = nodes.join_all().await;
-        assert_eq!(images.0.load(std::sync::atomic::Ordering::Relaxed), 1, "made once");
+        assert_eq!(images.made.load(std::sync::atomic::Ordering::Relaxed), 1, "made once");
         let place = |delta: &Delta| if let Bytes::Memory(bytes) = &delta.bytes { bytes.as_ptr() } else { std::ptr::null() };
         assert!(made.iter().all(|delta| place(delta) == place(&made[0])), "held once");
     }
