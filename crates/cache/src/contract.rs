@@ -1,4 +1,6 @@
 //! The suite that every store passes, and the values its tests are made of.
+//!
+//! For tests only: it panics where a store breaks its promises.
 
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -14,7 +16,7 @@ use crate::scrub::Damaged;
 use crate::store::{Added, PutError, ReadError, Store};
 
 /// Runs the contract against a kind of store; `make` returns an empty one each time.
-pub(crate) fn run<S: Store>(make: impl Fn() -> S) {
+pub fn run<S: Store>(make: impl Fn() -> S) {
     what_is_put_is_there(&make());
     putting_twice_costs_nothing(&make());
     bad_sources_put_nothing(&make());
@@ -31,10 +33,10 @@ pub(crate) fn run<S: Store>(make: impl Fn() -> S) {
 }
 
 /// Blobs in memory.
-pub(crate) type Source = HashMap<Digest, Vec<u8>>;
+pub type Source = HashMap<Digest, Vec<u8>>;
 
 /// Makes an image of files of these bytes, named in their order, and its blobs.
-pub(crate) fn image(files: &[&[u8]]) -> (Manifest, Source) {
+pub fn image(files: &[&[u8]]) -> (Manifest, Source) {
     let entry = |(i, bytes): (usize, &&[u8])| {
         let kind = Kind::File { executable: i % 2 == 1, len: bytes.len() as u64, digest: Digest::of(bytes) };
         Entry { path: format!("f{i:06}").parse().expect("a path"), kind }
@@ -44,7 +46,7 @@ pub(crate) fn image(files: &[&[u8]]) -> (Manifest, Source) {
 }
 
 /// Makes the n-th release of an application.
-pub(crate) fn release(app: &str, n: u64, image: ImageId) -> Release {
+pub fn release(app: &str, n: u64, image: ImageId) -> Release {
     Release {
         format: 1,
         app: app.parse().expect("a name"),
@@ -61,7 +63,7 @@ pub(crate) fn release(app: &str, n: u64, image: ImageId) -> Release {
 }
 
 /// A blob large enough to be a file of its own on disk.
-pub(crate) fn big(fill: u8) -> Vec<u8> {
+pub fn big(fill: u8) -> Vec<u8> {
     vec![fill; (1 << 20) + 3]
 }
 
@@ -69,7 +71,7 @@ const NOW: Timestamp = Timestamp(1_000);
 
 /// Reads every blob of an image in every way and compares.
 #[track_caller]
-pub(crate) fn assert_whole(store: &dyn Store, manifest: &Manifest, blobs: &Source) {
+pub fn assert_whole(store: &dyn Store, manifest: &Manifest, blobs: &Source) {
     let image = manifest.image();
     assert!(store.has(image).expect("read"));
     assert_eq!(store.manifest(image).expect("a manifest"), *manifest);
@@ -294,7 +296,7 @@ fn the_empty_image_is_an_image(store: &dyn Store) {
 
 /// Checks what a store says and does after `damage` hit the blobs with these digests.
 #[track_caller]
-pub(crate) fn assert_healed(store: &dyn Store, manifest: &Manifest, blobs: &Source, damaged: &[Digest]) {
+pub fn assert_healed(store: &dyn Store, manifest: &Manifest, blobs: &Source, damaged: &[Digest]) {
     let found = store.verify().expect("read");
     for digest in damaged {
         let row = found.iter().find(|d| matches!(d.what, Damaged::Blob(x) | Damaged::MissingBlob(x) if x == *digest));

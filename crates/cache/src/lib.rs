@@ -35,12 +35,13 @@ pub mod scrub;
 pub mod derived;
 pub mod durable;
 
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
+
 #[cfg(feature = "s3")]
 pub mod s3;
 
 mod beneath;
-#[cfg(test)]
-mod contract;
 mod index;
 mod layout;
 mod pack;
