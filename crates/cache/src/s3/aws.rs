@@ -8,11 +8,13 @@
 mod account;
 mod address;
 mod body;
+mod connection;
 mod failure;
 mod listing;
 mod multipart;
 mod reading;
 mod retry;
+mod uploads;
 mod writing;
 
 use std::fmt;
@@ -23,7 +25,7 @@ use std::time::{Duration, Instant};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_s3::presigning::PresigningConfig;
-use aws_smithy_http_client::tls;
+use df_core::Timestamp;
 use tokio::runtime::{Builder, Runtime};
 
 use super::objects::{Body, Condition, Etag, Key, Listed, Object, ObjectError, Objects, Requests};
@@ -138,13 +140,10 @@ impl AwsObjects {
             .enable_all()
             .build()
             .map_err(|source| OpenError::Runtime { source })?;
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-            .build_https();
-        let account = runtime.block_on(account::find(&http, options, endpoint.is_some()))?;
+        let account = runtime.block_on(account::find(options, endpoint.is_some()))?;
         let mut config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
-            .http_client(http)
+            .http_client(connection::client(endpoint.as_ref().is_none_or(Endpoint::is_elsewhere)))
             .region(account.region)
             .credentials_provider(account.credentials)
             // All three are done here instead, where it is known what a request is worth.
@@ -263,6 +262,10 @@ impl Objects for AwsObjects {
 
     fn list(&self, prefix: &str) -> Result<Vec<Listed>, ObjectError> {
         self.list_all(prefix)
+    }
+
+    fn abandon(&self, before: Timestamp) -> Result<u64, ObjectError> {
+        self.abandon_before(before)
     }
 
     fn url(&self, key: &Key, lifetime: Duration) -> Result<String, ObjectError> {

@@ -8,6 +8,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use df_core::Timestamp;
+
 /// The longest key below a prefix, in bytes.
 pub const KEY_LEN: usize = 512;
 
@@ -183,6 +185,15 @@ pub trait Objects: Send + Sync {
     /// # Errors
     /// Those of asking.
     fn list(&self, prefix: &str) -> Result<Vec<Listed>, ObjectError>;
+
+    /// Removes what uploads in parts left that were begun before some time and never ended, and returns how many there were. What is being uploaded now must be
+    /// younger than that; most kinds of bucket have none.
+    ///
+    /// # Errors
+    /// Those of asking.
+    fn abandon(&self, _before: Timestamp) -> Result<u64, ObjectError> {
+        Ok(0)
+    }
 
     /// Returns an address by which anybody can read an object for some time. It is a secret.
     ///

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use df_cache::s3::aws::AwsObjects;
 use df_cache::s3::objects::{Body, Condition, Etag, Objects as _};
 use df_cache::s3::probe::{self, Probed};
+use df_core::Timestamp;
 use df_testkit::s3::{Moto, Server};
 
 use crate::support::{body, key, of, of_moto, pattern, put, variant};
@@ -32,6 +33,7 @@ fn run(objects: &AwsObjects) {
     lists_have_all_pages_in_order(objects);
     a_batch_removes_what_is_there_and_what_is_not(objects);
     long_bodies_go_in_parts(objects);
+    no_upload_is_left_over(objects);
     every_request_is_counted(objects);
 }
 
@@ -136,4 +138,8 @@ fn every_request_is_counted(objects: &AwsObjects) {
         (1, 2, 1, before.delete)
     );
     assert_eq!((after.bytes_up - before.bytes_up, after.bytes_down - before.bytes_down), (1000, 1020));
+}
+
+fn no_upload_is_left_over(objects: &AwsObjects) {
+    assert_eq!(objects.abandon(Timestamp(i64::MAX)).expect("a list"), 0);
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use df_cache::s3::objects::{Condition, Objects as _};
+use df_core::Timestamp;
 use df_testkit::s3::{Act, Fault, Server, Verb};
 
 use crate::support::{body, impatient, key, of, pattern, put, variant};
@@ -151,6 +152,20 @@ fn a_part_that_cannot_be_sent_gives_the_whole_upload_up() {
     assert_eq!(variant(objects.put(&key("w/b"), &bytes, &Condition::Always)), "Denied");
     assert_eq!(objects.requests().delete - before, 1, "what was sent is removed");
     assert_eq!(variant(objects.get(&key("w/b"), 1)), "Absent");
+}
+
+#[test]
+fn parts_of_an_upload_that_nobody_ends_are_removed_when_they_are_old() {
+    let server = Server::start();
+    let objects = of(&server);
+    let refuse = || Fault::new(Act::Refuse { status: 403, code: "AccessDenied" });
+    server.fault(refuse().on(Verb::Put).nth(2));
+    // It cannot clean up either, as after a kill.
+    server.fault(refuse().on(Verb::Multipart).nth(2));
+    assert_eq!(variant(objects.put(&key("w/a"), &body(&pattern(65 << 20)), &Condition::Always)), "Denied");
+    assert_eq!(objects.abandon(Timestamp(0)).expect("a list"), 0, "it may still be going on");
+    assert_eq!(objects.abandon(Timestamp(i64::MAX)).expect("a list"), 1);
+    assert_eq!(objects.abandon(Timestamp(i64::MAX)).expect("a list"), 0);
 }
 
 #[test]

@@ -14,10 +14,10 @@ use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
-use aws_sdk_s3::config::{Credentials, Region, SharedCredentialsProvider, SharedHttpClient};
+use aws_sdk_s3::config::{Credentials, Region, SharedCredentialsProvider};
 
-use super::failure;
 use super::{AwsOptions, OpenError};
+use super::{connection, failure};
 
 /// How long the machine's own service may take to accept a connection, and to answer.
 const MACHINE_CONNECT: Duration = Duration::from_millis(500);
@@ -46,10 +46,10 @@ pub(super) struct Account {
 }
 
 /// Finds region and credentials. With an endpoint that is not AWS's a region is only a word in signatures.
-pub(super) async fn find(http: &SharedHttpClient, options: &AwsOptions, has_endpoint: bool) -> Result<Account, OpenError> {
-    let config = ProviderConfig::without_region().with_http_client(http.clone());
+pub(super) async fn find(options: &AwsOptions, has_endpoint: bool) -> Result<Account, OpenError> {
+    let config = ProviderConfig::without_region().with_http_client(connection::client(true));
     let machine = imds::Client::builder()
-        .configure(&config)
+        .configure(&ProviderConfig::without_region().with_http_client(connection::client(false)))
         .max_attempts(1)
         .connect_timeout(MACHINE_CONNECT)
         .read_timeout(MACHINE_READ)

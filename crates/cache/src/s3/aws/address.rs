@@ -87,6 +87,9 @@ fn is_bucket(name: &str) -> bool {
         && is_end(bytes.last())
         && !name.contains("..")
         && name.parse::<std::net::Ipv4Addr>().is_err()
+        // Words that AWS keeps for addresses of another kind, which would be asked in another way.
+        && !["xn--", "sthree-"].iter().any(|start| name.starts_with(start))
+        && !["-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3"].iter().any(|end| name.ends_with(end))
 }
 
 /// A server that speaks S3 and is not AWS: `https://host[:port]`, and `http://` only to this very machine.
@@ -114,6 +117,11 @@ pub enum BadEndpoint {
 }
 
 impl Endpoint {
+    /// Returns whether the server is another machine, or may be.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.0.starts_with("https:")
+    }
+
     /// Returns the server's address as a URL without a path.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -222,6 +230,8 @@ mod tests {
             ("s3://abc?x", Bucket),
             ("s3://a%2e%2eb", Bucket),
             ("s3://abc\n", Bucket),
+            ("s3://abc--use1-az4--x-s3", Bucket),
+            ("s3://xn--abc", Bucket),
             (&long, Bucket),
             ("s3://abc/../x", Prefix),
             ("s3://abc/a/%2e%2e", Prefix),

@@ -81,8 +81,9 @@ impl Failure {
     pub(super) fn answer(&self) -> Answer {
         match self.kind {
             Kind::Overrun => Answer::SlowDown,
-            Kind::Late => Answer::Late,
-            Kind::Lost | Kind::Unsent | Kind::Hopeless => Answer::Nothing,
+            // Connections that are refused or reset are how some servers say that there are too many.
+            Kind::Late | Kind::Lost | Kind::Unsent => Answer::Late,
+            Kind::Hopeless => Answer::Nothing,
             _ => Answer::Served,
         }
     }

@@ -25,7 +25,7 @@ const MOST_LEN: u64 = 5 << 40;
 const THREADS: u64 = 8;
 
 impl AwsObjects {
-    /// Writes an object in parts. What is half done when this fails is removed; what a killed process left stays until the bucket's own rule ends it.
+    /// Writes an object in parts. What is half done when this fails is removed; what a killed process left is for [`Objects::abandon`](crate::s3::objects::Objects::abandon).
     pub(super) fn write_in_parts(&self, key: &Key, body: &Body, condition: &Condition) -> Result<Etag, ObjectError> {
         let parts =
             parts(body.len()).ok_or_else(|| Failure::new(Kind::Hopeless, "it is longer than an object may be").about(key))?;
@@ -35,7 +35,8 @@ impl AwsObjects {
         result.map_err(|(failure, tries)| {
             let error = writing::outcome(key, condition, failure, &tries);
             // An upload whose end was answered by nothing may be whole by now: then this finds nothing to remove.
-            self.abort(key, &upload);
+            // Whatever comes of it: the failure that led here is what the caller must hear of.
+            let _ = self.give_up(key, &upload);
             error
         })
     }
@@ -130,15 +131,6 @@ impl AwsObjects {
             let reply = within(time, async { request.send().await.map_err(|error| failure::of(&error)) }).await?;
             reading::etag(reply.e_tag())
         })
-    }
-
-    /// Removes what was sent, as well as it can: the failure that led here is what the caller must hear of.
-    fn abort(&self, key: &Key, upload: &str) {
-        let _ = self.ask(Verb::Delete, 0, async || {
-            let request =
-                self.client.abort_multipart_upload().bucket(self.address.bucket()).key(self.full(key)).upload_id(upload);
-            within(self.patience.silence, async { request.send().await.map_err(|error| failure::of(&error)) }).await
-        });
     }
 }
 
