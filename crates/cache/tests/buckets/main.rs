@@ -6,5 +6,6 @@ mod chain;
 mod contract;
 mod faults;
 mod hostile;
+mod store;
 mod support;
 mod urls;
