@@ -53,3 +53,6 @@ fn keeps_the_contract() {
         store
     });
 }
+
+mod counting;
+mod killed;

@@ -1,0 +1,135 @@
+//! What a put and a get cost, in requests.
+
+use std::collections::BTreeMap;
+
+use df_core::{Digest, Manifest, Release};
+
+use super::super::Item;
+use super::super::memory::Action;
+use super::{Bench, NOW};
+use crate::blobs::Nothing;
+use crate::contract::{Source, assert_whole, image, release};
+use crate::document::Document;
+use crate::store::Store;
+
+/// Counts what was asked since a moment, by action and first word of the key.
+fn since(bench: &Bench, start: usize) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for call in bench.bucket.calls().into_iter().skip(start) {
+        let word = call.key.split('/').next().expect("a first word").to_owned();
+        *counts.entry(format!("{:?} {word}", call.action).to_lowercase()).or_insert(0) += 1;
+    }
+    counts
+}
+
+fn counted(rows: &[(&str, usize)]) -> BTreeMap<String, usize> {
+    rows.iter().map(|&(word, n)| (word.to_owned(), n)).collect()
+}
+
+/// Makes an image of many files that nothing can compress.
+fn files(n: usize, len: usize, salt: u64) -> (Manifest, Source) {
+    let mut bytes = vec![0; n * len];
+    let mut state = salt | 1;
+    for word in bytes.chunks_exact_mut(8) {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        word.copy_from_slice(&(state ^ (state >> 29)).to_le_bytes());
+    }
+    image(&bytes.chunks_exact(len).collect::<Vec<_>>())
+}
+
+fn item<'a>(manifest: &'a Manifest, release: &'a Release) -> Item<'a> {
+    Item { manifest, release: Some(release), documents: &[] }
+}
+
+#[test]
+fn a_hundred_thousand_small_files_are_a_few_requests() {
+    let bench = Bench::new();
+    let store = bench.store();
+    let (small, blobs) = image(&[b"first"]);
+    store.put(&release("other", 9, small.image()), &small, &blobs, NOW).expect("the cache is made");
+    let (manifest, blobs) = files(100_000, 2048, 7);
+    let bytes: u64 = manifest.total_len();
+    let start = bench.bucket.calls().len();
+    store.put(&release("greeter", 1, manifest.image()), &manifest, &blobs, NOW).expect("put");
+    let counts = since(&bench, start);
+    let packs = counts["put p"];
+    assert!(packs as u64 <= bytes / (32 << 20) + 1, "{packs} packs");
+    assert_eq!(
+        counts,
+        counted(&[("get head", 1), ("put head", 1), ("put i", 1), ("put log", 1), ("put p", packs), ("put t", 1)])
+    );
+    assert!(counts.values().sum::<usize>() as u64 <= bytes.div_ceil(32 << 20) + 5);
+
+    // Put again, by the same program, by one that knows the root table and by a stranger.
+    for (n, known) in [(1, store.clone()), (2, bench.store())] {
+        let start = bench.bucket.calls().len();
+        known.put(&release("greeter", 1, manifest.image()), &manifest, &Nothing, NOW).expect("there");
+        assert_eq!(since(&bench, start).values().sum::<usize>(), n);
+    }
+}
+
+#[test]
+fn one_commit_takes_many_images_and_one_request_their_documents() {
+    let bench = Bench::new();
+    let store = bench.store();
+    let rows: Vec<_> = (0..20_u8).map(|n| image(&[b"shared", &[n; 100]])).collect();
+    let releases: Vec<_> = (0..).zip(&rows).map(|(n, (manifest, _))| release(&format!("app-{n}"), n, manifest.image())).collect();
+    let all: Source = rows.iter().flat_map(|(_, blobs)| blobs.clone()).collect();
+    let (first, rest) = rows.split_first().expect("some");
+    store.put(&releases[0], &first.0, &first.1, NOW).expect("put");
+    let start = bench.bucket.calls().len();
+    let documents: [(Document, &[u8]); 2] = [(Document::Sbom, b"what of"), (Document::Provenance, b"how")];
+    let mut items: Vec<_> = rest.iter().zip(&releases[1..]).map(|((manifest, _), release)| item(manifest, release)).collect();
+    items[3].documents = &documents;
+    let added = store.put_items(&items, &all, NOW).expect("put");
+    assert_eq!((added.n_blobs, added.bytes), (19, 1900));
+    let expected = [("get head", 1), ("put a", 1), ("put head", 1), ("put i", 1), ("put log", 1), ("put p", 1), ("put t", 1)];
+    assert_eq!(since(&bench, start), counted(&expected));
+    for ((manifest, blobs), release) in rows.iter().zip(&releases) {
+        assert_whole(&bench.store(), manifest, blobs);
+        assert!(store.releases().expect("read").iter().any(|stored| stored.release == *release));
+    }
+    let attached = bench.store().attached(&releases[4].app, releases[4].id(), Document::Sbom);
+    assert_eq!(attached.expect("read"), Some(b"what of".to_vec()));
+    let start = bench.bucket.calls().len();
+    store.put_items(&items, &Nothing, NOW).expect("all there");
+    assert_eq!(since(&bench, start), counted(&[("get head", 1)]));
+}
+
+#[test]
+fn nothing_but_a_collection_lists_and_nothing_asks_whether_something_is_there() {
+    let bench = Bench::new();
+    let store = bench.store();
+    let (manifest, blobs) = files(100, 300, 3);
+    let release = release("greeter", 1, manifest.image());
+    store.put(&release, &manifest, &blobs, NOW).expect("put");
+    store.pin(manifest.image(), "for a test").expect("pinned");
+    store.unpin(manifest.image()).expect("unpinned");
+    store.attach(&release.app, release.id(), Document::Sbom, b"what of").expect("attached");
+    store.verify().expect("read");
+    store.repair(&blobs).expect("nothing to do");
+    assert_whole(&bench.store(), &manifest, &blobs);
+    let asked = |action| bench.bucket.calls().iter().filter(|call| call.action == action).count();
+    assert_eq!((asked(Action::List), asked(Action::Delete)), (0, 0));
+    let plan = crate::gc::plan(&store.contents().expect("read"), &crate::gc::NOTHING);
+    store.collect(&plan).expect("collected");
+    assert!(asked(Action::List) > 0 && asked(Action::Delete) > 0);
+    assert_eq!(bench.bucket.keys().iter().filter(|key| key.starts_with("p/")).count(), 0);
+}
+
+#[test]
+fn a_thousand_commits_leave_a_short_head() {
+    let bench = Bench::new();
+    let store = bench.store();
+    for n in 0..300_u64 {
+        let (manifest, blobs) = image(&[&n.to_le_bytes()]);
+        store.put_image(&manifest, &blobs, NOW).expect("put");
+    }
+    let stranger = bench.store();
+    let start = bench.bucket.calls().len();
+    let (manifest, blobs) = image(&[&7_u64.to_le_bytes(), b"new"]);
+    stranger.put_image(&manifest, &blobs, NOW).expect("put");
+    assert!(since(&bench, start)["get i"] <= 16);
+    assert_eq!(bench.store().read(Digest::of(&150_u64.to_le_bytes()), 8).expect("there"), 150_u64.to_le_bytes());
+    assert_eq!(store.verify().expect("read"), []);
+}

@@ -1,0 +1,206 @@
+//! Whatever request is the last one, the next run completes; and whoever comes between any two requests loses nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use df_core::{Manifest, Release};
+
+use super::super::S3Store;
+use super::super::memory::{Action, Fate};
+use super::{Bench, NOW};
+use crate::contract::{Source, assert_whole, image, release};
+use crate::gc;
+use crate::store::Store;
+
+fn example(n: u8) -> (Manifest, Source, Release) {
+    let (manifest, blobs) = image(&[b"shared", &[n; 1000], &[n; 2000]]);
+    let release = release("greeter", u64::from(n), manifest.image());
+    (manifest, blobs, release)
+}
+
+fn put(store: &S3Store, n: u8) -> Result<(), crate::store::PutError> {
+    let (manifest, blobs, release) = example(n);
+    store.put(&release, &manifest, &blobs, NOW).map(drop)
+}
+
+#[track_caller]
+fn assert_there(bench: &Bench, n: u8) {
+    let (manifest, blobs, release) = example(n);
+    let store = bench.store();
+    assert_whole(&store, &manifest, &blobs);
+    let rows = store.releases().expect("read");
+    assert_eq!(rows.iter().filter(|stored| stored.release == release).count(), 1, "{n}");
+}
+
+/// Runs `act` and stops everything at its n-th request, before or after that is done, for each n there is; `check` must hold once everything behaves again.
+fn at_every_request(make: impl Fn() -> Bench, act: impl Fn(&S3Store), check: impl Fn(&Bench, u64)) {
+    for done in [false, true] {
+        for n in 0.. {
+            let bench = make();
+            let store = bench.store();
+            let seen = Arc::new(AtomicU64::new(0));
+            let counted = seen.clone();
+            bench.bucket.decide(move |_| match counted.fetch_add(1, Ordering::Relaxed) {
+                at if at < n => Fate::Done,
+                at if at == n && done => Fate::Unanswered,
+                _ => Fate::Lost,
+            });
+            act(&store);
+            bench.bucket.behave();
+            if seen.load(Ordering::Relaxed) <= n {
+                assert!(n > 7, "only {n} requests");
+                break;
+            }
+            check(&bench, n);
+        }
+    }
+}
+
+fn with_one() -> Bench {
+    let bench = Bench::new();
+    put(&bench.store(), 1).expect("put");
+    bench
+}
+
+#[test]
+fn a_put_that_is_killed_at_any_request_is_completed_by_the_next() {
+    for first in [Bench::new as fn() -> Bench, with_one] {
+        at_every_request(
+            first,
+            |store| drop(put(store, 2)),
+            |bench, n| {
+                // What was there before is there, and so is what comes now.
+                put(&bench.store(), 2).unwrap_or_else(|error| panic!("after request {n}: {error:?}"));
+                assert_there(bench, 2);
+                put(&bench.store(), 1).expect("put");
+                assert_there(bench, 1);
+                assert_eq!(bench.store().verify().expect("read"), []);
+            },
+        );
+    }
+}
+
+#[test]
+fn a_collection_that_is_killed_at_any_request_is_completed_by_the_next() {
+    let make = || {
+        let bench = with_one();
+        put(&bench.store(), 2).expect("put");
+        bench
+    };
+    let plan = |store: &S3Store| {
+        let contents = store.contents()?;
+        Ok::<_, crate::store::ReadError>(gc::plan(&contents, &crate::Policy { count: 1, older: df_core::Timestamp(i64::MAX) }))
+    };
+    at_every_request(
+        make,
+        |store| drop(plan(store).map(|plan| store.collect(&plan))),
+        |bench, n| {
+            assert_there(bench, 2);
+            let store = bench.store();
+            store.collect(&plan(&store).expect("read")).unwrap_or_else(|error| panic!("after request {n}: {error:?}"));
+            assert_there(bench, 2);
+            assert_eq!(store.verify().expect("read"), []);
+            assert_eq!(
+                bench.bucket.keys().iter().filter(|key| key.starts_with("p/")).count(),
+                store.stats().expect("read").n_packs as usize
+            );
+            put(&bench.store(), 1).expect("it can come back");
+            assert_there(bench, 1);
+        },
+    );
+}
+
+#[test]
+fn whatever_another_does_between_two_requests_nothing_is_lost() {
+    let others: [fn(&S3Store); 4] = [
+        |other| put(other, 3).expect("put"),
+        |other| {
+            let plan = gc::plan(&other.contents().expect("read"), &gc::NOTHING);
+            other.collect(&plan).expect("collected");
+        },
+        |other| {
+            let plan = gc::plan(&other.contents().expect("read"), &gc::NOTHING);
+            other.collect(&plan).expect("collected");
+            put(other, 1).expect("put");
+        },
+        |other| put(other, 2).expect("put"),
+    ];
+    for (which, other) in others.into_iter().enumerate() {
+        for n in 0.. {
+            let bench = with_one();
+            let (seen, intruder) = (Arc::new(AtomicU64::new(0)), bench.store());
+            let store = bench.store();
+            let counted = seen.clone();
+            bench.bucket.decide(move |_| {
+                if counted.fetch_add(1, Ordering::Relaxed) == n {
+                    other(&intruder);
+                }
+                Fate::Done
+            });
+            put(&store, 2).unwrap_or_else(|error| panic!("{which} before request {n}: {error:?}"));
+            bench.bucket.behave();
+            if seen.load(Ordering::Relaxed) <= n {
+                break;
+            }
+            assert_there(&bench, 2);
+            if which == 0 {
+                assert_there(&bench, 3);
+                assert_there(&bench, 1);
+            }
+            assert_eq!(bench.store().verify().expect("read"), []);
+        }
+    }
+}
+
+#[test]
+fn a_swap_whose_answer_was_lost_is_found_and_done_once_however_many_follow() {
+    for followers in [0, 1, 70] {
+        let bench = with_one();
+        let (store, other) = (bench.store(), bench.store());
+        let bucket = bench.bucket.clone();
+        let once = AtomicU64::new(0);
+        // The answer to the swap is lost; before the head is read again, others commit.
+        bench.bucket.decide(move |call| match (call.action, call.key.as_str(), once.load(Ordering::Relaxed)) {
+            (Action::Put, "head", 0) => {
+                once.store(1, Ordering::Relaxed);
+                Fate::Unanswered
+            }
+            (Action::Get, "head", 1) => {
+                once.store(2, Ordering::Relaxed);
+                for n in 0..followers {
+                    put(&other, 10 + n).expect("put");
+                }
+                Fate::Done
+            }
+            _ => Fate::Done,
+        });
+        put(&store, 2).expect("found");
+        bucket.behave();
+        assert_there(&bench, 2);
+        let releases = bench.store().releases().expect("read");
+        assert_eq!(releases.len(), 2 + usize::from(followers));
+        let packs: Vec<_> = bench.bucket.keys().into_iter().filter(|key| key.starts_with("p/")).collect();
+        assert_eq!(packs.len(), 2 + usize::from(followers), "nothing was sent twice");
+    }
+}
+
+#[test]
+fn eight_writers_at_once_lose_nothing() {
+    let bench = Arc::new(Bench::new());
+    std::thread::scope(|scope| {
+        for writer in 0..8_u8 {
+            let bench = bench.clone();
+            scope.spawn(move || {
+                let store = bench.store();
+                for n in 0..6 {
+                    put(&store, 10 * writer + n).expect("put");
+                }
+            });
+        }
+    });
+    assert_eq!(bench.store().releases().expect("read").len(), 48);
+    for writer in 0..8_u8 {
+        assert_there(&bench, 10 * writer + 5);
+    }
+    assert_eq!(bench.store().verify().expect("read"), []);
+}
