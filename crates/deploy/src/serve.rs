@@ -349,6 +349,7 @@ pub(crate) fn of_trust(error: &TrustError) -> Box<Fault> {
         | TrustError::Image(_)
         | TrustError::Pinned { .. }
         | TrustError::Old { .. }
+        | TrustError::Far { .. }
         | TrustError::Change(_)
         | TrustError::Bundle(_)
         | TrustError::Damaged(_) => FaultKind::Untrusted,

@@ -33,6 +33,8 @@ pub enum TrustError {
     Pinned { pinned: Policy, proposed: Policy },
     #[error("this node's trust is number {pinned}, and the change is number {proposed}: somebody shows an old one")]
     Old { pinned: u64, proposed: u64 },
+    #[error("this node's trust is number {pinned}, and the change is number {proposed}: that far no honest one leads")]
+    Far { pinned: u64, proposed: u64 },
     #[error("the change of trust is not trusted itself: {0}")]
     Change(Distrust),
     #[error("the attestations cannot be read")]
@@ -48,6 +50,9 @@ pub enum TrustError {
     #[error("the records of generations cannot be read")]
     Records(#[source] RecordError),
 }
+
+/// How far a change may lead: whoever could use up the numbers could end all changes.
+const STRIDE: u64 = 1_000_000;
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
@@ -96,6 +101,9 @@ pub fn change(layout: &Layout, new: &Pinned, attestations: &str) -> Result<(), T
     }
     if new.sequence <= held.sequence {
         return Err(TrustError::Old { pinned: held.sequence, proposed: new.sequence });
+    }
+    if new.sequence - held.sequence > STRIDE {
+        return Err(TrustError::Far { pinned: held.sequence, proposed: new.sequence });
     }
     let bundle = Bundle::decode(attestations.as_bytes()).map_err(TrustError::Bundle)?;
     accepts(&held.policy, &Statement::trust(new), Some(&bundle)).map_err(TrustError::Change)?;

@@ -22,9 +22,11 @@ pub mod plan;
 pub mod program;
 pub mod rollout;
 pub mod seen;
+pub mod sign;
 pub mod survey;
 pub mod transfer;
 pub mod transport;
+pub mod trust;
 
 pub use address::Address;
 pub use choosing::{Chosen, Codec, Wish};
@@ -38,5 +40,6 @@ pub use program::NodeProgram;
 pub use seen::Seen;
 pub use survey::{Claim, Reached};
 pub use transfer::Copied;
+pub use trust::{Credentials, Untrusted};
 // What is asked of nodes and what they answer, for those who call them through this crate.
 pub use df_wire::message;

@@ -1,8 +1,8 @@
 //! The journey of an image to one node: the lock, the bytes and what remembers them travel in one go, and what a node refuses is answered once.
 //!
 //! ```text
-//! survey -> (a signature, where the base is only there) -> lock, receive, bytes, stage          said without waiting
-//!        <- done, received, done                                                                one round trip later
+//! survey -> (a signature, where the base is only there) -> lock, who vouches, receive, bytes, stage          said without waiting
+//!        <- done, done, received, done                                                                      one round trip later
 //! ```
 //!
 //! Nothing is lost by not waiting: a node does what it is told in order, and without the lock or the base it refuses and reads past the bytes. `next` says
@@ -25,6 +25,7 @@ use crate::connection::{NodeError, Say};
 use crate::deltas::{Delta, Deltas};
 use crate::partial;
 use crate::survey::{self, Claim, Reached};
+use crate::trust::{Credentials, Untrusted};
 
 /// How many times a connection that broke is opened again.
 const REOPENED: u32 = 2;
@@ -41,6 +42,8 @@ pub enum CopyError {
     Node(#[from] NodeError),
     #[error(transparent)]
     Wish(#[from] WishError),
+    #[error(transparent)]
+    Untrusted(#[from] Untrusted),
     #[error("the delta cannot be made")]
     Encode(#[source] Arc<EncodeError>),
     #[error("an image of this machine cannot be read")]
@@ -96,6 +99,8 @@ pub struct Errand<'a> {
     pub link: Link,
     /// Whose work it is, for a node that is not locked yet, or not any more.
     pub claim: &'a Claim,
+    /// Who vouches for the release.
+    pub credentials: &'a Credentials,
     /// The canonical bytes of the release, for a node that does not remember it.
     pub stage: Option<&'a str>,
 }
@@ -111,11 +116,13 @@ pub async fn copy(
 ) -> Result<Copied, CopyError> {
     let start = Instant::now();
     let deltas = errand.deltas;
+    // Before anything is made for a node that would refuse it.
+    let mut vouch = errand.credentials.requests(reached.survey.trust.as_ref())?;
     let chosen = partial::choose(reached, deltas, errand.app, errand.link, errand.wish).await?;
     let mut leg = Leg { chosen, from: None };
     let (mut tries, mut bytes_resumed) = (Tries::default(), 0);
     let arrived = loop {
-        let stumble = match walk(reached, errand, leg, told).await {
+        let stumble = match walk(reached, errand, &vouch, leg, told).await {
             Ok(arrived) => {
                 bytes_resumed = bytes_resumed.max(arrived.from);
                 break arrived;
@@ -140,6 +147,7 @@ pub async fn copy(
         if !reached.connection.is_open() {
             survey::anew(reached, errand.claim).await?;
         }
+        vouch = errand.credentials.requests(reached.survey.trust.as_ref())?;
     };
     let (bytes_sent, bytes_received) = reached.connection.traffic();
     Ok(Copied {
@@ -237,7 +245,7 @@ fn next(stumble: &Stumble, way: Way, tries: &mut Tries) -> Next {
             tries.reopened += 1;
             Next::Reopen
         }
-        CopyError::Node(_) | CopyError::Wish(_) => Next::Fail,
+        CopyError::Node(_) | CopyError::Wish(_) | CopyError::Untrusted(_) => Next::Fail,
         CopyError::Encode(_) | CopyError::Scattered(_) | CopyError::Manifest(_) | CopyError::Here(_) if way != Way::Whole => {
             Next::Whole
         }
@@ -274,6 +282,7 @@ struct Arrived {
 async fn walk(
     reached: &mut Reached,
     errand: &Errand<'_>,
+    vouch: &[Request],
     leg: Leg,
     told: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Arrived, Stumble> {
@@ -293,10 +302,11 @@ async fn walk(
         len: delta.len() - from,
         image_len: deltas.manifest().total_len(),
     });
-    let lock = (!connection.holds_lock && (receive.is_some() || errand.stage.is_some())).then(|| errand.claim.request());
+    let changes = receive.is_some() || errand.stage.is_some() || !vouch.is_empty();
+    let lock = (!connection.holds_lock && changes).then(|| errand.claim.request());
     let stage = errand.stage.map(|release| Request::Stage { release: release.to_owned() });
     let mut said: Vec<Say<'_>> = vec![];
-    said.extend(lock.as_ref().map(Say::Ask));
+    said.extend(lock.iter().chain(vouch).map(Say::Ask));
     if let (Some(delta), Some(receive)) = (&delta, &receive) {
         told(Progress::Total(delta.len() - from));
         said.extend([Say::Ask(receive), Say::Bytes { delta, from }]);
@@ -317,6 +327,9 @@ async fn walk(
     if lock.is_some() {
         expect(&mut replies, |reply| matches!(reply, Reply::Done)).map_err(|error| stumble(error, false))?;
         connection.holds_lock = true;
+    }
+    for _ in vouch {
+        expect(&mut replies, |reply| matches!(reply, Reply::Done)).map_err(|error| stumble(error, false))?;
     }
     if receive.is_some() {
         expect(&mut replies, |reply| matches!(reply, Reply::Received { .. })).map_err(|error| stumble(error, true))?;

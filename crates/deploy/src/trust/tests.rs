@@ -102,6 +102,7 @@ fn the_first_policy_stays_until_those_it_names_change_it() {
     change(&second, &[1, 2]).expect("by two of the old keys");
     change(&second, &[]).expect("the same again");
     assert_eq!(pinned(&layout).expect("read"), Some(second.clone()));
+    assert!(matches!(change(&to(u64::MAX, first.clone()), &[2]), Err(TrustError::Far { .. })));
     assert!(matches!(change(&to(1, first.clone()), &[2]), Err(TrustError::Old { .. })), "back by an old number");
     assert!(matches!(change(&to(2, first.clone()), &[1, 3]), Err(TrustError::Change(_))), "by keys that were revoked");
     // What was proven to nodes once is no proof of anything else.
