@@ -118,6 +118,31 @@ fn a_list_without_end_or_order_is_refused_and_names_of_others_are_left_out() {
 }
 
 #[test]
+fn answers_without_end_are_cut_before_they_fill_the_memory() {
+    let server = Server::start();
+    // Patient: not the time ends these, but the bound.
+    let objects = of(&server);
+    put(&objects, "p/a", b"1");
+    for verb in [Verb::List, Verb::Put, Verb::Delete] {
+        server.fault(Fault::new(Act::Endless).on(verb).always());
+    }
+    let begun = Instant::now();
+    assert!(objects.list("p/").is_err());
+    assert!(objects.delete(&[key("p/a")]).is_err());
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_server_that_does_not_read_is_left() {
+    let server = Server::start();
+    let objects = impatient(&server);
+    server.fault(Fault::new(Act::Hold).on(Verb::Put).always());
+    let begun = Instant::now();
+    assert_eq!(variant(objects.put(&key("p/a"), &body(&pattern(30 << 20)), &Condition::Absent)), "Unknown");
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn an_answer_to_a_put_that_never_comes_leaves_the_outcome_unknown() {
     for act in [Act::Hold, Act::HoldDone] {
         let server = Server::start();
