@@ -74,26 +74,29 @@ pub enum CodecError {
 pub(crate) fn pack(sides: &Sides<'_>, paired: &[Option<u32>], options: Options) -> Result<Part, ErrorCode> {
     let Options { level, codec } = options;
     let allowed = |other: Codec| codec.is_none_or(|codec| codec == other);
-    let mut best = part(Codec::Stored, sides.target.to_vec());
-    let offer = |best: &mut Part, other: Option<Part>| {
-        if let Some(other) = other.filter(|other| other.bytes.len() < best.bytes.len()) {
-            *best = other;
+    // Nothing means that all is stored: a copy of it can wait until that is certain.
+    let mut best: Option<Part> = None;
+    let len = |best: &Option<Part>| best.as_ref().map_or(sides.target.len(), |best| best.bytes.len());
+    let offer = |best: &mut Option<Part>, other: Option<Part>| {
+        if let Some(other) = other.filter(|other| other.bytes.len() < len(best)) {
+            *best = Some(other);
         }
     };
-    let is_enough = |best: &Part| sides.target.len() >= LARGE && best.bytes.len() < sides.target.len() / ENOUGH;
+    let is_enough = |best: &Option<Part>| sides.target.len() >= LARGE && len(best) < sides.target.len() / ENOUGH;
+    let is_elf = |best: &Option<Part>| best.as_ref().is_some_and(|best| best.codec == Codec::Elf);
     if allowed(Codec::Elf) {
         offer(&mut best, predict::elf(sides, paired, level).map(|body| predicted(Codec::Elf, body)));
     }
     let quick = codec.is_none() && level == Level::Fast;
-    if allowed(Codec::Copy) && !is_enough(&best) && !(quick && (best.codec == Codec::Elf || sides.base.is_empty())) {
+    if allowed(Codec::Copy) && !is_enough(&best) && !(quick && (is_elf(&best) || sides.base.is_empty())) {
         offer(&mut best, predict::copy(sides, level).map(|body| predicted(Codec::Copy, body)));
     }
     // A forced codec that is no way to pack this piece leaves it to zstd.
-    let is_left = codec.is_some() && best.codec == Codec::Stored;
-    if is_left || (allowed(Codec::Zstd) && !is_enough(&best) && !(quick && best.codec == Codec::Elf)) {
+    let is_left = codec.is_some() && best.is_none();
+    if is_left || (allowed(Codec::Zstd) && !is_enough(&best) && !(quick && is_elf(&best))) {
         offer(&mut best, Some(part(Codec::Zstd, compress(sides.target, sides.base, level)?)));
     }
-    Ok(best)
+    Ok(best.unwrap_or_else(|| part(Codec::Stored, sides.target.to_vec())))
 }
 
 fn part(codec: Codec, bytes: Vec<u8>) -> Part {

@@ -26,6 +26,6 @@ mod tests;
 
 pub(crate) use image::Image;
 pub(crate) use layout::Layout;
-pub(crate) use reference::{Kind, Reference, with_labels, without_operands};
+pub(crate) use reference::{Kind, Reference, hide_operands, hide_targets};
 pub(crate) use references::references;
 pub(crate) use transform::{Flags, Transformed, forward, inverse};

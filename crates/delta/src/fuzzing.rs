@@ -81,10 +81,10 @@ pub fn corrections(data: &[u8]) {
 /// A program is read, transformed and searched for references, and each is followed and written; nothing leaves its bounds.
 pub fn elf(data: &[u8]) {
     let mut bytes = data.to_vec();
-    let transformed = elf::forward(&mut bytes).unwrap_or_default();
+    let mut transformed = elf::forward(&mut bytes).unwrap_or_default();
     let Some(image) = elf::Image::read(&bytes) else { return };
     let layout = image.layout();
-    let references = elf::references(&image, &bytes, &transformed);
+    let references = elf::references(&image, &bytes, &mut transformed);
     let mut end = 0;
     let mut written = bytes.clone();
     for reference in &references {
@@ -96,8 +96,8 @@ pub fn elf(data: &[u8]) {
             reference.write(layout, reference.at, base, target, &mut written);
         }
     }
-    elf::without_operands(&bytes, &references);
-    elf::with_labels(&bytes, &references, layout, |place| place.rotate_left(3));
+    elf::hide_operands(&mut bytes, &references).show(&mut bytes, &references);
+    elf::hide_targets(&mut bytes, &references, layout, |place| place.rotate_left(3)).show(&mut bytes, &references);
     let mut encoded = vec![];
     layout.encode(&elf::Layout::default(), &mut encoded);
     assert_eq!(elf::Layout::decode(&elf::Layout::default(), &encoded, &mut 0).as_ref(), Some(layout));

@@ -1,5 +1,7 @@
 //! One place in a file that means another.
 
+use std::ops::Range;
+
 use super::Layout;
 
 /// What a reference's value is counted in and from.
@@ -8,7 +10,7 @@ use super::Layout;
 pub(crate) enum Kind {
     /// An address, counted from the address of the reference itself: calls, jumps, rip-relative operands, pointers of `.eh_frame`. `base` is `at`.
     Near,
-    /// As [`Kind::Near`], and certainly an operand of an instruction: [`without_operands`] makes it zero.
+    /// As [`Kind::Near`], and certainly an operand of an instruction: [`hide_operands`] makes it zero.
     Operand,
     /// An address, counted from the address of the place `base`: jump tables, lengths of functions.
     From,
@@ -98,6 +100,11 @@ impl Reference {
         Some(to.wrapping_sub(from).wrapping_sub(self.bias as i64 as u64))
     }
 
+    /// Returns whether it is long enough that an alignment goes better without it.
+    pub fn is_wide(&self) -> bool {
+        self.width >= 4
+    }
+
     fn value(&self, bytes: &[u8]) -> Option<u64> {
         let at = self.at as usize;
         let signed = matches!(self.kind, Kind::Near | Kind::Operand | Kind::From);
@@ -142,30 +149,50 @@ impl Reference {
     }
 }
 
-/// Returns the bytes with the operands of instructions zeroed: what the first alignment compares.
-pub(crate) fn without_operands(bytes: &[u8], references: &[Reference]) -> Vec<u8> {
-    let mut out = bytes.to_vec();
-    for reference in references.iter().filter(|r| r.width >= 4 && r.kind != Kind::Address) {
-        let at = reference.at as usize;
-        if let Some(slot) = out.get_mut(at..at + usize::from(reference.width)) {
-            slot.fill(0);
-        }
-    }
-    out
+/// What references held before something else was written there.
+#[must_use = "the bytes are not those of the file before it is shown again"]
+pub(crate) struct Hidden(Vec<u8>);
+
+/// Zeroes the operands of instructions: what the first alignment compares.
+pub(crate) fn hide_operands(bytes: &mut [u8], references: &[Reference]) -> Hidden {
+    hide(bytes, references, |reference, _| (reference.kind != Kind::Address).then_some(0))
 }
 
-/// Returns the bytes with each reference replaced by its target, moved: what the second alignment compares. The old file's places are moved into the new
+/// Replaces each reference by its target, moved: what the second alignment compares. The old file's places are moved into the new
 /// file by the first alignment's map, the new file's stay, so that what means the same reads the same.
-pub(crate) fn with_labels(bytes: &[u8], references: &[Reference], layout: &Layout, moved: impl Fn(u32) -> u32) -> Vec<u8> {
-    let mut out = bytes.to_vec();
-    for reference in references.iter().filter(|r| r.width >= 4) {
-        let at = reference.at as usize;
-        let Some(target) = reference.target(layout, bytes) else { continue };
-        if let Some(slot) = out.get_mut(at..at + usize::from(reference.width)) {
-            slot.fill(0);
-            // The most telling byte first: an aligner that looks at the bytes in order meets the difference early.
-            slot[..4].copy_from_slice(&moved(target).to_be_bytes());
+pub(crate) fn hide_targets(bytes: &mut [u8], references: &[Reference], layout: &Layout, moved: impl Fn(u32) -> u32) -> Hidden {
+    hide(bytes, references, |reference, bytes| reference.target(layout, bytes).map(&moved))
+}
+
+impl Hidden {
+    /// Puts what the same references held back.
+    pub fn show(self, bytes: &mut [u8], references: &[Reference]) {
+        let mut held = &self.0[..];
+        for slot in wide(references) {
+            let Some((before, rest)) = held.split_at_checked(slot.len()) else { return };
+            bytes[slot].copy_from_slice(before);
+            held = rest;
         }
     }
-    out
+}
+
+/// Writes something else to references, where there is something; each of them is read before it is written, and no other.
+fn hide(bytes: &mut [u8], references: &[Reference], what: impl Fn(&Reference, &[u8]) -> Option<u32>) -> Hidden {
+    let mut held = Vec::with_capacity(wide(references).map(|slot| slot.len()).sum());
+    for (slot, reference) in wide(references).zip(references.iter().filter(|reference| reference.is_wide())) {
+        held.extend_from_slice(&bytes[slot.clone()]);
+        if let Some(what) = what(reference, bytes) {
+            let slot = &mut bytes[slot];
+            slot.fill(0);
+            // The most telling byte first: an aligner that looks at the bytes in order meets the difference early.
+            slot[..4].copy_from_slice(&what.to_be_bytes());
+        }
+    }
+    Hidden(held)
+}
+
+/// Returns where those references are that hold more than a short jump.
+fn wide(references: &[Reference]) -> impl Iterator<Item = Range<usize>> {
+    let range = |r: &Reference| r.at as usize..r.at as usize + usize::from(r.width);
+    references.iter().filter(|reference| reference.is_wide()).map(range)
 }

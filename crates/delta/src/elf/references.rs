@@ -14,14 +14,17 @@ use super::layout::Part;
 use super::{Image, Kind, Reference, Transformed};
 
 /// Returns the references of a transformed file, sorted by place, disjoint, inside the file. Deterministic: both sides call it on the base.
-pub(crate) fn references(image: &Image, bytes: &[u8], transformed: &Transformed) -> Vec<Reference> {
+///
+/// Takes those that were found on the way to the transform, which may be most of them, rather than having them twice; without them it finds the same again.
+pub(crate) fn references(image: &Image, bytes: &[u8], transformed: &mut Transformed) -> Vec<Reference> {
     let mut found = Found::new(bytes.len());
     headers::scan(image, bytes, &mut found);
     let mut tables = jump_tables::Candidates::default();
     for section in image.sections() {
         in_section(image, bytes, section, transformed, &mut found, &mut tables);
     }
-    if transformed.debug.is_none() {
+    let debug = transformed.debug.take();
+    if debug.is_none() {
         scan_debug(image, bytes, &mut found);
     }
     if image.sections().is_empty() {
@@ -29,7 +32,7 @@ pub(crate) fn references(image: &Image, bytes: &[u8], transformed: &Transformed)
     }
     jump_tables::scan(image, bytes, tables, &mut found);
     pointers::relocated(transformed, &mut found);
-    match &transformed.debug {
+    match debug {
         Some(debug) => found.sorted_with(debug, bytes.len()),
         None => found.sorted(bytes.len()),
     }
@@ -115,24 +118,26 @@ impl Found {
     fn push(&mut self, at: u32, base: u32, kind: Kind, width: u8, bias: i8) {
         let wanted = self.only.is_none_or(|part| kind == Kind::Part && base == part as u32);
         if wanted && self.references.len() < self.limit {
+            if self.references.len() == self.references.capacity() {
+                // By less than twice: that would be as much again as they take, which is as much as the file.
+                self.references.reserve_exact(self.references.len() / 4 + 1024);
+            }
             self.references.push(Reference { at, base, kind, width, bias });
         }
     }
 
     /// Puts sorted references where they belong, which is between two of the others nearly always.
-    fn sorted_with(self, more: &[Reference], len: usize) -> Vec<Reference> {
-        let room = self.limit.saturating_sub(self.references.len());
-        let more = &more[..more.len().min(room)];
+    fn sorted_with(self, mut more: Vec<Reference>, len: usize) -> Vec<Reference> {
+        more.truncate(self.limit.saturating_sub(self.references.len()));
         let others = self.sorted(len);
         let (Some(first), Some(last)) = (more.first(), more.last()) else { return others };
         let (before, after) = others.split_at(others.partition_point(|r| r.at < first.at));
-        let mut all = Vec::with_capacity(others.len() + more.len());
-        all.extend_from_slice(before);
-        all.extend_from_slice(more);
-        all.extend_from_slice(after);
         let ends = |r: &Reference| r.at + u32::from(r.width);
         let fits = before.last().is_none_or(|r| ends(r) <= first.at) && after.first().is_none_or(|r| ends(last) <= r.at);
-        if fits { all } else { Found { references: all, ..Found::new(len) }.sorted(len) }
+        more.reserve_exact(others.len());
+        more.splice(0..0, before.iter().copied());
+        more.extend_from_slice(after);
+        if fits { more } else { Found { references: more, ..Found::new(len) }.sorted(len) }
     }
 
     /// Adds eight bytes that hold an address.
@@ -173,8 +178,10 @@ impl Found {
     }
 
     fn sorted(mut self, len: usize) -> Vec<Reference> {
-        // Stable: of two at one place the first found stays.
-        self.references.sort_by_key(|r| r.at);
+        // Stable: of two at one place the first found stays. A sort takes memory, and most of them are found in order.
+        if !self.references.is_sorted_by_key(|r| r.at) {
+            self.references.sort_by_key(|r| r.at);
+        }
         let mut end = 0;
         self.references.retain(|r| {
             let fits = r.at >= end && r.at as usize + usize::from(r.width) <= len;
@@ -183,6 +190,7 @@ impl Found {
             }
             fits
         });
+        self.references.shrink_to_fit();
         self.references
     }
 }

@@ -65,9 +65,9 @@ fn relocated_words_hold_their_addresses_and_the_table_nothing() {
 
 #[test]
 fn calls_addresses_and_words_refer_to_what_they_mean() {
-    let (transformed, there) = check_round_trip(&program());
+    let (mut transformed, there) = check_round_trip(&program());
     let image = Image::read(&program()).expect("a program");
-    let found = references(&image, &there, &transformed);
+    let found = references(&image, &there, &mut transformed);
     let targets: Vec<_> =
         found.iter().filter(|r| (120..224).contains(&r.at)).map(|r| (r.at, r.kind, r.target(image.layout(), &there))).collect();
     let expected = [
@@ -93,9 +93,9 @@ fn a_moved_reference_reads_what_its_target_became() {
 fn this_program_goes_there_and_back_and_its_references_read_themselves() {
     let path = std::env::current_exe().expect("a test has a program");
     let bytes = std::fs::read(path).expect("the program can be read");
-    let (transformed, there) = check_round_trip(&bytes);
+    let (mut transformed, there) = check_round_trip(&bytes);
     let image = Image::read(&there).expect("still a program");
-    let found = references(&image, &there, &transformed);
+    let found = references(&image, &there, &mut transformed);
     assert!(found.len() > 10_000, "{} references", found.len());
     let mut end = 0;
     let mut again = there.clone();
@@ -146,7 +146,7 @@ fn entries_refer_to_names_code_and_each_other() {
     let bytes = debugged();
     let image = Image::read(&bytes).expect("a program");
     let entries = image.section(".debug_info").expect("made above").clone();
-    let found = references(&image, &bytes, &Transformed::default());
+    let found = references(&image, &bytes, &mut Transformed::default());
     let inside = found.iter().filter(|r| r.at >= entries.at && r.at < entries.end());
     let kinds: Vec<_> = inside.map(|r| (r.at - entries.at, r.kind, r.width)).collect();
     let expected = [
@@ -176,12 +176,12 @@ proptest! {
             bytes[at] = byte;
         }
         let mut there = bytes.clone();
-        let transformed = forward(&mut there).unwrap_or_default();
+        let mut transformed = forward(&mut there).unwrap_or_default();
         for flags in 0..32 {
             let _ = inverse(&mut there.clone(), Flags(flags));
         }
         if let Some(image) = Image::read(&there) {
-            let found = references(&image, &there, &transformed);
+            let found = references(&image, &there, &mut transformed);
             let mut out = there.clone();
             for reference in found {
                 let target = reference.target(image.layout(), &there).unwrap_or(7);

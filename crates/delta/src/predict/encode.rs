@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::align::{self, Effort, Segment};
 use crate::diff::Level;
-use crate::elf::{self, Image, Layout, Reference, Transformed};
+use crate::elf::{self, Image, Layout, Reference};
 use crate::entropy::{Shape, pack_corrections};
 
 use super::decode::{MAX_PROGRAM, Old, make, max_base_lens};
@@ -30,64 +31,61 @@ pub(crate) fn copy(sides: &Sides<'_>, level: Level) -> Option<Body> {
         Level::Small => vec![alike, pack_plain(base, target, &align::align_exact(base, target, effort), level)],
     };
     let best = bodies.into_iter().flatten().min_by_key(|body| body.bytes.len())?;
-    proven(best, Prepared { bytes: base, programs: Vec::new() }, sides, false)
+    proven(best, Prepared { bytes: base, slices: &[], programs: Vec::new() }, sides, false)
 }
 
 /// Packs a piece of which some members are programs that come from programs. `None` when there are none, or that is no way to do it.
+///
+/// Both sides are held once more, transformed, and written to in place rather than copied; what else is held takes no more than the two again, so that at
+/// [`Level::Fast`] all of it stays below eight times the longer side.
 pub(crate) fn elf(sides: &Sides<'_>, paired: &[Option<u32>], level: Level) -> Option<Body> {
     let (slices, members) = (ranges(sides.base_lens), ranges(sides.target_lens));
-    let mut programs = find(sides, &slices, &members, paired);
-    if programs.is_empty() {
+    let pairs = find(sides, &slices, &members, paired);
+    if pairs.is_empty() {
         return None;
     }
-    elf_of(sides, &slices, &members, &mut programs, level).or_else(|| {
-        // A program whose transform cannot be undone is no reason to send all of it.
-        for program in &mut programs {
-            program.bytes = sides.target[members[program.member].clone()].to_vec();
-            program.transformed = None;
-        }
-        elf_of(sides, &slices, &members, &mut programs, level)
-    })
+    // A program whose transform cannot be undone is no reason to send all of it.
+    [true, false].into_iter().find_map(|transform| elf_of(sides, &slices, &members, &pairs, transform, level))
 }
 
 fn elf_of(
     sides: &Sides<'_>,
     slices: &[Range<usize>],
     members: &[Range<usize>],
-    programs: &mut [Found],
+    pairs: &[ProgramPair],
+    transform: bool,
     level: Level,
 ) -> Option<Body> {
+    let order = Order::new(members, pairs.iter().map(|pair| pair.member));
     let mut base = sides.base.to_vec();
-    let transformed = transform_bases(&mut base, slices, programs);
-    // What was found on the way to a transform is as large as the program: it goes as soon as its references are known.
-    let read = |(slice, transformed): (usize, Transformed)| {
-        Program::read(&base[slices[slice].clone()], &transformed).map(|program| (slice, program))
-    };
-    let prepared = Prepared { bytes: &base, programs: transformed.into_iter().map(read).collect::<Option<_>>()? };
-    let mut body = Making::new(&base, sides.target.len(), level);
-    let plain = Order::new(members, programs.iter().map(|program| program.member)).gather_plain(sides.target);
-    body.streams.put(Sort::Head, programs.len() as u64);
-    let mut next = 0;
-    let mut parts = Vec::new();
-    for Found { member, base, bytes, transformed } in programs {
-        let old = prepared.program(*base)?;
-        let transformed = transformed.take();
+    let old = read_bases(&mut base, slices, pairs)?;
+    let mut target = order.gather(sides.target);
+    let (mut streams, mut next, mut parts) = (Streams::default(), 0, Vec::new());
+    streams.put(Sort::Head, pairs.len() as u64);
+    for (&ProgramPair { member, base: slice }, range) in pairs.iter().zip(&order.programs) {
+        let (old, old_bytes, bytes) = (find_program(&old, slice)?, &mut base[slices[slice].clone()], &mut target[range.clone()]);
+        let transformed = if transform { elf::forward(bytes) } else { None };
         let flags = transformed.as_ref().map_or(0, |transformed| u64::from(transformed.flags.0) + 1);
-        let new = Program::read(bytes, &transformed.unwrap_or_default())?;
-        body.head([(*member - next) as u64, *base as u64, flags], old, &new);
-        next = *member + 1;
-        let segments = program::align(old, &new, effort(level));
-        parts.push((old, new, segments));
+        let new = Program::read(bytes, transformed.unwrap_or_default())?.only_for_alignment();
+        let numbers = [(member - next) as u64, slice as u64, flags];
+        put_head(numbers, &old.layout, &new.layout, &mut streams);
+        next = member + 1;
+        let segments = program::align((old, old_bytes), (&new, bytes), effort(level));
+        parts.push((slice, new.layout, segments));
     }
-    let plain_segments = if plain.is_empty() { Vec::new() } else { align::align_plain(&base, &plain, effort(level)) };
-    segments::put(&plain_segments, plain.len(), &mut body.streams);
-    parts.iter().for_each(|(_, new, segments)| segments::put(segments, new.bytes.len(), &mut body.streams));
-    body.plain(&plain_segments, &plain);
-    for (old, new, segments) in &parts {
-        body.program(old, new, segments)?;
+    let plain = &target[..order.plain_len];
+    let plain_segments = if plain.is_empty() { Vec::new() } else { align::align_plain(&base, plain, effort(level)) };
+    segments::put(&plain_segments, plain.len(), &mut streams);
+    let lens = order.programs.iter().map(Range::len);
+    parts.iter().zip(lens).for_each(|((_, _, segments), len)| segments::put(segments, len, &mut streams));
+    let mut body = Making::new(&base, &target, level, streams);
+    body.plain(&plain_segments, order.plain_len);
+    for (slice, layout, segments) in parts {
+        body.program(&base[slices[slice].clone()], find_program(&old, slice)?, &layout, &segments)?;
     }
-    drop(parts);
-    proven(body.pack(Shape::Code)?, prepared, sides, true)
+    let body = body.pack(Shape::Code)?;
+    drop(target);
+    proven(body, Prepared { bytes: &base, slices, programs: old }, sides, true)
 }
 
 /// Returns a body when it makes the target.
@@ -99,13 +97,8 @@ fn proven(body: Body, mut old: Prepared<'_>, sides: &Sides<'_>, programs: bool) 
 /// A base whose programs are transformed and searched already, as the decoder does it: the proof need not do it again.
 struct Prepared<'a> {
     bytes: &'a [u8],
-    programs: Vec<(usize, Program<'a>)>,
-}
-
-impl<'a> Prepared<'a> {
-    fn program(&self, slice: usize) -> Option<&Program<'a>> {
-        self.programs.iter().find(|(found, _)| *found == slice).map(|(_, program)| program)
-    }
+    slices: &'a [Range<usize>],
+    programs: Vec<(usize, Program)>,
 }
 
 impl Old for Prepared<'_> {
@@ -113,13 +106,18 @@ impl Old for Prepared<'_> {
         self.bytes
     }
 
-    fn layout(&mut self, slice: usize) -> Option<Layout> {
-        Some(self.program(slice)?.image.layout().clone())
+    fn layout(&mut self, slice: usize) -> Option<Arc<Layout>> {
+        Some(Arc::clone(&find_program(&self.programs, slice)?.layout))
     }
 
-    fn references(&self, slice: usize) -> Option<Cow<'_, [Reference]>> {
-        Some(self.program(slice)?.references[..].into())
+    fn program(&mut self, slice: usize) -> Option<(&[u8], Cow<'_, [Reference]>)> {
+        let references = &find_program(&self.programs, slice)?.references;
+        Some((&self.bytes[self.slices.get(slice)?.clone()], references[..].into()))
     }
+}
+
+fn find_program(programs: &[(usize, Program)], slice: usize) -> Option<&Program> {
+    programs.iter().find(|(found, _)| *found == slice).map(|(_, program)| program)
 }
 
 fn effort(level: Level) -> Effort {
@@ -130,15 +128,13 @@ fn effort(level: Level) -> Effort {
 }
 
 /// A member that is a program, and the base's slice it comes from.
-struct Found {
+struct ProgramPair {
     member: usize,
     base: usize,
-    bytes: Vec<u8>,
-    transformed: Option<Transformed>,
 }
 
-/// Finds the programs that have a program to come from, and transforms them.
-fn find(sides: &Sides<'_>, slices: &[Range<usize>], members: &[Range<usize>], paired: &[Option<u32>]) -> Vec<Found> {
+/// Finds the programs that have a program to come from.
+fn find(sides: &Sides<'_>, slices: &[Range<usize>], members: &[Range<usize>], paired: &[Option<u32>]) -> Vec<ProgramPair> {
     let is_program = |bytes: &[u8]| {
         let is_elf = bytes.len() <= MAX_PROGRAM && bytes.starts_with(b"\x7fELF");
         is_elf && Image::read(bytes).is_some()
@@ -156,12 +152,7 @@ fn find(sides: &Sides<'_>, slices: &[Range<usize>], members: &[Range<usize>], pa
             continue;
         }
         left -= slices[base].len();
-        let mut bytes = new.to_vec();
-        let transformed = elf::forward(&mut bytes);
-        if transformed.is_none() {
-            bytes.copy_from_slice(new);
-        }
-        found.push(Found { member, base, bytes, transformed });
+        found.push(ProgramPair { member, base });
     }
     found
 }
@@ -184,27 +175,46 @@ fn most_alike(new: &[u8], bases: &[usize], base: &[u8], slices: &[Range<usize>])
     bases.iter().copied().max_by_key(score).unwrap_or(bases[0])
 }
 
-fn transform_bases(base: &mut [u8], slices: &[Range<usize>], programs: &[Found]) -> Vec<(usize, Transformed)> {
-    let mut used: Vec<usize> = programs.iter().map(|program| program.base).collect();
+/// Transforms the slices that programs come from, and reads them.
+fn read_bases(base: &mut [u8], slices: &[Range<usize>], pairs: &[ProgramPair]) -> Option<Vec<(usize, Program)>> {
+    let mut used: Vec<usize> = pairs.iter().map(|pair| pair.base).collect();
     used.sort_unstable();
     used.dedup();
-    used.into_iter().map(|slice| (slice, elf::forward(&mut base[slices[slice].clone()]).unwrap_or_default())).collect()
+    let read = |slice: usize| {
+        let bytes = &mut base[slices[slice].clone()];
+        // What was found on the way to a transform is as large as the program: it goes as soon as its references are known.
+        let transformed = elf::forward(bytes).unwrap_or_default();
+        Program::read(bytes, transformed).map(|program| (slice, program))
+    };
+    used.into_iter().map(read).collect()
+}
+
+fn put_head(numbers: [u64; 3], old: &Layout, new: &Layout, streams: &mut Streams) {
+    for number in numbers {
+        streams.put(Sort::Head, number);
+    }
+    let mut layout = Vec::new();
+    new.encode(old, &mut layout);
+    streams.extend(Sort::Head, &layout);
 }
 
 fn pack_plain(base: &[u8], target: &[u8], segments: &[Segment], level: Level) -> Option<Body> {
-    let mut body = Making::new(base, target.len(), level);
-    segments::put(segments, target.len(), &mut body.streams);
-    body.plain(segments, target);
+    let mut streams = Streams::default();
+    segments::put(segments, target.len(), &mut streams);
+    let mut body = Making::new(base, target, level, streams);
+    body.plain(segments, target.len());
     body.pack(Shape::Text)
 }
 
 /// A body in the making.
 struct Making<'a> {
     base: &'a [u8],
+    actual: &'a [u8],
     level: Level,
     streams: Streams,
     predicted: Vec<u8>,
-    actual: Vec<u8>,
+    /// How much of it is predicted.
+    at: usize,
     holes: Vec<Range<u32>>,
     near: Vec<u8>,
     right: u64,
@@ -212,13 +222,14 @@ struct Making<'a> {
 }
 
 impl<'a> Making<'a> {
-    fn new(base: &'a [u8], len: usize, level: Level) -> Self {
+    fn new(base: &'a [u8], actual: &'a [u8], level: Level, streams: Streams) -> Self {
         Self {
             base,
+            actual,
             level,
-            streams: Streams::default(),
-            predicted: vec![0; len],
-            actual: Vec::with_capacity(len),
+            streams,
+            predicted: vec![0; actual.len()],
+            at: 0,
             holes: Vec::new(),
             near: Vec::new(),
             right: 0,
@@ -226,49 +237,47 @@ impl<'a> Making<'a> {
         }
     }
 
-    fn head(&mut self, numbers: [u64; 3], old: &Program<'_>, new: &Program<'_>) {
-        for number in numbers {
-            self.streams.put(Sort::Head, number);
-        }
-        let mut layout = Vec::new();
-        new.image.layout().encode(old.image.layout(), &mut layout);
-        self.streams.extend(Sort::Head, &layout);
-    }
-
-    fn plain(&mut self, segments: &[Segment], new: &[u8]) {
-        let range = self.next(segments, self.base, new);
+    fn plain(&mut self, segments: &[Segment], len: usize) {
+        let range = self.next(segments, self.base, len);
         segments::copy(segments, self.base, &mut self.predicted[range]);
     }
 
-    fn program(&mut self, old: &Program<'_>, new: &Program<'_>, segments: &[Segment]) -> Option<()> {
-        let range = self.next(segments, old.bytes, new.bytes);
-        let (old_layout, layout) = (old.image.layout(), new.image.layout());
-        let mut known = Known { new: new.bytes, layout, streams: &mut self.streams, right: self.right };
+    fn program(&mut self, bytes: &[u8], old: &Program, layout: &Layout, segments: &[Segment]) -> Option<()> {
+        let range = self.next(segments, bytes, layout.len as usize);
+        let new = self.actual.get(range.clone())?;
+        let mut known = Known { new, layout, streams: &mut self.streams, right: self.right };
         let out = &mut self.predicted[range];
-        program::predict(old.bytes, old_layout, &old.references, layout, segments, &mut known, out).ok()?;
+        program::predict(bytes, &old.layout, &old.references, layout, segments, &mut known, out).ok()?;
         self.right = known.right;
         Some(())
     }
 
     /// Notes what comes next, and returns where it is.
-    fn next(&mut self, segments: &[Segment], old: &[u8], new: &[u8]) -> Range<usize> {
-        let start = self.actual.len();
-        self.actual.extend_from_slice(new);
-        segments::put_holes(segments, start, new.len(), &mut self.holes);
-        segments::put_surroundings(segments, old, new.len(), &mut self.near);
-        self.n_segments_fit &= segments.len() <= segments::max_segments(new.len());
-        start..self.actual.len()
+    fn next(&mut self, segments: &[Segment], old: &[u8], len: usize) -> Range<usize> {
+        let start = self.at;
+        self.at += len;
+        segments::put_holes(segments, start, len, &mut self.holes);
+        if self.is_near() {
+            segments::put_surroundings(segments, old, len, &mut self.near);
+        }
+        self.n_segments_fit &= segments.len() <= segments::max_segments(len);
+        start..self.at
+    }
+
+    /// Returns whether corrections refer to what is near only.
+    fn is_near(&self) -> bool {
+        self.level == Level::Fast && self.base.len() > WHOLE_CONTEXT
     }
 
     fn pack(self, shape: Shape) -> Option<Body> {
         if self.streams.total() > max_len(self.actual.len()) || !self.n_segments_fit {
             return None;
         }
-        let near = self.level == Level::Fast && self.base.len() > WHOLE_CONTEXT;
+        let near = self.is_near();
         let context = if near { &self.near } else { self.base };
         let mut body = self.streams.pack(near, self.level);
         let before = body.bytes.len();
-        pack_corrections(&self.predicted, &self.actual, &self.holes, context, shape, self.level, &mut body.bytes);
+        pack_corrections(&self.predicted, self.actual, &self.holes, context, shape, self.level, &mut body.bytes);
         let raw = self.holes.iter().map(|hole| hole.len() as u64).sum();
         body.streams[Sort::Corrections as usize] = StreamLen { raw, packed: (body.bytes.len() - before) as u64 };
         Some(body)

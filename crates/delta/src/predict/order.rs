@@ -28,10 +28,11 @@ impl<'a> Order<'a> {
         Self { members, numbers, plain_len, programs }
     }
 
-    /// Returns the members of the target that are no programs, one after the other.
-    pub fn gather_plain(&self, target: &[u8]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.plain_len);
-        self.plain().for_each(|range| out.extend_from_slice(&target[range.clone()]));
+    /// Returns the members of the target in that order.
+    pub fn gather(&self, target: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(target.len());
+        let programs = self.numbers.iter().map(|&number| &self.members[number]);
+        self.plain().chain(programs).for_each(|range| out.extend_from_slice(&target[range.clone()]));
         out
     }
 

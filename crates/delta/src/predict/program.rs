@@ -1,8 +1,10 @@
 //! One program, predicted from another.
 
+use std::sync::Arc;
+
 use crate::align::{self, Effort, Segment};
 use crate::codec::CodecError;
-use crate::elf::{Image, Layout, Reference, Transformed, references, with_labels, without_operands};
+use crate::elf::{Image, Layout, Reference, Transformed, hide_operands, hide_targets, references};
 
 use super::map::Map;
 use super::references::{Sides, Truth, predict as move_references};
@@ -25,35 +27,51 @@ pub(super) fn predict(
     move_references(&Sides { old, old_layout, new_layout, references, map: &map }, segments, truth, out)
 }
 
-/// A program as the alignment wants it: transformed, with its references.
-pub(super) struct Program<'a> {
-    pub bytes: &'a [u8],
-    pub image: Image,
+/// What is known of a program besides its bytes, which are transformed.
+pub(super) struct Program {
+    pub layout: Arc<Layout>,
     pub references: Vec<Reference>,
 }
 
-impl<'a> Program<'a> {
+impl Program {
     /// Reads a transformed program.
-    pub fn read(bytes: &'a [u8], transformed: &Transformed) -> Option<Self> {
+    pub fn read(bytes: &[u8], mut transformed: Transformed) -> Option<Self> {
         let image = Image::read(bytes)?;
-        let references = references(&image, bytes, transformed);
-        Some(Self { bytes, image, references })
+        let references = references(&image, bytes, &mut transformed);
+        Some(Self { layout: Arc::new(image.layout().clone()), references })
+    }
+
+    /// Forgets what an alignment does not ask for: of a new program nothing else is.
+    pub fn only_for_alignment(mut self) -> Self {
+        self.references.retain(Reference::is_wide);
+        self.references.shrink_to_fit();
+        self
     }
 }
 
-/// Returns which stretches of the new program come from which of the old.
+/// Returns which stretches of the new program come from which of the old. The bytes of both are written to, and are afterwards what they were.
 ///
 /// First by the bytes that are not operands; then by all bytes, operands replaced by what they mean in the new file, as far as the first alignment tells.
-pub(super) fn align(old: &Program<'_>, new: &Program<'_>, effort: Effort) -> Vec<Segment> {
-    let first = {
-        let (old, new) = (without_operands(old.bytes, &old.references), without_operands(new.bytes, &new.references));
-        align::align(&old, &new, effort)
+pub(super) fn align(
+    (old, old_bytes): (&Program, &mut [u8]),
+    (new, new_bytes): (&Program, &mut [u8]),
+    effort: Effort,
+) -> Vec<Segment> {
+    let hidden = (hide_operands(old_bytes, &old.references), hide_operands(new_bytes, &new.references));
+    let first = align::align(old_bytes, new_bytes, effort);
+    hidden.0.show(old_bytes, &old.references);
+    hidden.1.show(new_bytes, &new.references);
+    let map = Map::new(&first, old_bytes.len() as u32, new_bytes.len() as u32);
+    let hidden = (
+        hide_targets(old_bytes, &old.references, &old.layout, |place| map.get(place)),
+        hide_targets(new_bytes, &new.references, &new.layout, |place| place),
+    );
+    drop(map);
+    let segments = match effort {
+        Effort::Fast => refine(old_bytes, new_bytes, &first, effort),
+        Effort::Small => align::align(old_bytes, new_bytes, effort),
     };
-    let map = Map::new(&first, old.bytes.len() as u32, new.bytes.len() as u32);
-    let labels = with_labels(old.bytes, &old.references, old.image.layout(), |place| map.get(place));
-    let new_labels = with_labels(new.bytes, &new.references, new.image.layout(), |place| place);
-    match effort {
-        Effort::Fast => refine(&labels, &new_labels, &first, effort),
-        Effort::Small => align::align(&labels, &new_labels, effort),
-    }
+    hidden.0.show(old_bytes, &old.references);
+    hidden.1.show(new_bytes, &new.references);
+    segments
 }

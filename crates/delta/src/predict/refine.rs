@@ -21,23 +21,25 @@ pub(super) fn refine(old: &[u8], new: &[u8], first: &[Segment], effort: Effort) 
     let proven: Vec<Segment> = first.iter().flat_map(|segment| proofs(old, new, segment)).collect();
     let new_doubts = complement(proven.iter().map(|s| s.new..s.new + s.len).collect(), new.len() as u32);
     let old_doubts = complement(proven.iter().map(|s| s.old..s.old + s.len).collect(), old.len() as u32);
-    let (old_rest, new_rest) = (Rest::new(old, &old_doubts), Rest::new(new, &new_doubts));
-    if 2 * (old_rest.bytes.len() + new_rest.bytes.len()) > old.len() + new.len() {
+    let (wide_old, wide_new) = (widened(&old_doubts, old.len()), widened(&new_doubts, new.len()));
+    let len = |ranges: &[Range<u32>]| ranges.iter().map(ExactSizeIterator::len).sum::<usize>();
+    if 2 * (len(&wide_old) + len(&wide_new)) > old.len() + new.len() {
+        drop((proven, old_doubts, new_doubts, wide_old, wide_new));
         return align::align(old, new, effort);
     }
     let mut found = Vec::new();
-    for segment in align::align(&old_rest.bytes, &new_rest.bytes, effort) {
-        place(&segment, &old_rest, &new_rest, &mut found);
+    {
+        let (old_rest, new_rest) = (Rest::new(old, wide_old), Rest::new(new, wide_new));
+        for segment in align::align(&old_rest.bytes, &new_rest.bytes, effort) {
+            place(&segment, &old_rest, &new_rest, &mut found);
+        }
     }
     // The margins around what is in doubt are proven.
     let mut all = clip(&found, &new_doubts);
     all.extend(proven);
-    all.sort_unstable_by_key(|segment| segment.new);
-    let all = joined(all);
+    let mut all = joined(all);
     let gaps = complement(all.iter().map(|s| s.new..s.new + s.len).collect(), new.len() as u32);
-    let fallback = clip(first, &gaps);
-    let mut all = all;
-    all.extend(fallback);
+    all.extend(clip(first, &gaps));
     worth(joined(all))
 }
 
@@ -83,6 +85,19 @@ fn complement(mut ranges: Vec<Range<u32>>, len: u32) -> Vec<Range<u32>> {
     out
 }
 
+/// Returns ranges of a file with margins; those that touch then are one.
+fn widened(ranges: &[Range<u32>], len: usize) -> Vec<Range<u32>> {
+    let mut wide: Vec<Range<u32>> = Vec::new();
+    for range in ranges {
+        let (start, end) = (range.start.saturating_sub(MARGIN), (range.end + MARGIN).min(len as u32));
+        match wide.last_mut() {
+            Some(last) if start <= last.end => last.end = end,
+            _ => wide.push(start..end),
+        }
+    }
+    wide
+}
+
 /// What is in doubt of a file, with margins, laid together.
 struct Rest {
     bytes: Vec<u8>,
@@ -91,17 +106,10 @@ struct Rest {
 }
 
 impl Rest {
-    fn new(file: &[u8], doubts: &[Range<u32>]) -> Self {
-        let mut wide: Vec<Range<u32>> = Vec::new();
-        for doubt in doubts {
-            let (start, end) = (doubt.start.saturating_sub(MARGIN), (doubt.end + MARGIN).min(file.len() as u32));
-            match wide.last_mut() {
-                Some(last) if start <= last.end => last.end = end,
-                _ => wide.push(start..end),
-            }
-        }
-        let mut rest = Self { bytes: Vec::new(), stretches: Vec::new() };
-        for range in wide {
+    fn new(file: &[u8], ranges: Vec<Range<u32>>) -> Self {
+        let len = ranges.iter().map(ExactSizeIterator::len).sum();
+        let mut rest = Self { bytes: Vec::with_capacity(len), stretches: Vec::with_capacity(ranges.len()) };
+        for range in ranges {
             rest.stretches.push((rest.bytes.len() as u32, range.clone()));
             rest.bytes.extend_from_slice(&file[range.start as usize..range.end as usize]);
         }
