@@ -153,6 +153,9 @@ pub enum Command {
     Logs(Logs),
     /// Show who deployed what, when, and how it ended
     History(History),
+    /// Show whom the nodes believe about versions, or change it
+    #[command(after_help = TRUST_EXAMPLES)]
+    Trust(Trust),
     /// Work on the cache, here or at --address
     #[command(after_help = CACHE_EXAMPLES)]
     Cache(Cache),
@@ -245,6 +248,12 @@ pub struct Build {
     /// Make a symlink to the image's tree here
     #[arg(long, value_name = "LINK", value_hint = ValueHint::AnyPath)]
     pub output: Option<PathBuf>,
+    /// Attest the version with an ssh key, so that nodes and others who believe the key take it
+    #[arg(long)]
+    pub sign: bool,
+    /// Sign with this key, or the agent's whose .pub file this is; else with the first of trust.keys that is at hand
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "sign")]
+    pub key: Option<PathBuf>,
 }
 
 /// `df cp`
@@ -415,6 +424,20 @@ pub struct Logs {
 /// `df history`
 #[derive(Debug, Clone, Args)]
 pub struct History {}
+
+/// `df trust`
+#[derive(Debug, Clone, Args)]
+pub struct Trust {
+    /// Attest that nodes shall believe whom df.yaml names, and tell them when enough keys attested it
+    #[arg(long)]
+    pub sign: bool,
+    /// Sign with this key, or the agent's whose .pub file this is; else with the first that the nodes believe and that is at hand
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "sign")]
+    pub key: Option<PathBuf>,
+    /// Tell the nodes what was attested
+    #[arg(long, conflicts_with = "sign")]
+    pub send: bool,
+}
 
 /// `df cache`
 #[derive(Debug, Clone, Args)]
@@ -639,6 +662,7 @@ Examples:
   df deploy --dry-run --detailed-exitcode
   df deploy --commit-hash v1.2.0 --address web1";
 const ROLLBACK_EXAMPLES: &str = "\
+  df build --sign           attest it, for nodes that believe only keys
 Examples:
   df rollback
   df rollback --to 12
@@ -660,6 +684,12 @@ Examples:
   df completions fish > ~/.config/fish/completions/df.fish";
 const MAN_EXAMPLES: &str = "\
 Examples:
+const TRUST_EXAMPLES: &str = "\
+Examples:
+  df trust                          show whom each node believes
+  df trust --sign                   attest that it shall be whom df.yaml names
+  df trust --sign --key release.pub the same with a key that the agent has
+  df trust --send --address web3    tell a node what it missed";
   df man ~/.local/share/man/man1
   man distributive-flow";
 

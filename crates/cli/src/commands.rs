@@ -15,6 +15,7 @@ mod nodes;
 mod records;
 mod rollback;
 mod running;
+mod trust;
 mod versions;
 
 use std::io::Write as _;
@@ -60,6 +61,7 @@ fn with_session(command: &Command, session: &Session) -> Result<Exit, Failure> {
         Command::Status(_) => listing::status(session),
         Command::Logs(args) => records::logs(args, session),
         Command::History(_) => records::history(session),
+        Command::Trust(args) => trust::run(args, session),
         Command::Cache(args) => cache::run(&args.command, session),
         Command::Init(_) | Command::Completions(_) | Command::Man(_) | Command::Doctor(_) | Command::Complete(_) => {
             Ok(Exit::Done)

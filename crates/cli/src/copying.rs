@@ -10,7 +10,7 @@ use df_fleet::partial;
 use df_fleet::plan::{self, Unfit, Way};
 use df_fleet::survey::{self, Found};
 use df_fleet::transfer::{CopyError, Errand, Progress};
-use df_fleet::{Chosen, Claim, Connection, Copied, Deltas, Node, Options, Reached, Seen, Wish};
+use df_fleet::{Chosen, Claim, Connection, Copied, Credentials, Deltas, Node, Options, Reached, Seen, Wish};
 
 use crate::across;
 use crate::event::Event;
@@ -21,6 +21,7 @@ use crate::preparing::{self, Sight};
 use crate::render::units;
 use crate::session::Session;
 use crate::store::Shelf;
+use crate::trust;
 
 /// A copy that was noted no longer ago is not noted again: it would cost each copy that changes nothing a round trip.
 const RECENTLY: Duration = Duration::from_secs(3600);
@@ -32,6 +33,8 @@ pub struct Freight {
     pub release: Release,
     deltas: Arc<Deltas>,
     wish: Wish,
+    /// Who vouches for it.
+    credentials: Arc<Credentials>,
     /// What nodes were last seen to hold, and how their lines were.
     seen: Arc<Seen>,
 }
@@ -53,7 +56,8 @@ impl Freight {
         let deltas = Deltas::to(Arc::new(shelf.clone()), release.image);
         let deltas = deltas.map_err(|error| Failure::here("cache", &error).next("df cache repair"))?;
         deltas.allows(&wish).map_err(|error| Failure::usage("copy", &error).next("the same without --codec"))?;
-        Ok(Self { release, deltas: Arc::new(deltas), wish, seen: Arc::new(Seen::load(&session.state)) })
+        let credentials = Arc::new(trust::credentials(session, shelf.store(), &release)?);
+        Ok(Self { release, deltas: Arc::new(deltas), wish, credentials, seen: Arc::new(Seen::load(&session.state)) })
     }
 
     /// Begins to make what will probably travel, while nodes are connected to.
@@ -308,6 +312,7 @@ impl Courier {
             wish: self.freight.wish,
             link: self.freight.link(&reached.connection),
             claim: &self.claim,
+            credentials: &self.freight.credentials,
             stage,
         };
         let copied = df_fleet::transfer::copy(reached, &errand, &mut told).await;
@@ -372,6 +377,14 @@ fn event(node: String, copied: &Copied) -> Event {
 pub fn of_copy(node: &str, phase: &str, error: &CopyError) -> Event {
     match error {
         CopyError::Node(error) => failure::of_node(node, phase, error),
+        CopyError::Untrusted(error) => Event::Error {
+            node: Some(node.to_owned()),
+            phase: phase.to_owned(),
+            message: format!("{error}; nothing was sent"),
+            serving: Some("what served before".into()),
+            next: Some(trust::next(error).into()),
+            log: vec![],
+        },
         CopyError::Wish(error) => Event::Error {
             node: Some(node.to_owned()),
             phase: phase.to_owned(),
@@ -406,6 +419,7 @@ pub fn of_unfit(node: &str, phase: &str, unfit: &Unfit) -> Event {
 fn end_of(error: &CopyError) -> NodeEnd {
     match error {
         CopyError::Node(error) => failure::end_of(error),
+        CopyError::Untrusted(_) => NodeEnd::Refused,
         _ => NodeEnd::Failed,
     }
 }

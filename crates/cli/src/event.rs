@@ -37,6 +37,28 @@ pub enum Event {
         /// The file that holds its bill of materials.
         sbom: Option<String>,
     },
+    /// Somebody vouches for a version, or for a change of trust.
+    Attested {
+        what: String,
+        release: Option<ReleaseId>,
+        /// Whose word this is: the fingerprint.
+        key: String,
+        /// All who vouch so far.
+        keys: Vec<String>,
+        /// How many are asked for.
+        threshold: u32,
+    },
+    /// Whom a node believes.
+    Trust {
+        node: String,
+        /// The number of the change that it believes them since; none: nobody.
+        sequence: Option<u64>,
+        threshold: u32,
+        keys: Vec<String>,
+        /// Whether that is what df.yaml names.
+        agrees: bool,
+        detail: String,
+    },
     /// A commit was built again.
     Checked {
         app: AppName,

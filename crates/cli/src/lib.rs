@@ -36,6 +36,7 @@ mod session;
 mod store;
 mod time;
 
+mod trust;
 use std::ffi::OsString;
 use std::process::ExitCode;
 

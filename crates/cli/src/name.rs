@@ -85,6 +85,7 @@ pub const COMMANDS: &[Word] = &[
     word("status", true),
     word("logs", true),
     word("history", true),
+    word("trust", true),
     word("cache", true),
     word("completions", false),
     word("man", false),

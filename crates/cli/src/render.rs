@@ -41,6 +41,14 @@ pub fn lines(event: &Event) -> Vec<String> {
             let how = base.map_or_else(|| codec.clone(), |base| format!("{codec} of {}", base.short()));
             vec![at(node, &format!("{} sent for {}  {how}  {}", bytes(*bytes_sent), bytes(*image_bytes), seconds(*s)))]
         }
+        Event::Attested { what, key, keys, threshold, .. } => {
+            let of = if *threshold == 0 { String::new() } else { format!("; {} of {threshold} keys so far", keys.len()) };
+            vec![format!("  {} attested by {}{of}", esc(what), esc(key))]
+        }
+        Event::Trust { node, agrees, detail, .. } => {
+            let differs = if *agrees { "" } else { ", which is not what df.yaml names" };
+            vec![at(node, &format!("{}{differs}", esc(detail)))]
+        }
         Event::Started { node, generation, pid, .. } => {
             vec![at(node, &format!("generation {generation} started{}", pid_of(*pid)))]
         }

@@ -130,6 +130,12 @@ fn every_form_of_the_contract_is_read() {
         "logs",
         "logs -f -n 20",
         "history",
+        "build --sign",
+        "build --sign --key k",
+        "trust",
+        "trust --sign",
+        "trust --sign --key k",
+        "trust --send",
         "cache flush",
         "cache put",
         "cache put v",
@@ -174,7 +180,6 @@ fn what_does_not_work_yet_is_not_there() {
         "cache persist",
         "rollback --pick",
         "deploy --watch",
-        "build --sign",
     ] {
         refused(line);
     }
@@ -185,6 +190,9 @@ fn wrong_words_are_refused() {
     for line in [
         "buil",
         "build x",
+        "build --key k",
+        "trust --key k",
+        "trust --sign --send",
         "dep",
         "ls",
         "ls node",

@@ -14,6 +14,7 @@ use crate::pipeline;
 use crate::preparing;
 use crate::session::Session;
 use crate::store::Shelf;
+use crate::trust;
 
 /// Builds a commit and prints its image's id; with `--check` builds it again and compares.
 pub fn run(args: &args::Build, session: &Session) -> Result<Exit, Failure> {
@@ -25,6 +26,9 @@ pub fn run(args: &args::Build, session: &Session) -> Result<Exit, Failure> {
     let release = journey.release_it(session, &shelf)?;
     if let Some(link) = &args.output {
         link_to(session, &shelf, release.image, &session.call.here.join(link))?;
+    }
+    if args.sign {
+        trust::sign(session, shelf.store(), &release, args.key.as_deref())?;
     }
     session.output().table(&[], &[release.image.to_string()]);
     preparing::in_background(session, &shelf, &release);

@@ -34,6 +34,11 @@ pub fn nodes(n: usize) -> String {
     if n == 1 { "1 node".into() } else { format!("{n} nodes") }
 }
 
+/// Returns `1 change`, `3 changes`.
+pub fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
 /// Returns how long ago a moment was, in one unit: `5 min`, `3 h`, `12 d`.
 pub fn age(since: Timestamp, now: Timestamp) -> String {
     let s = now.0.saturating_sub(since.0).max(0);

@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::pipeline;
 use crate::session::{Session, now};
 use crate::store::Shelf;
+use crate::trust;
 
 /// Adds a release: the one that is named, else that of HEAD, built if need be.
 pub fn put(session: &Session, place: &Place, what: Option<&str>) -> Result<Exit, Failure> {
@@ -75,6 +76,9 @@ pub fn get(session: &Session, place: &Place, version: Option<&str>, to: Option<&
         session.output().result(&event);
         return Ok(session.planned(true));
     }
+    if place.is_elsewhere() {
+        trust::check(session, place.store(), &release)?;
+    }
     if to.symlink_metadata().is_ok() {
         return Err(
             Failure::new(Exit::Usage, "output", format!("{} is there already", to.display())).next("df cache get --output DIR")
@@ -108,7 +112,9 @@ pub fn lacking(session: &Session, place: &Place, here: &Shelf) -> Result<Vec<Sto
 
 fn push(here: &Shelf, place: &Place, release: &Release) -> Result<Added, Failure> {
     let manifest = here.store().manifest(release.image).map_err(|error| failed(&error))?;
-    place.store().put(release, &manifest, here.store(), now()).map_err(|error| failed(&error))
+    let added = place.store().put(release, &manifest, here.store(), now()).map_err(|error| failed(&error))?;
+    trust::carry(here.store(), place.store(), release)?;
+    Ok(added)
 }
 
 fn stored(session: &Session, place: &Place, release: &Release, added: Added) {
