@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use df_delta::Level;
-use df_delta::entropy::{Shape, pack, unpack};
+use df_delta::entropy::{Room, Shape, pack, unpack};
 
 fn main() -> std::io::Result<()> {
     println!(
@@ -29,9 +29,9 @@ fn main() -> std::io::Result<()> {
         print!(" {:>8}", piped("zstd", &["-19", "--no-check", "-q", "-c"], &bytes));
         for level in [Level::Small, Level::Fast] {
             let (begun, mut packed) = (Instant::now(), Vec::new());
-            pack(&bytes, &context, shape, level, &mut packed);
+            pack(&bytes, &context, shape, level, &mut Room::to_unpack(), &mut packed);
             let (there, begun) = (begun.elapsed(), Instant::now());
-            let back = unpack(&packed, &context, bytes.len());
+            let back = unpack(&packed, &context, bytes.len(), &mut Room::to_unpack());
             let rate = |time: std::time::Duration| bytes.len() as f64 / 1e6 / time.as_secs_f64();
             print!("  {:>8} {:>6.2} {:>6.2}", packed.len(), rate(there), rate(begun.elapsed()));
             assert!(back.as_deref() == Ok(&bytes), "{path} does not come back");

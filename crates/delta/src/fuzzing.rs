@@ -9,7 +9,7 @@ use crate::align::{self, Effort};
 use crate::codec::{self, Base};
 use crate::diff::{Level, Options};
 use crate::elf;
-use crate::entropy::{self, Shape};
+use crate::entropy::{self, Room, Shape};
 use crate::format::{Codec, Kind, PartHeader};
 use crate::predict::Sides;
 
@@ -66,7 +66,7 @@ impl<'a> Given<'a> {
 pub fn entropy(data: &[u8]) {
     let mut given = Given(data);
     let (len, context) = (given.len(), given.counted());
-    if let Ok(bytes) = entropy::unpack(given.0, context, len) {
+    if let Ok(bytes) = entropy::unpack(given.0, context, len, &mut Room::to_unpack()) {
         assert_eq!(bytes.len(), len);
     }
 }
@@ -75,7 +75,7 @@ pub fn entropy(data: &[u8]) {
 pub fn corrections(data: &[u8]) {
     let mut given = Given(data);
     let (target, holes, context) = (given.counted(), given.ranges(), given.counted());
-    let _ = entropy::correct(given.0, &mut target.to_vec(), &holes, context);
+    let _ = entropy::correct(given.0, &mut target.to_vec(), &holes, context, &mut Room::to_unpack());
 }
 
 /// A program is read, transformed and searched for references, and each is followed and written; nothing leaves its bounds.
@@ -160,8 +160,8 @@ pub fn round_trip(data: &[u8]) {
 fn stream(mut given: Given<'_>, shape: Shape, level: Level) {
     let context = given.counted();
     let mut packed = vec![];
-    entropy::pack(given.0, context, shape, level, &mut packed);
-    assert_eq!(entropy::unpack(&packed, context, given.0.len()).as_deref(), Ok(given.0));
+    entropy::pack(given.0, context, shape, level, &mut Room::to_unpack(), &mut packed);
+    assert_eq!(entropy::unpack(&packed, context, given.0.len(), &mut Room::to_unpack()).as_deref(), Ok(given.0));
 }
 
 fn prediction(mut given: Given<'_>, shape: Shape, level: Level) {
@@ -171,8 +171,8 @@ fn prediction(mut given: Given<'_>, shape: Shape, level: Level) {
     let len = actual.len() as u32;
     holes.iter_mut().for_each(|hole| *hole = hole.start.min(len)..hole.end.min(len));
     let (mut packed, mut target) = (vec![], predicted.to_vec());
-    entropy::pack_corrections(predicted, actual, &holes, context, shape, level, &mut packed);
-    assert_eq!(entropy::correct(&packed, &mut target, &holes, context), Ok(()));
+    entropy::pack_corrections(predicted, actual, &holes, context, shape, level, &mut Room::to_unpack(), &mut packed);
+    assert_eq!(entropy::correct(&packed, &mut target, &holes, context, &mut Room::to_unpack()), Ok(()));
     assert_eq!(target, actual);
 }
 

@@ -5,6 +5,7 @@
 //!               form + 16 * shape, n_wrong, and then by form (numbers are varints)
 //!   streams 0:  [raw, packed, packed]     bytes of gaps, packed gaps and packed values, when n_wrong > 0
 //!               gaps, values, literals    each as `entropy::pack` makes them
+//!   quick 3:    [packed], literals, bits  bytes of packed literals and those, when there are holes; then gaps and values, guessed from fewer neighbours
 //!   places 1, 2: bits                     for each wrong byte its gap, each byte of which is guessed from those before; before a value all literals
 //!                                         before its place (`mix::place`); form 2 learns less from what precedes literals
 //! ```
@@ -15,21 +16,26 @@
 
 use std::ops::Range;
 
-use super::{EntropyError, MIX_LIMIT, Shape, mix, pack, shape, unpack};
+use super::{EntropyError, Room, Shape, mix, pack, room, shape, unpack};
 use crate::diff::Level;
 use crate::varint;
 
 const STREAMS: u8 = 0;
 const PLACES: u8 = 1;
 const PLACES_FAST: u8 = 2;
+const QUICK: u8 = 3;
 
 /// At [`Level::Fast`] one byte in so many may be coded in place, which takes one or two microseconds: then it costs no more than copying the others.
 const FAST_SHARE: usize = 1024;
 
-/// Packs what makes `actual` of `predicted`, of the same length; appends to `out`.
+/// So few bytes are packed in every form.
+const TRIFLE: usize = 1 << 10;
+
+/// Packs what makes `actual` of `predicted`, of the same length, within the room there is; appends to `out`.
 ///
 /// `holes` are the stretches of which the prediction says nothing, sorted and apart from each other; what `predicted` holds there is only a guess. Literals in
 /// them may resemble stretches of `context`.
+#[expect(clippy::too_many_arguments, reason = "all of them say what there is")]
 pub fn pack_corrections(
     predicted: &[u8],
     actual: &[u8],
@@ -37,6 +43,7 @@ pub fn pack_corrections(
     context: &[u8],
     shape: Shape,
     level: Level,
+    room: &mut Room,
     out: &mut Vec<u8>,
 ) {
     let gaps = gaps(predicted, actual, holes);
@@ -44,21 +51,40 @@ pub fn pack_corrections(
     if work == 0 {
         return;
     }
-    let (form, limit) = if level == Level::Small { (PLACES, MIX_LIMIT) } else { (PLACES_FAST, actual.len() / FAST_SHARE) };
-    let form = if work <= limit { form } else { STREAMS };
-    out.push(form | (shape as u8) << 4);
-    varint::put(out, gaps.len() as u64);
-    if let Some(budget) = budget(form, actual.len()) {
-        out.extend(mix::place::encode(predicted, actual, &gaps, holes, context, shape, budget));
+    let made = forms(work, actual.len(), level).iter().filter_map(|&form| {
+        let mut left = room.clone();
+        let made = pack_form(form, predicted, actual, &gaps, holes, context, shape, level, &mut left)?;
+        Some((made, left))
+    });
+    // The first that there is room for, or the smallest where trying all takes no time or time is no matter.
+    let best = if level == Level::Small || work <= TRIFLE { made.min_by_key(|(made, _)| made.len()) } else { { made }.next() };
+    if let Some((made, left)) = best {
+        out.extend(made);
+        *room = left;
+    }
+}
+
+/// The forms that are worth trying for so much work, the best first. There is always room for the last.
+fn forms(work: usize, len: usize, level: Level) -> &'static [u8] {
+    if level == Level::Small || work <= TRIFLE {
+        &[PLACES, QUICK, STREAMS]
+    } else if work <= len / FAST_SHARE {
+        &[PLACES_FAST, QUICK, STREAMS]
     } else {
-        pack_streams(predicted, actual, &gaps, holes, context, shape, level, out);
+        &[QUICK, STREAMS]
     }
 }
 
 /// Corrects a prediction by what [`pack_corrections`] made with the same holes and context. When it fails, `target` is anything.
 ///
 /// Ends in time linear in the target's length and that of the context.
-pub fn correct(packed: &[u8], target: &mut [u8], holes: &[Range<u32>], context: &[u8]) -> Result<(), EntropyError> {
+pub fn correct(
+    packed: &[u8],
+    target: &mut [u8],
+    holes: &[Range<u32>],
+    context: &[u8],
+    room: &mut Room,
+) -> Result<(), EntropyError> {
     let Some((&first, mut body)) = packed.split_first() else {
         return if holes.iter().all(Range::is_empty) { Ok(()) } else { Err(EntropyError::Corrections) };
     };
@@ -67,12 +93,23 @@ pub fn correct(packed: &[u8], target: &mut [u8], holes: &[Range<u32>], context: 
     }
     let n_wrong = number(&mut body, target.len())?;
     let form = first & 0x8f;
+    if !room.take(cost(form, n_wrong, holes, target.len())) {
+        return Err(EntropyError::Room);
+    }
     match budget(form, target.len()) {
-        Some(budget) if mix::place::work(n_wrong, holes) <= MIX_LIMIT => {
-            mix::place::decode(body, target, n_wrong, holes, context, shape(first), budget)
-        }
-        None if form == STREAMS => unpack_streams(body, target, n_wrong, holes, context),
-        _ => Err(EntropyError::Coder(first)),
+        Some(budget) => mix::place::decode(body, target, n_wrong, holes, context, shape(first), budget),
+        None if form == STREAMS => unpack_streams(body, target, n_wrong, holes, context, room),
+        None if form == QUICK => unpack_quick(body, target, n_wrong, holes, context, shape(first), room),
+        None => Err(EntropyError::Coder(first)),
+    }
+}
+
+/// How much room a form takes besides the streams in it.
+fn cost(form: u8, n_wrong: usize, holes: &[Range<u32>], len: usize) -> usize {
+    match budget(form, len) {
+        Some(budget) => (mix::place::work(n_wrong, holes) + mix::place::learned(holes, budget)).saturating_mul(room::MIXED),
+        None if form == QUICK => 2 * n_wrong,
+        None => 0,
     }
 }
 
@@ -102,6 +139,74 @@ fn gaps(predicted: &[u8], actual: &[u8], holes: &[Range<u32>]) -> Vec<u32> {
     gaps
 }
 
+/// Packs in one form, if there is room for that.
+#[expect(clippy::too_many_arguments, reason = "the second half of its caller")]
+fn pack_form(
+    form: u8,
+    predicted: &[u8],
+    actual: &[u8],
+    gaps: &[u32],
+    holes: &[Range<u32>],
+    context: &[u8],
+    shape: Shape,
+    level: Level,
+    room: &mut Room,
+) -> Option<Vec<u8>> {
+    if !room.take(cost(form, gaps.len(), holes, actual.len())) {
+        return None;
+    }
+    let mut made = vec![form | (shape as u8) << 4];
+    varint::put(&mut made, gaps.len() as u64);
+    match budget(form, actual.len()) {
+        Some(budget) => made.extend(mix::place::encode(predicted, actual, gaps, holes, context, shape, budget)),
+        None if form == QUICK => pack_quick(predicted, actual, gaps, holes, context, shape, level, room, &mut made),
+        None => pack_streams(predicted, actual, gaps, holes, context, shape, level, room, &mut made),
+    }
+    Some(made)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the second half of its caller")]
+fn pack_quick(
+    predicted: &[u8],
+    actual: &[u8],
+    gaps: &[u32],
+    holes: &[Range<u32>],
+    context: &[u8],
+    shape: Shape,
+    level: Level,
+    room: &mut Room,
+    out: &mut Vec<u8>,
+) {
+    let mut target = predicted.to_vec();
+    if !holes.is_empty() {
+        let literals = literals(actual, holes);
+        let mut packed = Vec::new();
+        pack(&literals, context, shape, level, room, &mut packed);
+        varint::put(out, packed.len() as u64);
+        out.extend(packed);
+        fill(&mut target, holes, &literals);
+    }
+    out.extend(mix::quick::encode_places(&mut target, actual, gaps, holes, shape));
+}
+
+fn unpack_quick(
+    mut body: &[u8],
+    target: &mut [u8],
+    n_wrong: usize,
+    holes: &[Range<u32>],
+    context: &[u8],
+    shape: Shape,
+    room: &mut Room,
+) -> Result<(), EntropyError> {
+    if !holes.is_empty() {
+        let len = literals_len(holes);
+        let packed = number(&mut body, packed_len(len))?;
+        let packed = body.split_off(..packed).ok_or(EntropyError::Corrections)?;
+        fill(target, holes, &unpack(packed, context, len, room)?);
+    }
+    mix::quick::decode_places(body, target, n_wrong, holes, shape)
+}
+
 #[expect(clippy::too_many_arguments, reason = "the second half of its caller")]
 fn pack_streams(
     predicted: &[u8],
@@ -111,6 +216,7 @@ fn pack_streams(
     context: &[u8],
     shape: Shape,
     level: Level,
+    room: &mut Room,
     out: &mut Vec<u8>,
 ) {
     if !gaps.is_empty() {
@@ -123,16 +229,32 @@ fn pack_streams(
             );
         }
         let (mut packed_numbers, mut packed_values) = (Vec::new(), Vec::new());
-        pack(&numbers, &[], Shape::Numbers, level, &mut packed_numbers);
-        pack(&values, &[], Shape::Bytes, level, &mut packed_values);
+        pack(&numbers, &[], Shape::Numbers, level, room, &mut packed_numbers);
+        pack(&values, &[], Shape::Bytes, level, room, &mut packed_values);
         for len in [numbers.len(), packed_numbers.len(), packed_values.len()] {
             varint::put(out, len as u64);
         }
         out.extend(packed_numbers);
         out.extend(packed_values);
     }
-    let literals: Vec<u8> = holes.iter().flat_map(|hole| &actual[hole.start as usize..hole.end as usize]).copied().collect();
-    pack(&literals, context, shape, level, out);
+    pack(&literals(actual, holes), context, shape, level, room, out);
+}
+
+/// What is in the holes.
+fn literals(actual: &[u8], holes: &[Range<u32>]) -> Vec<u8> {
+    holes.iter().flat_map(|hole| &actual[hole.start as usize..hole.end as usize]).copied().collect()
+}
+
+fn literals_len(holes: &[Range<u32>]) -> usize {
+    holes.iter().map(ExactSizeIterator::len).sum()
+}
+
+fn fill(target: &mut [u8], holes: &[Range<u32>], mut literals: &[u8]) {
+    for hole in holes {
+        let (now, later) = literals.split_at(hole.len());
+        target[hole.start as usize..hole.end as usize].copy_from_slice(now);
+        literals = later;
+    }
 }
 
 fn unpack_streams(
@@ -141,23 +263,19 @@ fn unpack_streams(
     n_wrong: usize,
     holes: &[Range<u32>],
     context: &[u8],
+    room: &mut Room,
 ) -> Result<(), EntropyError> {
     let (mut numbers, mut values) = (Vec::new(), Vec::new());
     if n_wrong > 0 {
         let raw = number(&mut body, 5 * n_wrong)?;
         let lens = [number(&mut body, packed_len(raw))?, number(&mut body, packed_len(n_wrong))?];
         let mut take = |len| body.split_off(..len).ok_or(EntropyError::Corrections);
-        numbers = unpack(take(lens[0])?, &[], raw)?;
-        values = unpack(take(lens[1])?, &[], n_wrong)?;
+        numbers = unpack(take(lens[0])?, &[], raw, room)?;
+        values = unpack(take(lens[1])?, &[], n_wrong, room)?;
     }
-    let literals = unpack(body, context, holes.iter().map(ExactSizeIterator::len).sum())?;
+    let literals = unpack(body, context, literals_len(holes), room)?;
     mend(target, holes, &numbers, &values)?;
-    let mut rest = &literals[..];
-    for hole in holes {
-        let (now, later) = rest.split_at(hole.len());
-        target[hole.start as usize..hole.end as usize].copy_from_slice(now);
-        rest = later;
-    }
+    fill(target, holes, &literals);
     Ok(())
 }
 
@@ -242,8 +360,12 @@ mod tests {
 
     fn packed(predicted: &[u8], actual: &[u8], holes: &[Range<u32>], shape: Shape, level: Level) -> Vec<u8> {
         let mut out = Vec::new();
-        pack_corrections(predicted, actual, holes, b"context", shape, level, &mut out);
+        pack_corrections(predicted, actual, holes, b"context", shape, level, &mut Room::to_unpack(), &mut out);
         out
+    }
+
+    fn correct(packed: &[u8], target: &mut [u8], holes: &[Range<u32>], context: &[u8]) -> Result<(), EntropyError> {
+        super::correct(packed, target, holes, context, &mut Room::to_unpack())
     }
 
     proptest! {
@@ -299,12 +421,25 @@ mod tests {
         actual.iter_mut().step_by(13).for_each(|byte| *byte = byte.wrapping_add(3));
         let holes: Vec<_> = (1..20).map(|i| 100 * i..100 * i + i).collect();
         holes.iter().for_each(|hole| actual[hole.start as usize..hole.end as usize].fill(b'x'));
-        let digests = [Shape::Text, Shape::Code].map(|shape| {
-            let packed = packed(&predicted, &actual, &holes, shape, Level::Small);
-            assert_eq!(packed[0] & 0x0f, PLACES);
-            blake3::hash(&packed).to_hex()[..16].to_owned()
+        let gaps = gaps(&predicted, &actual, &holes);
+        let digests = [PLACES, PLACES_FAST, QUICK].map(|form| {
+            [Shape::Text, Shape::Code].map(|shape| {
+                let room = &mut Room::to_unpack();
+                let made = pack_form(form, &predicted, &actual, &gaps, &holes, b"context", shape, Level::Small, room);
+                blake3::hash(&made.expect("room")).to_hex()[..16].to_owned()
+            })
         });
-        assert_eq!(digests, ["e3caa72f00405ea4", "059ea523ba0500d1"]);
+        assert_eq!(
+            digests.concat(),
+            [
+                "e3caa72f00405ea4",
+                "059ea523ba0500d1",
+                "e3cc2a4dac2d5082",
+                "3c4e835c854e62cd",
+                "68b4143fb79a5293",
+                "0832d80626d6239d"
+            ]
+        );
         assert_eq!(
             packed(b"all is quite right", b"all is quiet night", std::slice::from_ref(&(13..14)), Shape::Text, Level::Small),
             [0x21, 2, 0xf7, 0x61, 0xf3, 0x1d, 0x85]

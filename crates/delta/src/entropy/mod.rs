@@ -5,7 +5,7 @@
 //!
 //! | bits of the first byte | |
 //! |---|---|
-//! | 0-3 | coder: 0 stored, 1 zstd, 2 mixed contexts |
+//! | 0-3 | coder: 0 stored, 1 zstd, 2 mixed contexts, 3 few contexts |
 //! | 4-5 | shape |
 //! | 6   | 1: the context was referred to |
 //! | 7   | 0 |
@@ -16,7 +16,10 @@
 //! - zstd: one frame without its first five bytes, which are always `28 b5 2f fd 00` (no checksum, no content size, no dictionary; a window of at most 2^27), with
 //!   the context as its prefix when bit 6 says so;
 //! - mixed contexts: the bits of the bytes, the highest first, each coded arithmetically (`range`) with the probability that the model has for it (`mix`). The
-//!   model's arithmetic is the format: a change of any constant in it is another coder. A stream above 128 KiB, or corrections above 2 MiB, have no such packing.
+//!   model's arithmetic is the format: a change of any constant in it is another coder;
+//! - few contexts: the same by a model of a tenth of the work (`mix::light`).
+//!
+//! What all streams and the corrections of one part mix together is bounded by [`Room`]: a MiB by the whole model, eight by the light one.
 //!
 //! With [`Shape::Text`] and no context, `a small stream, a small stream` is
 //!
@@ -34,8 +37,10 @@ mod corrections;
 mod frame;
 mod mix;
 mod range;
+mod room;
 
 pub use corrections::{correct, pack_corrections};
+pub use room::Room;
 
 use crate::diff::Level;
 
@@ -67,6 +72,9 @@ pub enum EntropyError {
     /// Corrections that do not fit what they are to correct.
     #[error("damaged corrections")]
     Corrections,
+    /// A part would take too long to unpack.
+    #[error("more mixed bytes than a part may hold")]
+    Room,
     /// Not exactly one frame of the form that is allowed.
     #[error("not one plain zstd frame with a bounded window")]
     Frame,
@@ -78,66 +86,85 @@ pub enum EntropyError {
 const STORED: u8 = 0;
 const ZSTD: u8 = 1;
 const MIX: u8 = 2;
+const LIGHT: u8 = 3;
 const CONTEXT: u8 = 0x40;
 
-/// The most that corrections mix, so that whatever is received is unpacked in a few seconds: one MB takes two or three.
-const MIX_LIMIT: usize = 2 << 20;
-/// The longest stream that is mixed: a part has several of them, beside its corrections.
-const STREAM_LIMIT: usize = 128 << 10;
-/// The same at [`Level::Fast`]: above it the gain over zstd is a few percent of time that could copy a thousand times as much.
-const FAST_LIMIT: usize = 1 << 10;
+/// At [`Level::Fast`] a stream is mixed that takes no more than this part of the room that is left.
+const FAST_SHARE: usize = 4;
 
-/// Packs `bytes`, of which some may resemble stretches of `context`; appends to `out`.
-pub fn pack(bytes: &[u8], context: &[u8], shape: Shape, level: Level, out: &mut Vec<u8>) {
+/// Packs `bytes`, of which some may resemble stretches of `context`, within the room there is; appends to `out`.
+pub fn pack(bytes: &[u8], context: &[u8], shape: Shape, level: Level, room: &mut Room, out: &mut Vec<u8>) {
     if bytes.is_empty() {
         return;
     }
     let (mut coder, mut best) = (STORED, bytes.to_vec());
-    for (candidate, context) in candidates(bytes.len(), context, shape, level) {
+    for (candidate, context) in candidates(bytes.len(), context, shape, level, room) {
         let packed = match candidate & 0x0f {
             ZSTD => frame::compress(bytes, context, level),
+            LIGHT => mix::quick::encode(bytes, shape, best.len()),
             _ => mix::encode(bytes, context, shape, best.len()),
         };
         if let Some(packed) = packed.filter(|packed| packed.len() < best.len()) {
             (coder, best) = (candidate, packed);
         }
     }
+    let fits = room.take(cost(coder, bytes.len()));
+    debug_assert!(fits, "only coders that fit are tried");
     out.push(coder | (shape as u8) << 4);
     out.extend_from_slice(&best);
 }
 
-/// Unpacks exactly `len` bytes of what [`pack`] made with the same context; in time linear in `len` and that of the context, without allocating more than `len`
-/// and fixed tables.
-pub fn unpack(packed: &[u8], context: &[u8], len: usize) -> Result<Vec<u8>, EntropyError> {
+/// Unpacks exactly `len` bytes of what [`pack`] made with the same context, if there is room for that; in time linear in `len` and that of the context, without
+/// allocating more than `len` and fixed tables.
+pub fn unpack(packed: &[u8], context: &[u8], len: usize, room: &mut Room) -> Result<Vec<u8>, EntropyError> {
     let (first, body) = match packed.split_first() {
         None if len == 0 => return Ok(Vec::new()),
         Some((first, body)) if len > 0 => (*first, body),
         _ => return Err(EntropyError::Length { expected: len }),
     };
     let context = if first & CONTEXT == 0 { &[] } else { context };
+    if !room.take(cost(first, len)) {
+        return Err(EntropyError::Room);
+    }
     match first & 0x8f {
         STORED if body.len() == len => Ok(body.to_vec()),
         STORED => Err(EntropyError::Length { expected: len }),
         ZSTD => frame::decompress(body, context, len),
-        MIX if len <= STREAM_LIMIT => mix::decode(body, context, shape(first), len),
+        LIGHT => mix::quick::decode(body, shape(first), len),
+        MIX => mix::decode(body, context, shape(first), len),
         _ => Err(EntropyError::Coder(first)),
     }
 }
 
 /// The coders that are worth trying, and what each may refer to.
-fn candidates(len: usize, context: &[u8], shape: Shape, level: Level) -> Vec<(u8, &[u8])> {
+fn candidates<'a>(len: usize, context: &'a [u8], shape: Shape, level: Level, room: &Room) -> Vec<(u8, &'a [u8])> {
     let refers = !context.is_empty() && matches!(shape, Shape::Text | Shape::Code);
-    let mix_limit = if level == Level::Small { STREAM_LIMIT } else { FAST_LIMIT };
+    let is_mixed = match level {
+        Level::Small => room.has(cost(MIX, len)),
+        Level::Fast => room.has(cost(MIX, len) * FAST_SHARE),
+    };
     let mut candidates: Vec<(u8, &[u8])> = vec![(ZSTD, &[])];
-    if len <= mix_limit {
+    if refers && !(is_mixed && level == Level::Small) {
+        candidates.push((ZSTD | CONTEXT, context));
+    }
+    if is_mixed {
         candidates.push((MIX, &[]));
         if refers && level == Level::Small {
             candidates.push((MIX | CONTEXT, context));
         }
-    } else if refers {
-        candidates.push((ZSTD | CONTEXT, context));
+    } else if room.has(cost(LIGHT, len)) {
+        candidates.push((LIGHT, &[]));
     }
     candidates
+}
+
+/// How much room a coder takes.
+fn cost(coder: u8, len: usize) -> usize {
+    match coder & 0x0f {
+        MIX => len.saturating_mul(room::MIXED),
+        LIGHT => len,
+        _ => 0,
+    }
 }
 
 fn shape(first: u8) -> Shape {
@@ -159,8 +186,12 @@ mod tests {
 
     fn packed(bytes: &[u8], context: &[u8], shape: Shape, level: Level) -> Vec<u8> {
         let mut out = Vec::new();
-        pack(bytes, context, shape, level, &mut out);
+        pack(bytes, context, shape, level, &mut Room::to_unpack(), &mut out);
         out
+    }
+
+    fn unpacked(packed: &[u8], context: &[u8], len: usize) -> Result<Vec<u8>, EntropyError> {
+        unpack(packed, context, len, &mut Room::to_unpack())
     }
 
     /// Bytes that a coder finds something in: runs, repetitions and noise.
@@ -179,7 +210,7 @@ mod tests {
                     for context in [&[][..], &context] {
                         let packed = packed(&bytes, context, shape, level);
                         prop_assert!(packed.len() <= bytes.len() + 1);
-                        prop_assert_eq!(unpack(&packed, context, bytes.len()), Ok(bytes.clone()));
+                        prop_assert_eq!(unpacked(&packed, context, bytes.len()), Ok(bytes.clone()));
                     }
                 }
             }
@@ -187,9 +218,9 @@ mod tests {
 
         #[test]
         fn anything_unpacks_to_its_length_or_not(packed in prop::collection::vec(any::<u8>(), 0..200), context in stream(), len in 0..3000usize) {
-            for coder in 0..3 {
+            for coder in 0..4 {
                 let packed = [vec![coder | packed.first().copied().unwrap_or(0) & 0xf0], packed.clone()].concat();
-                if let Ok(bytes) = unpack(&packed, &context, len) {
+                if let Ok(bytes) = unpacked(&packed, &context, len) {
                     prop_assert_eq!(bytes.len(), len);
                 }
             }
@@ -204,9 +235,9 @@ mod tests {
         ) {
             let packed = packed(&bytes, &[], shape, level);
             let len = cut.index(packed.len() + 1);
-            prop_assert!(len == packed.len() || unpack(&packed[..len], &[], bytes.len()) != Ok(bytes.clone()));
+            prop_assert!(len == packed.len() || unpacked(&packed[..len], &[], bytes.len()) != Ok(bytes.clone()));
             for more in [0, 7] {
-                prop_assert_ne!(unpack(&[&packed[..], &[more]].concat(), &[], bytes.len()), Ok(bytes.clone()));
+                prop_assert_ne!(unpacked(&[&packed[..], &[more]].concat(), &[], bytes.len()), Ok(bytes.clone()));
             }
         }
     }
@@ -214,8 +245,49 @@ mod tests {
     #[test]
     fn nothing_costs_nothing() {
         assert_eq!(packed(b"", b"context", Shape::Text, Level::Small), b"");
-        assert_eq!(unpack(b"", b"context", 0), Ok(vec![]));
-        assert_eq!(unpack(b"", b"context", 1), Err(EntropyError::Length { expected: 1 }));
+        assert_eq!(unpacked(b"", b"context", 0), Ok(vec![]));
+        assert_eq!(unpacked(b"", b"context", 1), Err(EntropyError::Length { expected: 1 }));
+    }
+
+    /// What a part may cost is counted in bytes, not in time: no stream, and no sum of streams, is mixed beyond it.
+    #[test]
+    fn a_part_mixes_no_more_than_there_is_room_for() {
+        let mib = 1 << 20;
+        let of = |coder: u8, len: usize, room: &mut Room| unpack(&[coder, 1], b"", len, room).err();
+        assert_eq!(of(MIX, mib + 1, &mut Room::to_unpack()), Some(EntropyError::Room));
+        assert_eq!(of(LIGHT, 8 * mib + 1, &mut Room::to_unpack()), Some(EntropyError::Room));
+        let mut room = Room::to_unpack();
+        let packed = packed(&[b'x'; 1000], b"", Shape::Text, Level::Small);
+        assert_eq!(packed[0] & 0x0f, MIX);
+        assert!(unpack(&packed, b"", 1000, &mut room).is_ok());
+        assert_eq!(of(MIX, mib - 999, &mut room), Some(EntropyError::Room));
+        assert_eq!(of(LIGHT, 8 * mib - 7999, &mut room), Some(EntropyError::Room));
+        let mut target = vec![0; mib];
+        for form in [1, 2, 3] {
+            let corrections = [&[form][..], &[0x80, 0x80, 0x40]].concat();
+            let wrong = correct(&corrections, &mut target, &[], b"", &mut room);
+            assert_eq!(wrong.err(), (form < 3).then_some(EntropyError::Room).or(Some(EntropyError::Corrections)), "{form}");
+        }
+    }
+
+    #[test]
+    fn streams_without_room_are_packed_by_others() {
+        let (mut random, mut byte) = (1u32, 0u8);
+        let step = |_| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            byte = (byte + (random >> 30) as u8) & 15;
+            byte
+        };
+        let bytes: Vec<u8> = (0..30_000).map(step).collect();
+        let mut room = Room::to_pack(0, Shape::Code, Level::Fast);
+        let mut coders = Vec::new();
+        for _ in 0..2 {
+            let mut out = Vec::new();
+            pack(&bytes, b"", Shape::Code, Level::Fast, &mut room, &mut out);
+            assert_eq!(unpacked(&out, b"", bytes.len()).as_ref(), Ok(&bytes));
+            coders.push(out[0] & 0x0f);
+        }
+        assert_eq!(coders, [LIGHT, ZSTD]);
     }
 
     fn hex(text: &str) -> Vec<u8> {
@@ -242,6 +314,6 @@ mod tests {
             packed(b"a small stream, a small stream", b"", Shape::Text, Level::Small),
             hex("22 a6 b4 1d 5f 0e 88 a3 94 34 9e cb d7 7b df")
         );
-        assert_eq!(unpack(&hex("01 58 49 00 00 61 62 63 64 65 66 67 68 69"), b"", 9), Ok(b"abcdefghi".to_vec()));
+        assert_eq!(unpacked(&hex("01 58 49 00 00 61 62 63 64 65 66 67 68 69"), b"", 9), Ok(b"abcdefghi".to_vec()));
     }
 }

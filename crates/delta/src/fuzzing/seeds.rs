@@ -76,7 +76,7 @@ fn stored(body: &[u8], len: usize) -> Vec<u8> {
         rest = later;
         varint::put(&mut head, raw);
         varint::put(&mut head, raw + 1);
-        let numbers = entropy::unpack(now, &[], raw as usize).expect("a good stream");
+        let numbers = entropy::unpack(now, &[], raw as usize, &mut entropy::Room::to_unpack()).expect("a good stream");
         bytes.push(0);
         bytes.extend(&numbers);
         let mut copied = &numbers[..];
@@ -106,7 +106,7 @@ fn streams(context: &[u8], bytes: &[u8], seeds: &mut Vec<Seed>) {
             for (size, bytes) in [("short", &bytes[..24]), ("long", &bytes[..]), ("repeated", &bytes[..60].repeat(4))] {
                 let name = format!("{shape:?}-{level:?}-{size}");
                 let mut packed = vec![];
-                entropy::pack(bytes, context, shape, level, &mut packed);
+                entropy::pack(bytes, context, shape, level, &mut entropy::Room::to_unpack(), &mut packed);
                 seeds.push(("entropy", name.clone(), [len(bytes.len()), counted(context), packed].concat()));
                 let how = (which | nth << 4) as u8;
                 seeds.push(("round_trip", format!("stream-{name}"), [&[how], &counted(context)[..], bytes].concat()));
@@ -127,7 +127,16 @@ fn predictions(text: &[u8], seeds: &mut Vec<Seed>) {
                 let name = format!("{shape:?}-{level:?}-{size}");
                 let mut packed = vec![];
                 let hole = 20..26;
-                entropy::pack_corrections(&predicted, &actual, &[hole], b"hidden", shape, level, &mut packed);
+                entropy::pack_corrections(
+                    &predicted,
+                    &actual,
+                    &[hole],
+                    b"hidden",
+                    shape,
+                    level,
+                    &mut entropy::Room::to_unpack(),
+                    &mut packed,
+                );
                 let head = [&counted(&predicted)[..], &holes, &counted(b"hidden")].concat();
                 seeds.push(("corrections", name.clone(), [head, packed].concat()));
                 let how = (which | 2 | nth << 4) as u8;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::align::Segment;
 use crate::codec::CodecError;
 use crate::elf::{self, Flags, Image, Layout, Reference, Transformed, references};
-use crate::entropy::correct;
+use crate::entropy::{Room, correct};
 
 use super::order::Order;
 use super::program;
@@ -62,7 +62,8 @@ pub(super) fn make(
 ) -> Result<Vec<u8>, CodecError> {
     let members = ranges(target_lens);
     let len = members.last().map_or(0, |range| range.end);
-    let mut reader = Reader::new(&mut body, len)?;
+    let mut room = Room::to_unpack();
+    let mut reader = Reader::new(&mut body, len, &mut room)?;
     let found = if programs { read_programs(&mut reader, old, slices, &members)? } else { Vec::new() };
     let order = Order::new(&members, found.iter().map(|program| program.member));
     let plain = segments::read(&mut reader, order.plain_len, old.bytes().len())?;
@@ -87,7 +88,7 @@ pub(super) fn make(
         }
     }
     reader.finish()?;
-    correct(body, &mut out, &holes, if near_only { &near } else { old.bytes() })?;
+    correct(body, &mut out, &holes, if near_only { &near } else { old.bytes() }, &mut room)?;
     for (program, range) in found.iter().zip(&order.programs) {
         if let Some(flags) = program.flags {
             elf::inverse(&mut out[range.clone()], flags).ok_or(CodecError::Program)?;
@@ -203,7 +204,7 @@ mod tests {
             layout.encode(&layout, &mut same);
             streams.extend(Sort::Head, &same);
         }
-        let body = streams.pack(true, Level::Fast).bytes;
+        let body = streams.pack(true, Level::Fast, &mut Room::to_unpack()).bytes;
         let start = Instant::now();
         let base_len = base.len();
         assert_eq!(decode(&body, base, &[base_len], &[64; N], true), Err(CodecError::Body));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::align::{self, Effort, Segment};
 use crate::diff::Level;
 use crate::elf::{self, Image, Layout, Reference};
-use crate::entropy::{Shape, pack_corrections};
+use crate::entropy::{Room, Shape, pack_corrections};
 
 use super::decode::{MAX_PROGRAM, Old, make, max_base_lens};
 use super::order::Order;
@@ -275,11 +275,13 @@ impl<'a> Making<'a> {
         }
         let near = self.is_near();
         let context = if near { &self.near } else { self.base };
-        let mut body = self.streams.pack(near, self.level);
-        let before = body.bytes.len();
-        pack_corrections(&self.predicted, self.actual, &self.holes, context, shape, self.level, &mut body.bytes);
+        // The corrections first: they gain most by the room there is.
+        let (mut room, mut corrections) = (Room::to_pack(self.actual.len(), shape, self.level), Vec::new());
+        pack_corrections(&self.predicted, self.actual, &self.holes, context, shape, self.level, &mut room, &mut corrections);
+        let mut body = self.streams.pack(near, self.level, &mut room);
+        body.bytes.extend_from_slice(&corrections);
         let raw = self.holes.iter().map(|hole| hole.len() as u64).sum();
-        body.streams[Sort::Corrections as usize] = StreamLen { raw, packed: (body.bytes.len() - before) as u64 };
+        body.streams[Sort::Corrections as usize] = StreamLen { raw, packed: corrections.len() as u64 };
         Some(body)
     }
 }

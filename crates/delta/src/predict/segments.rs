@@ -71,8 +71,8 @@ pub(super) fn copy(segments: &[Segment], old: &[u8], out: &mut [u8]) {
 pub(super) fn put_surroundings(segments: &[Segment], old: &[u8], new_len: usize, out: &mut Vec<u8>) {
     /// How much is taken before and behind, and at most between.
     const MARGIN: usize = 64;
-    const BETWEEN: usize = 1 << 12;
-    let mut done = 0;
+    const BETWEEN: usize = 1 << 10;
+    let mut done = 0..0;
     let none = Segment { old: 0, new: 0, len: 0 };
     let end = Segment { old: old.len() as u32, new: new_len as u32, len: 0 };
     let befores = [none].into_iter().chain(segments.iter().copied());
@@ -82,9 +82,16 @@ pub(super) fn put_surroundings(segments: &[Segment], old: &[u8], new_len: usize,
         }
         let from = (before.old + before.len) as usize;
         let to = (after.old as usize).clamp(from, from + BETWEEN);
-        let range = from.saturating_sub(MARGIN).max(done)..(to + MARGIN).min(old.len());
+        let mut range = from.saturating_sub(MARGIN)..(to + MARGIN).min(old.len());
+        if done.contains(&range.start) {
+            range.start = done.end;
+        }
         if !range.is_empty() {
-            done = range.end;
+            // Segments may come from the same place over and over: all of it together is no longer than the old.
+            if out.len() + range.len() > old.len() {
+                return;
+            }
+            done = range.clone();
             out.extend_from_slice(&old[range]);
         }
     }

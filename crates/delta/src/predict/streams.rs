@@ -10,7 +10,7 @@
 
 use crate::codec::CodecError;
 use crate::diff::Level;
-use crate::entropy::{self, Shape};
+use crate::entropy::{self, Room, Shape};
 use crate::varint;
 
 /// A sort of numbers or bytes.
@@ -83,12 +83,12 @@ impl Streams {
     }
 
     /// Packs them, and begins a body with them: the corrections are to be appended. `near` says what those refer to.
-    pub fn pack(&self, near: bool, level: Level) -> Body {
+    pub fn pack(&self, near: bool, level: Level, room: &mut Room) -> Body {
         let (mut mask, mut lens, mut bytes) = (if near { NEAR } else { 0 }, Vec::new(), Vec::new());
         let mut streams = [StreamLen::default(); SORTS];
         for (nth, raw) in self.0.iter().enumerate().filter(|(_, raw)| !raw.is_empty()) {
             let before = bytes.len();
-            entropy::pack(raw, &[], Shape::Numbers, level, &mut bytes);
+            entropy::pack(raw, &[], Shape::Numbers, level, room, &mut bytes);
             let len = StreamLen { raw: raw.len() as u64, packed: (bytes.len() - before) as u64 };
             streams[nth] = len;
             mask |= 1 << nth;
@@ -130,7 +130,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Unpacks the numbers of a body that makes `len` bytes, and leaves the corrections.
-    pub fn new(body: &mut &[u8], len: usize) -> Result<Self, CodecError> {
+    pub fn new(body: &mut &[u8], len: usize, room: &mut Room) -> Result<Self, CodecError> {
         let mask = number(body)?;
         if mask >= 2 * NEAR {
             return Err(CodecError::Body);
@@ -144,7 +144,7 @@ impl Reader {
         let mut reader = Self { unpacked: Default::default(), at: [0; NUMBERS], near: mask & NEAR > 0 };
         for (nth, raw, packed) in lens {
             let bytes = usize::try_from(packed).ok().and_then(|packed| body.split_off(..packed)).ok_or(CodecError::Body)?;
-            reader.unpacked[nth] = entropy::unpack(bytes, &[], raw)?;
+            reader.unpacked[nth] = entropy::unpack(bytes, &[], raw, room)?;
         }
         Ok(reader)
     }

@@ -1,10 +1,12 @@
 //! A coder that guesses each bit from many contexts at once.
 
 mod contexts;
+mod light;
 mod matches;
 mod mixer;
 mod model;
 pub(super) mod place;
+pub(super) mod quick;
 mod slots;
 mod tables;
 

@@ -61,6 +61,16 @@ pub(in crate::entropy) fn work(n_wrong: usize, holes: &[Range<u32>]) -> usize {
     holes.iter().map(ExactSizeIterator::len).sum::<usize>() + 2 * n_wrong
 }
 
+/// How many bytes are learned besides, at most.
+pub(in crate::entropy) fn learned(holes: &[Range<u32>], budget: usize) -> usize {
+    holes.len() * margin(holes, budget)
+}
+
+/// How many bytes are learned before each hole.
+fn margin(holes: &[Range<u32>], budget: usize) -> usize {
+    budget.checked_div(holes.len()).unwrap_or(0).min(MARGIN)
+}
+
 /// What the writer knows; empty for the reader.
 struct Truth<'a> {
     actual: &'a [u8],
@@ -107,7 +117,6 @@ impl Bits for Known {
 impl<'a> Places<'a> {
     fn new(target: &'a mut [u8], context: &'a [u8], shape: Shape, n_wrong: usize, holes: &[Range<u32>], budget: usize) -> Self {
         let work = work(n_wrong, holes);
-        let margin = budget.checked_div(holes.len()).unwrap_or(0).min(MARGIN);
         Self {
             target,
             context,
@@ -120,7 +129,7 @@ impl<'a> Places<'a> {
             values: [0; 4],
             end: 0,
             learned: 0,
-            margin,
+            margin: margin(holes, budget),
         }
     }
 
