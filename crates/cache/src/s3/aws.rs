@@ -303,6 +303,7 @@ impl Drop for AwsObjects {
 /// Says where, never as whom.
 impl fmt::Debug for AwsObjects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AwsObjects").field("address", &self.address).finish_non_exhaustive()
+        let mut shown = f.debug_struct("AwsObjects");
+        shown.field("address", &self.address).field("up", &self.up).field("down", &self.down).finish_non_exhaustive()
     }
 }
