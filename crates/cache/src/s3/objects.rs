@@ -195,7 +195,7 @@ pub trait Objects: Send + Sync {
         Ok(0)
     }
 
-    /// Returns an address by which anybody can read an object for some time. It is a secret.
+    /// Returns an address by which anybody can read an object for some time, or until the credentials it is signed with end. It is a secret.
     ///
     /// # Errors
     /// The bucket has no such addresses, or credentials cannot be had.
