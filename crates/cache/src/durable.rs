@@ -147,14 +147,21 @@ fn rename_with(from: &Path, to: &Path, flags: RenameFlags) -> io::Result<()> {
 
 /// Gives a finished and synced tree its final name, which must be free, and syncs both directories.
 ///
-/// A read-only directory cannot move to another parent unless root moves it, so its own mode is widened for that moment. A crash in between leaves the top
-/// directory writable for its owner; nothing else.
+/// A read-only directory cannot move to another parent unless root moves it, so where it must, its own mode is widened for that moment. A crash in between
+/// leaves the top directory writable for its owner; nothing else.
 ///
 /// # Errors
 /// `AlreadyExists` when the name is taken.
 pub fn publish(tree: &Path, to: &Path) -> io::Result<()> {
+    match rename_new(tree, to) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        done => return done,
+    }
     let mode = fs::symlink_metadata(tree).at("look at", tree)?.permissions().mode() & 0o777;
-    let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).at("set mode of", path);
+    let set = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).at("set mode of", path)?;
+        sync_dir(path)
+    };
     set(tree, mode | 0o700)?;
     let renamed = rename_new(tree, to);
     set(if renamed.is_ok() { to } else { tree }, mode)?;
