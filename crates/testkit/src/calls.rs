@@ -25,6 +25,8 @@ pub struct Call {
     pub to: PathBuf,
     /// How many calls had ended when this one began.
     pub began: usize,
+    /// Its number among all that began, from 1.
+    pub number: usize,
 }
 
 /// What a call does.
@@ -166,7 +168,7 @@ impl Tracer {
         let entry = unsafe { info.u.entry };
         let Some((what, path, to)) = Caller(tid).meaning(entry.nr as libc::c_long, entry.args) else { return };
         self.n_begun += 1;
-        self.entered.insert(tid, Call { what, path, to, began: self.calls.len() });
+        self.entered.insert(tid, Call { what, path, to, began: self.calls.len(), number: self.n_begun });
         if self.kill_before == Some(self.n_begun) {
             self.killed = true;
             // SAFETY: two numbers. The thread is stopped before its call, and will not make it.

@@ -158,7 +158,7 @@ mod tests {
                 other => panic!("{other}"),
             };
             let path = |n: usize| words.get(n).map(PathBuf::from).unwrap_or_default();
-            Call { what, path: path(1), to: path(2), began: at }
+            Call { what, path: path(1), to: path(2), began: at, number: at + 1 }
         };
         lines.lines().filter(|line| !line.trim().is_empty()).enumerate().map(call).collect()
     }
