@@ -9,6 +9,7 @@
 pub mod objects;
 
 pub mod aws;
+pub mod derived;
 pub mod memory;
 pub mod probe;
 
@@ -22,7 +23,9 @@ mod prefix;
 mod swap;
 
 mod get;
+mod journal;
 mod put;
+mod sending;
 mod upload;
 
 mod gc;

@@ -9,10 +9,8 @@ use super::S3Store;
 use super::failure::BucketError;
 use super::format::name::Reference;
 use super::format::roots::{DocumentRow, ImageRow, Roots, TEXT_LEN};
-use super::format::segment::Segment;
-use super::index::Index;
+use super::sending::Sending;
 use super::swap::{Change, Plan, Run, View};
-use super::upload::{Sent, Upload};
 use crate::blobs::Blobs;
 use crate::document::{self, Document};
 use crate::store::{Added, PutError, ReadError};
@@ -46,8 +44,8 @@ impl S3Store {
             }
             check_documents(item.documents)?;
         }
-        let mut mine: Vec<Sent> = vec![];
-        self.commit_first(|view, run| {
+        let mut sending = Sending::new(blobs, &texts);
+        let added = self.commit_first(|view, run| {
             let lacking: Vec<usize> =
                 (0..items.len()).filter(|&i| !view.roots.images.get(&images[i]).is_some_and(|row| row.whole)).collect();
             let mut roots = (*view.roots).clone();
@@ -56,7 +54,10 @@ impl S3Store {
             if !lacking.is_empty() {
                 let wanted = wanted(lacking.iter().map(|&i| (items[i].manifest, images[i], texts[&images[i].0].len() as u64)));
                 let index = self.index(view)?;
-                added = self.complete(&index, view, run, &wanted, &texts, blobs, &mut mine, &mut change)?;
+                let lacking: Vec<(Digest, u64)> =
+                    wanted.blobs.iter().copied().filter(|&(digest, len)| !index.holds(digest, len)).collect();
+                change.added = sending.complete(self, &index, view, run, &lacking)?;
+                added = wanted.count(&lacking);
             }
             for &i in &lacking {
                 let row = ImageRow { stored: now, manifest_len: texts[&images[i].0].len() as u64, whole: true };
@@ -74,8 +75,10 @@ impl S3Store {
                 return Ok(Plan::Leave(added));
             }
             change.roots = Some(roots);
-            Ok(Plan::Commit(Box::new(change), added))
-        })
+            Ok::<_, PutError>(Plan::Commit(Box::new(change), added))
+        })?;
+        sending.finish(self);
+        Ok(added)
     }
 
     pub(super) fn add_release(&self, release: &Release, now: Timestamp) -> Result<(), PutError> {
@@ -181,37 +184,6 @@ impl S3Store {
         })
     }
 
-    /// Sends what neither the index nor this run has, and says what a commit must add so that all that is wanted is there.
-    ///
-    /// Called again for each newer head: what was live and is not any more is sent then, what was sent is not sent twice.
-    #[allow(clippy::too_many_arguments, reason = "one step of a put, cut out to fit on a screen")]
-    fn complete(
-        &self,
-        index: &Index,
-        view: &View,
-        run: &Run,
-        wanted: &Wanted,
-        texts: &HashMap<Digest, Vec<u8>>,
-        blobs: &dyn Blobs,
-        mine: &mut Vec<Sent>,
-        change: &mut Change,
-    ) -> Result<Added, PutError> {
-        let lacking: Vec<(Digest, u64)> =
-            wanted.blobs.iter().copied().filter(|&(digest, len)| !index.holds(digest, len)).collect();
-        usable(mine, index, view.head.fence);
-        let own = Index::default().with(Segment::new(mine.iter().cloned()));
-        let missing: Vec<(Digest, u64)> = lacking.iter().copied().filter(|&(digest, len)| !own.holds(digest, len)).collect();
-        let upload = Upload { run, source: blobs, texts, arrived: &|_| {} };
-        mine.extend(self.upload(&missing, &upload)?);
-        let names: HashSet<Digest> = lacking.iter().map(|(digest, _)| *digest).collect();
-        let rows = mine
-            .iter()
-            .map(|(pack, slots)| (*pack, slots.iter().filter(|slot| names.contains(&slot.digest)).cloned().collect::<Vec<_>>()));
-        change.added = Segment::new(rows.filter(|(_, slots)| !slots.is_empty()));
-        let counted = lacking.iter().filter(|(digest, _)| !wanted.manifests.contains(digest));
-        Ok(counted.fold(Added::default(), |sum, (_, len)| Added { n_blobs: sum.n_blobs + 1, bytes: sum.bytes + len }))
-    }
-
     /// Writes the documents that say something new, in one object.
     fn add_documents(
         &self,
@@ -260,6 +232,14 @@ struct Wanted {
     manifests: HashSet<Digest>,
 }
 
+impl Wanted {
+    /// Counts the blobs of these that are no manifests.
+    fn count(&self, lacking: &[(Digest, u64)]) -> Added {
+        let counted = lacking.iter().filter(|(digest, _)| !self.manifests.contains(digest));
+        counted.fold(Added::default(), |sum, (_, len)| Added { n_blobs: sum.n_blobs + 1, bytes: sum.bytes + len })
+    }
+}
+
 fn wanted<'a>(images: impl Iterator<Item = (&'a Manifest, ImageId, u64)>) -> Wanted {
     let mut wanted = Wanted { blobs: vec![], manifests: HashSet::new() };
     let mut seen = HashSet::new();
@@ -272,14 +252,6 @@ fn wanted<'a>(images: impl Iterator<Item = (&'a Manifest, ImageId, u64)>) -> Wan
         }
     }
     wanted
-}
-
-/// Keeps of what was sent what a commit may name: of sessions above the fence, with all that must be read before it live.
-fn usable(mine: &mut Vec<Sent>, index: &Index, fence: u64) {
-    mine.retain(|(pack, _)| pack.name.session.began > fence);
-    for (_, slots) in mine.iter_mut() {
-        slots.retain(|slot| slot.prefix().is_none_or(|(prefix, _)| index.find(prefix, None).is_some()));
-    }
 }
 
 /// Returns whether a release is the newest of its application, and put lately.

@@ -1,6 +1,7 @@
 //! Putting right what a reading found: from another copy, or by saying honestly what is lost.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Mutex;
 
 use df_core::{Digest, ImageId};
 
@@ -79,7 +80,9 @@ impl S3Store {
             .collect();
         let missing: Vec<(Digest, u64)> = healed.iter().copied().chain(moved).collect();
         let both = Chain(vec![source, self]);
-        let upload = Upload { run, source: &both, texts: &HashMap::new(), arrived: &|_: &Sent| {} };
+        let (known, confirmed) = (HashMap::new(), Mutex::default());
+        let upload =
+            Upload { run, source: &both, texts: &HashMap::new(), known: &known, confirmed: &confirmed, arrived: &|_: &Sent| {} };
         let added = Segment::new(self.upload(&missing, &upload)?);
         let condemned =
             self.condemned(&view.head)?.with(index.packs().into_iter().filter(|pack| damaged.contains(pack)), self.options.now);

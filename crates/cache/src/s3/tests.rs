@@ -55,4 +55,5 @@ fn keeps_the_contract() {
 }
 
 mod counting;
+mod derived;
 mod killed;

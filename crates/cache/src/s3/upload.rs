@@ -1,6 +1,6 @@
 //! Blobs into packs, packs to the bucket: all cores compress and hash while a few packs are on their way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read as _};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
@@ -30,6 +30,10 @@ pub(crate) struct Upload<'a> {
     pub(crate) source: &'a dyn Blobs,
     /// Blobs that are at hand: manifests.
     pub(crate) texts: &'a HashMap<Digest, Vec<u8>>,
+    /// Pieces of long blobs that were sent before, and their digests.
+    pub(crate) known: &'a HashMap<(Digest, u32), Digest>,
+    /// Those of them that are right.
+    pub(crate) confirmed: &'a Mutex<HashSet<(Digest, u32)>>,
     /// Is told of each pack that arrived.
     pub(crate) arrived: &'a (dyn Fn(&Sent) + Sync),
 }
@@ -179,6 +183,10 @@ fn cut(digest: Digest, len: u64, upload: &Upload<'_>, mut push: impl FnMut(Work,
             return Err(PutError::WrongBytes { digest }.into());
         }
         hasher.update(&bytes);
+        if upload.known.get(&(digest, part)).is_some_and(|known| *known == Digest::of(&bytes)) {
+            upload.confirmed.lock().unwrap_or_else(PoisonError::into_inner).insert((digest, part));
+            continue;
+        }
         let cost = bytes.len() as u64;
         push(Work::Piece { digest, len, part, bytes }, cost)?;
     }

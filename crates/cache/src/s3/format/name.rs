@@ -68,7 +68,8 @@ pub(crate) enum Owner {
 }
 
 impl Session {
-    fn text(&self) -> String {
+    /// Returns it as it is in keys.
+    pub(crate) fn text(&self) -> String {
         format!("{:016x}-{}", self.began, hex(&self.random))
     }
 }

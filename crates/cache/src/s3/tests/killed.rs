@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use df_core::{Manifest, Release};
 
 use super::super::S3Store;
+use super::super::format::name::hex;
 use super::super::memory::{Action, Fate};
 use super::{Bench, NOW};
 use crate::contract::{Source, assert_whole, image, release};
@@ -202,5 +203,62 @@ fn eight_writers_at_once_lose_nothing() {
     for writer in 0..8_u8 {
         assert_there(&bench, 10 * writer + 5);
     }
+    assert_eq!(bench.store().verify().expect("read"), []);
+}
+
+#[test]
+fn what_a_killed_put_had_sent_is_not_sent_again() {
+    // Three packs: two of one long blob, and one of the rest.
+    let long: Vec<u8> = (0..(70_u32 << 18)).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let (manifest, blobs) = image(&[&long, b"short", b"other"]);
+    let packs = |bench: &Bench| {
+        bench.bucket.calls().iter().filter(|call| call.action == Action::Put && call.key.starts_with("p/")).count()
+    };
+    let cases = [("nothing", 3), ("log/", 0), ("p/1", 2), ("p/2", 1)];
+    for (at, again) in cases {
+        let bench = with_one();
+        let directory = bench.directory.path().join("writer");
+        let open = |seed| S3Store::open(bench.bucket.clone(), &directory, super::options(seed));
+        let sent = Arc::new(AtomicU64::new(0));
+        bench.bucket.decide(move |call| {
+            let n = if call.key.starts_with("p/") { sent.fetch_add(1, Ordering::Relaxed) } else { sent.load(Ordering::Relaxed) };
+            let dead = match at {
+                "nothing" => true,
+                "log/" => call.key.starts_with("log/"),
+                "p/1" => n >= 1,
+                _ => n >= 2,
+            };
+            if dead && call.action == Action::Put { Fate::Lost } else { Fate::Done }
+        });
+        open(100).put_image(&manifest, &blobs, NOW).expect_err("killed");
+        bench.bucket.behave();
+        // What was sent counts only for who has the same bytes.
+        let mut wrong = blobs.clone();
+        wrong.get_mut(&df_core::Digest::of(&long)).expect("a blob")[5] ^= 1;
+        open(101).put_image(&manifest, &wrong, NOW).expect_err("other bytes");
+        let between = packs(&bench);
+        open(102).put_image(&manifest, &blobs, NOW).expect("put");
+        assert!(packs(&bench) - between <= again, "{at}: {}", packs(&bench) - between);
+        assert_whole(&bench.store(), &manifest, &blobs);
+        let head = open(103).view().expect("read").expect("there").head.clone();
+        let left = std::fs::read_dir(directory.join(hex(&head.cache)).join("upload"));
+        assert_eq!(left.map(Iterator::count).unwrap_or(0), 0, "{at}: journals are removed");
+        assert_eq!(bench.store().verify().expect("read"), []);
+    }
+}
+
+#[test]
+fn what_was_sent_before_a_collection_is_sent_again() {
+    let bench = with_one();
+    let directory = bench.directory.path().join("writer");
+    let open = |seed| S3Store::open(bench.bucket.clone(), &directory, super::options(seed));
+    bench.bucket.decide(|call| if call.key.starts_with("log/") { Fate::Lost } else { Fate::Done });
+    put(&open(100), 2).expect_err("killed");
+    bench.bucket.behave();
+    let other = bench.store();
+    let plan = gc::plan(&other.contents().expect("read"), &gc::NOTHING);
+    other.collect(&plan).expect("collected, and the orphan with it");
+    put(&open(101), 2).expect("put");
+    assert_there(&bench, 2);
     assert_eq!(bench.store().verify().expect("read"), []);
 }
