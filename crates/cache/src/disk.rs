@@ -184,6 +184,19 @@ impl Store for DiskStore {
         self.is_complete(image)
     }
 
+    fn lacking(&self, manifest: &Manifest) -> Result<Vec<(Digest, u64)>, ReadError> {
+        let _shared = lock::shared(&self.layout)?;
+        let index = self.index()?;
+        let (mut big, small): (Vec<_>, Vec<_>) = manifest
+            .blobs()
+            .into_iter()
+            .filter(|&(digest, len)| !self.holds(&index, digest, len))
+            .partition(|(_, len)| *len >= crate::layout::BIG_FROM);
+        // In the order in which a put takes them.
+        big.sort_by_key(|&(_, len)| std::cmp::Reverse(len));
+        Ok(big.into_iter().chain(small).collect())
+    }
+
     fn read(&self, digest: Digest, len: u64) -> Result<Vec<u8>, ReadError> {
         self.read_whole(digest, len)
     }

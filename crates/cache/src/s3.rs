@@ -22,6 +22,7 @@ mod merge;
 mod prefix;
 mod swap;
 
+mod fetch;
 mod get;
 mod journal;
 mod put;
@@ -54,6 +55,7 @@ use crate::document::Document;
 use crate::scrub::{Damage, Repaired};
 use crate::store::{Added, Contents, PutError, ReadError, Stats, Store};
 pub use failure::BucketError;
+pub use fetch::Fetch;
 pub use format::FormatError;
 use local::Local;
 use objects::Objects;
@@ -155,6 +157,10 @@ impl Store for S3Store {
 
     fn put(&self, release: &Release, manifest: &Manifest, blobs: &dyn Blobs, now: Timestamp) -> Result<Added, PutError> {
         self.put_items(&[Item { manifest, release: Some(release), documents: &[] }], blobs, now)
+    }
+
+    fn reading<'a>(&'a self, blobs: &[(Digest, u64)]) -> Result<Box<dyn Blobs + 'a>, ReadError> {
+        Ok(Box::new(self.fetch(blobs)?))
     }
 
     fn contents(&self) -> Result<Contents, ReadError> {

@@ -8,10 +8,11 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::PathBuf;
 
 use df_core::{AppName, Digest, ImageId, Manifest, RecipeKey, Release, ReleaseId, Timestamp};
 
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, Bytes};
 use crate::document::{self, Document};
 use crate::gc;
 use crate::scrub::{Damage, Repaired};
@@ -137,6 +138,29 @@ impl From<ReadError> for io::Error {
     }
 }
 
+/// All that a store hands out.
+struct Whole<'a, S: ?Sized>(&'a S);
+
+impl<S: Blobs + ?Sized> Blobs for Whole<'_, S> {
+    fn blob(&self, digest: Digest) -> io::Result<Bytes> {
+        self.0.blob(digest)
+    }
+
+    fn twin(&self, digest: Digest, executable: bool) -> Option<PathBuf> {
+        self.0.twin(digest, executable)
+    }
+}
+
+/// Copies an image from one store to another, with few requests when one of them is far away.
+///
+/// # Errors
+/// As [`Store::manifest`] and [`Store::put_image`].
+pub fn copy(from: &dyn Store, to: &dyn Store, manifest: &Manifest, now: Timestamp) -> Result<Added, PutError> {
+    let unread = |error: ReadError| PutError::Store(error.into());
+    let lacking = to.lacking(manifest).map_err(unread)?;
+    to.put_image(manifest, &*from.reading(&lacking).map_err(unread)?, now)
+}
+
 /// A place for images and releases.
 ///
 /// As a source of [`Blobs`] it hands out blobs; whoever takes a [`crate::blobs::Bytes::File`] checks it, [`Store::read`] does.
@@ -201,6 +225,22 @@ pub trait Store: Blobs {
     /// # Errors
     /// Only when the store cannot be read at all.
     fn has(&self, image: ImageId) -> Result<bool, ReadError>;
+
+    /// Returns the blobs of an image that have no place yet. Reads none of them.
+    ///
+    /// # Errors
+    /// Only when the store cannot be read at all.
+    fn lacking(&self, manifest: &Manifest) -> Result<Vec<(Digest, u64)>, ReadError> {
+        Ok(manifest.blobs())
+    }
+
+    /// Returns a source of just these blobs, to be taken in about this order: a store that is far away loads them ahead.
+    ///
+    /// # Errors
+    /// Only when the store cannot be read at all.
+    fn reading<'a>(&'a self, _blobs: &[(Digest, u64)]) -> Result<Box<dyn Blobs + 'a>, ReadError> {
+        Ok(Box::new(Whole(self)))
+    }
 
     /// Returns a whole blob of a known length, checked.
     ///

@@ -90,6 +90,19 @@ impl S3Store {
         if found.parts.len() == 1 || Digest::of(&bytes) == digest { Ok(bytes) } else { Err(ReadError::Damaged { digest }) }
     }
 
+    /// Reads one piece of a blob of a known length by itself.
+    pub(super) fn read_part_of(&self, index: &Index, digest: Digest, len: u64, part: u32) -> Result<Vec<u8>, ReadError> {
+        let read = |index: &Index| {
+            let found = index.find(digest, Some(len)).ok_or(ReadError::NoBlob { digest })?;
+            let copies = found.parts.get(part as usize).ok_or(ReadError::NoBlob { digest })?;
+            self.read_piece(index, digest, copies, DEPTH)
+        };
+        match read(index) {
+            Err(ReadError::Damaged { .. }) => self.with_found(digest, Some(len), |index, _| read(index)),
+            result => result,
+        }
+    }
+
     /// Returns the bytes of a row from what is stored for it; blobs that must be read before it are.
     pub(super) fn decode(&self, index: &Index, slot: &Slot, stored: &[u8], depth: u8) -> Result<Vec<u8>, ReadError> {
         let bad = || ReadError::Damaged { digest: slot.digest };

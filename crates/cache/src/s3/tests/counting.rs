@@ -6,6 +6,7 @@ use df_core::{Digest, Manifest, Release};
 
 use super::super::Item;
 use super::super::memory::Action;
+use super::super::objects::Objects as _;
 use super::{Bench, NOW};
 use crate::blobs::Nothing;
 use crate::contract::{Source, assert_whole, image, release};
@@ -132,4 +133,43 @@ fn a_thousand_commits_leave_a_short_head() {
     assert!(since(&bench, start)["get i"] <= 16);
     assert_eq!(bench.store().read(Digest::of(&150_u64.to_le_bytes()), 8).expect("there"), 150_u64.to_le_bytes());
     assert_eq!(store.verify().expect("read"), []);
+}
+
+#[test]
+fn a_get_takes_few_requests_and_only_what_is_lacking() {
+    let bench = Bench::new();
+    let (manifest, blobs) = files(4_000, 2048, 5);
+    let (longer, more) = {
+        let long = vec![7; 20 << 20];
+        let (manifest, mut more) = image(&[&long, b"few"]);
+        more.insert(Digest::of(&long), long);
+        (manifest, more)
+    };
+    let all: Source = blobs.iter().chain(&more).map(|(digest, bytes)| (*digest, bytes.clone())).collect();
+    for one in [&manifest, &longer] {
+        bench.store().put_image(one, &all, NOW).expect("put");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = crate::DiskStore::open(&directory.path().join("disk")).expect("a store");
+    let stranger = bench.store();
+    for one in [&manifest, &longer, &manifest] {
+        let start = bench.bucket.calls().len();
+        let read = stranger.manifest(one.image()).expect("a manifest");
+        crate::store::copy(&stranger, &disk, &read, NOW).expect("copied");
+        assert_whole(&disk, one, &all);
+        let sum = since(&bench, start).values().sum::<usize>();
+        assert!(sum <= 9, "{:?}", since(&bench, start));
+    }
+    // Two blobs out of many: not all between them.
+    let (partly, few) = {
+        let take = |n: usize| blobs[&manifest.blobs()[n].0].clone();
+        image(&[&take(10), &take(3_000)])
+    };
+    bench.store().put_image(&partly, &few, NOW).expect("there already, under another name");
+    let before = bench.bucket.requests();
+    let other = crate::DiskStore::open(&directory.path().join("other")).expect("a store");
+    crate::store::copy(&stranger, &other, &partly, NOW).expect("copied");
+    let took = bench.bucket.requests().bytes_down - before.bytes_down;
+    assert!(took < 100_000, "{took}");
+    assert_whole(&other, &partly, &few);
 }
