@@ -157,7 +157,13 @@ fn two_hundred_nodes_get_one_delta_and_df_needs_no_more_memory_for_it() {
     let sent: BTreeSet<u64> = copied.iter().map(|event| number(event, "bytes_sent")).collect();
     assert!(sent.len() == 1 && sent.iter().all(|&len| len > CHANGED_LEN as u64 / 2), "each gets the same bytes: {sent:?}");
     assert_eq!((made.len(), fleet.kept()), (1, made), "one delta for all");
-    println!("df held {} KiB for 10 nodes, {} KiB for {}", memory_of_few >> 10, memory_of_many >> 10, N - 10);
+    println!(
+        "df held {} KiB for 10 nodes, {} KiB for {}, which took {:?}",
+        memory_of_few >> 10,
+        memory_of_many >> 10,
+        N - 10,
+        many.elapsed
+    );
     let allowed = memory_of_few + NODE_LEN * (N as u64 - 20);
     assert!(memory_of_many < allowed, "{memory_of_many} bytes for {} nodes, {memory_of_few} for 10", N - 10);
     // And once more: nothing to do.
@@ -167,6 +173,7 @@ fn two_hundred_nodes_get_one_delta_and_df_needs_no_more_memory_for_it() {
         assert!(number(&event, "bytes_sent") + number(&event, "bytes_received") < NOTHING_LEN, "{event}");
     }
     assert_eq!(again.events("copied").len(), N, "{again}");
+    println!("{N} nodes that have it took {:?}", again.elapsed);
 }
 
 #[test]
@@ -267,7 +274,34 @@ fn twenty_nodes_over_ssh_share_connections_and_the_next_command_has_them_still()
     fs::remove_file(remote.sshd.home().join("../etc/client_key")).expect("it was there");
     let second = fleet.copying(1, 1..=8, &["--parallel", "8"]).ok();
     assert_eq!(second.events("copied").len(), 8, "{second}");
-    println!("8 nodes after the first command: {:?}", second.elapsed);
+    println!("{N} nodes took {:?}, 8 of them once more {:?}", first.elapsed, second.elapsed);
+}
+
+#[test]
+fn no_connection_carries_more_than_eight_sessions() {
+    const N: usize = 20;
+    let remote = Remote::new(N);
+    let fleet = &remote.fleet;
+    // Who comes first has a connection of its own where several become the shared one at once.
+    fleet.copying(0, 1..=N, &["--parallel", "20"]).ok();
+    let gate = fleet.world.path("gate");
+    Run::new("mkfifo").arg(&gate).ok();
+    // Every node says whose child it is, and stands at the gate until all are there.
+    (1..=N).for_each(|n| fleet.behave(n, &format!("echo $PPID > started; : < '{}'\n", gate.display())));
+    let mut copying = fleet.copying(1, 1..=N, &["--parallel", "20", "--timeout", "60s"]).spawn();
+    let connection_of = |n: usize| fs::read_to_string(fleet.root(n).join("started")).ok()?.trim().parse::<u32>().ok();
+    let all = wait_until(DEADLINE, || {
+        assert!(copying.is_running(), "df ended before all nodes were there");
+        (1..=N).map(connection_of).collect::<Option<Vec<u32>>>()
+    });
+    let all = all.expect("all nodes begin");
+    let _open = fs::OpenOptions::new().write(true).open(&gate).expect("somebody waits");
+    let copied = copying.finish(DEADLINE).expect_code(0).events("copied");
+    let carried: Vec<usize> =
+        all.iter().collect::<BTreeSet<_>>().into_iter().map(|it| all.iter().filter(|other| *other == it).count()).collect();
+    println!("sessions of each connection: {carried:?}");
+    assert!(carried.iter().all(|n| *n <= 8) && carried.contains(&8), "{carried:?}");
+    assert_eq!(copied.len(), N);
 }
 
 #[test]
