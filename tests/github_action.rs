@@ -1,0 +1,280 @@
+//! The GitHub Actions step, without GitHub: the steps of ci/action.yml run in a plain shell with the runner's variables, and outputs, summary, masks and
+//! locks are what the page docs/github-actions.md promises.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use df_testkit::process::{Child, Output, Run, wait_until};
+use df_testkit::repo::Repo;
+use df_testkit::s3::Server;
+use df_testkit::survivors;
+
+use crate::support::{World, versions};
+
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// One job: a checkout, a node, and the files that GitHub's runner gives to steps.
+struct Job {
+    dir: tempfile::TempDir,
+    inputs: BTreeMap<&'static str, String>,
+    env: Vec<(String, String)>,
+}
+
+impl Job {
+    /// A job of a small repository without ports, and of a node in a directory.
+    fn new() -> Self {
+        let job = Self::bare();
+        let yaml = "app: page\nbuild:\n  command: cp -r pages dist\n  output: dist\n";
+        Repo::new(&job.path("checkout")).commit(&[("df.yaml", yaml), ("pages/index.html", "hello")], "a page");
+        let node = format!("local:{}", job.path("node").display());
+        job.with("DF_NODES", &node).with("DF_DIRECTORY", "checkout")
+    }
+
+    fn bare() -> Self {
+        let dir = tempfile::Builder::new().prefix("df-action").tempdir().expect("a directory");
+        fs::create_dir(dir.path().join("temp")).expect("a new directory");
+        Self { dir, inputs: BTreeMap::new(), env: vec![] }.with("DF_PATH", env!("CARGO_BIN_EXE_df"))
+    }
+
+    fn with(mut self, input: &'static str, value: &str) -> Self {
+        self.inputs.insert(input, value.to_owned());
+        self
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Returns a step as the runner starts it.
+    fn step(&self, step: &str) -> Run {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("ci/action/run");
+        let mut run = Run::new(script)
+            .arg(step)
+            .dir(self.dir.path())
+            .deadline(DEADLINE)
+            .env("RUNNER_TEMP", self.path("temp"))
+            .env("RUNNER_OS", "Linux")
+            .env("RUNNER_ARCH", "X64")
+            .env("GITHUB_RUN_ID", "7")
+            .env("GITHUB_OUTPUT", self.path("outputs"))
+            .env("GITHUB_STEP_SUMMARY", self.path("summary"))
+            .env("GITHUB_ACTION_PATH", Path::new(env!("CARGO_MANIFEST_DIR")).join("ci"))
+            .env("XDG_CACHE_HOME", self.path("cache"));
+        for (name, value) in &self.inputs {
+            run = run.env(name, value);
+        }
+        for (name, value) in &self.env {
+            run = run.env(name, value);
+        }
+        run
+    }
+
+    fn text(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    /// Returns the last value of an output.
+    fn output(&self, name: &str) -> String {
+        let outputs = self.text("outputs");
+        let mut values = outputs.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        values.next_back().unwrap_or_default().to_owned()
+    }
+
+    /// Puts a program before all others of this name.
+    fn put_program(&mut self, name: &str, script: &str) {
+        let place = self.path("bin").join(name);
+        fs::create_dir_all(self.path("bin")).expect("a directory");
+        fs::write(&place, script).expect("a new file");
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o755)).expect("its mode");
+        let path = std::env::var("PATH").unwrap_or_default();
+        self.env = vec![("PATH".to_owned(), format!("{}:{path}", self.path("bin").display()))];
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        survivors::kill_under(self.dir.path());
+    }
+}
+
+#[test]
+fn a_job_deploys_and_says_what_serves() {
+    let job = Job::new();
+    job.step("prepare").ok();
+    assert_eq!(job.output("build"), "false", "a df was given");
+    assert_eq!(job.output("cache"), job.path("cache/df").display().to_string());
+    assert!(job.output("cache-key").starts_with(&job.output("cache-prefix")));
+    let said = job.step("run").ok();
+    let (image, commit) = (job.output("image"), job.output("commit"));
+    assert!(image.len() == 64 && commit.len() == 40, "{said}");
+    assert_eq!((job.output("generation").as_str(), job.output("result").as_str()), ("1", "done"));
+    assert!(job.output("bytes-sent").parse::<u64>().expect("a number") > 0);
+    let summary = job.text("summary");
+    for part in ["### df deploy: done", &image, &commit, "| serves |", "generation 1"] {
+        assert!(summary.contains(part), "{part} is not in {summary}");
+    }
+    // Between the two marks the runner takes nothing for a command of its own.
+    let stop = said.stdout.lines().find_map(|line| line.strip_prefix("::stop-commands::")).expect("a mark");
+    assert!(said.stdout.contains(&format!("\n::{stop}::\n")), "{said}");
+    // The second time nothing is compiled, nothing is sent, and the same generation serves.
+    job.step("run").ok();
+    assert_eq!((job.output("generation").as_str(), job.output("bytes-sent").as_str()), ("1", "0"));
+    job.step("tidy").ok();
+}
+
+#[test]
+fn a_build_asks_no_node_and_shows_its_events_when_asked_to() {
+    let job = Job::new().with("DF_COMMAND", "build").with("DF_JSON", "true").with("DF_NODES", "");
+    let said = job.step("run").ok();
+    assert!(said.stdout.contains("{\"type\":\"built\","), "{said}");
+    assert_eq!((job.output("generation").as_str(), job.output("bytes-sent").as_str()), ("", "0"));
+    assert!(!job.path("node").exists());
+}
+
+#[test]
+fn a_failure_is_the_jobs_failure_and_says_why() {
+    let job = Job::new().with("DF_VERSION", "0123456789");
+    let said = job.step("run").output();
+    assert_eq!(said.code, Some(2), "{said}");
+    assert_eq!(job.output("result"), "usage");
+    assert!(job.text("summary").contains("**error**"), "{}", job.text("summary"));
+    assert!(said.stdout.contains("::error title=df deploy::usage"), "{said}");
+}
+
+#[test]
+fn inputs_are_words_and_never_commands() {
+    let evil = [
+        ("DF_COMMAND", "deploy; touch owned"),
+        ("DF_COMMAND", "--help"),
+        ("DF_VERSION", "$(touch owned)"),
+        ("DF_VERSION", "--yes"),
+        ("DF_BUCKET", "b`touch owned`"),
+        ("DF_REGION", "eu\nAWS=1"),
+        ("DF_NODES", "-oProxyCommand=touch"),
+        ("DF_ARGS", "'open"),
+        ("DF_DIRECTORY", "nowhere"),
+        ("DF_PATH", "no/program"),
+        ("DF_JSON", "perhaps"),
+    ];
+    for (input, value) in evil {
+        let job = Job::new().with(input, value);
+        for step in ["prepare", "run"] {
+            let said = job.step(step).output();
+            assert_eq!(said.code, Some(2), "{input}={value}: {said}");
+            assert!(said.stdout.contains("::error title=df::"), "{input}={value}: {said}");
+        }
+        assert!(!job.path("owned").exists() && !job.path("checkout/owned").exists());
+    }
+    // Words of args reach df as they are.
+    let job = Job::new().with("DF_ARGS", "--nonsense='$(touch owned) *'");
+    let said = job.step("run").output();
+    assert_eq!(said.code, Some(2), "{said}");
+    assert!(said.stdout.contains("'--nonsense'"), "{said}");
+    assert!(!job.path("owned").exists() && !job.path("checkout/owned").exists());
+}
+
+#[test]
+fn a_key_is_masked_and_never_in_a_file() {
+    let job = Job::new();
+    let file = job.path("key");
+    Run::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&file).ok();
+    let key = fs::read_to_string(&file).expect("a key");
+    fs::remove_file(&file).expect("its file");
+    let job = job.with("DF_SSH_KEY", key.trim_end()).with("DF_KNOWN_HOSTS", "example.org ssh-ed25519 AAAA");
+    let secret: Vec<&str> = key.lines().filter(|line| !line.starts_with("-----")).collect();
+    for step in ["prepare", "run", "tidy"] {
+        let Output { stdout, stderr, .. } = job.step(step).ok();
+        for line in &secret {
+            let shown = stdout.lines().chain(stderr.lines()).filter(|said| said.contains(line));
+            let shown: Vec<&str> = shown.collect();
+            assert!(shown.iter().all(|said| *said == format!("::add-mask::{line}")), "{step}: {shown:?}");
+            assert!(step == "tidy" || shown.len() == 1, "{step} masks each line once");
+        }
+    }
+    let found = Run::new("grep").args(["-rlF", secret[0]]).arg(job.dir.path()).output();
+    assert_eq!((found.code, found.stdout.as_str()), (Some(1), ""), "the key lies in a file");
+    let left: Vec<PathBuf> =
+        fs::read_dir(job.path("temp/df-action")).expect("a directory").map(|entry| entry.expect("an entry").path()).collect();
+    let names: Vec<_> = left.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+    assert_eq!(names, ["events.jsonl"], "the agent's files are gone");
+}
+
+#[test]
+fn a_key_that_is_none_is_refused_in_words() {
+    let job = Job::new().with("DF_SSH_KEY", "not a key");
+    let said = job.step("run").output();
+    assert_eq!(said.code, Some(2), "{said}");
+    assert!(said.stdout.contains("ssh-private-key is no key"), "{said}");
+}
+
+#[test]
+fn where_namespaces_are_restricted_the_build_runs_by_sudo_and_nothing_else_does() {
+    let mut job = Job::new();
+    job.put_program("unshare", "#!/bin/sh\nexit 1\n");
+    // Whoever runs this test may be root, who needs no namespaces of ordinary users.
+    job.put_program("id", "#!/bin/sh\necho 1000\n");
+    // Notes what it was asked to run, and runs it, but for giving files to a user who is not here.
+    let noted = job.path("as-root").display().to_string();
+    let script =
+        "#!/bin/sh\nshift\n[ \"$1\" != -- ] || shift\necho \"$*\" >> 'NOTED'\n[ \"$1\" != chown ] || exit 0\nexec \"$@\"\n";
+    job.put_program("sudo", &script.replace("NOTED", &noted));
+    let said = job.step("prepare").ok();
+    assert!(said.stdout.contains("::notice title=df::user namespaces are restricted"), "{said}");
+    let said = job.step("run").ok();
+    assert!(said.stdout.contains("the build runs as root"), "{said}");
+    let as_root = job.text("as-root");
+    assert!(as_root.lines().any(|line| line.ends_with("build")), "{as_root}");
+    assert!(as_root.lines().any(|line| line.starts_with("chown -R")), "{as_root}");
+    assert!(!as_root.contains("deploy"), "{as_root}");
+    assert_eq!(job.output("result"), "done");
+    job.put_program("sudo", "#!/bin/sh\nexit 1\n");
+    let said = job.step("prepare").output();
+    assert_eq!(said.code, Some(2), "{said}");
+    assert!(said.stdout.contains("there is no sudo"), "{said}");
+}
+
+#[test]
+fn a_cancelled_job_leaves_no_lock() {
+    let (versions, world) = (versions(), World::new(1));
+    world.deploy(&versions.v1);
+    let state = world.path("state");
+    let job = Job::bare()
+        .with("DF_DIRECTORY", &versions.repo.display().to_string())
+        .with("DF_VERSION", &versions.never_ready)
+        .with("DF_ARGS", &format!("--state {}", state.display()));
+    let mut step: Child = job.step("run").env("XDG_CACHE_HOME", crate::support::shared().join("cache")).spawn();
+    // Its process is started and will never be ready: the deploy is in the middle.
+    let lock = world.node(1).join("run/lock");
+    let held = wait_until(DEADLINE, || fs::read(&lock).ok().filter(|holder| !holder.is_empty()));
+    assert!(held.is_some(), "the deploy never locked {}", lock.display());
+    // As the runner does it: an interrupt to the step's first process, and only to it.
+    step.signal(libc::SIGINT);
+    let said = step.finish(DEADLINE);
+    assert_eq!(said.code, Some(130), "{said}");
+    assert_eq!(job.output("result"), "interrupted");
+    // df-node notices the end of the connection a moment later.
+    let free = wait_until(Duration::from_secs(10), || fs::read(&lock).ok().filter(|holder| holder.is_empty()));
+    assert!(free.is_some(), "somebody holds the lock: {said}");
+    world.expect_serving(&versions.v1);
+    // Nobody has to wait, or to break anything open.
+    world.deploy(&versions.v2);
+}
+
+#[test]
+fn a_bucket_gets_the_version() {
+    let help = Run::new(env!("CARGO_BIN_EXE_df")).args(["cache", "persist", "--help"]).output();
+    if help.code != Some(0) {
+        return; // this df has no such command
+    }
+    let server = Server::start();
+    let mut job = Job::new().with("DF_BUCKET", &format!("{}/cache", server.bucket())).with("DF_REGION", "us-east-1");
+    let yaml = job.text("checkout/df.yaml") + &format!("cache: {{ endpoint: \"{}\" }}\n", server.endpoint());
+    fs::write(job.path("checkout/df.yaml"), yaml).expect("df.yaml");
+    job.env = server.env();
+    job.step("run").ok();
+    assert!(server.keys().iter().any(|key| key == "cache/head"), "{:?}", server.keys());
+    assert_eq!(job.output("result"), "done");
+}
