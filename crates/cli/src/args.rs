@@ -483,6 +483,8 @@ pub enum CacheCommand {
     /// Show what the cache holds
     Status,
 }
+    /// Send what is new here to a bucket, or to the cache that df.yaml or --address names
+    Persist(Persist),
 
 /// `df completions SHELL`
 #[derive(Debug, Clone, Args)]
@@ -491,6 +493,17 @@ pub struct Completions {
     #[arg(value_enum)]
     pub shell: Shell,
 }
+/// `df cache persist`
+#[derive(Debug, Clone, Args)]
+pub struct Persist {
+    /// Send it to this bucket: its name, or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "BUCKET", value_parser = text)]
+    pub s3_bucket: Option<String>,
+    /// Use a server that knows no conditional writes: nobody else may write there meanwhile
+    #[arg(long)]
+    pub single_writer: bool,
+}
+
 
 /// A shell that completions are made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -676,7 +689,9 @@ Examples:
   df cache status
   df cache put
   df cache get --output ./tree 3f2a9c1
-  df cache diff --address file:/srv/cache";
+  df cache diff --address file:/srv/cache
+  df cache persist --s3-bucket releases
+  df cache status --address s3://releases";
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
   df completions bash > ~/.local/share/bash-completion/completions/df

@@ -11,6 +11,7 @@
 
 mod across;
 pub mod args;
+mod bucket;
 mod building;
 mod commands;
 mod completions;

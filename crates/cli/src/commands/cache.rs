@@ -3,6 +3,7 @@
 mod archive;
 mod mend;
 mod moving;
+mod persist;
 mod place;
 
 use std::collections::BTreeSet;
@@ -20,6 +21,9 @@ pub use place::Place;
 
 /// Does one thing with the cache.
 pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
+    if let CacheCommand::Persist(args) = command {
+        return persist::run(args, session);
+    }
     let place = Place::of(session)?;
     match command {
         CacheCommand::Flush => flush(session, &place),
@@ -33,6 +37,7 @@ pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
             let found = gc::collect(session, &place.name, place.store(), *old, why, &BTreeSet::new())?;
             Ok(if session.is_dry_run() { session.planned(found) } else { Exit::Done })
         }
+        CacheCommand::Persist(args) => persist::run(args, session),
         CacheCommand::Verify => mend::verify(session, &place),
         CacheCommand::Status => status(session, &place),
     }

@@ -1,5 +1,6 @@
 //! The sections that belong to the file on disk: nodes, cache, rollout, what is kept, and where.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +31,15 @@ pub enum Remote {
     Bucket(S3Address),
     /// A directory, relative to where df runs.
     Directory(String),
+}
+
+impl fmt::Display for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bucket(address) => address.fmt(f),
+            Self::Directory(path) => write!(f, "file:{path}"),
+        }
+    }
 }
 
 impl Remote {

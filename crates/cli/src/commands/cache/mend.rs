@@ -147,7 +147,7 @@ fn missing(place: &Place, damage: &Damage) -> Placed {
     let (digest, image): (Option<Digest>, Option<ImageId>) = match &damage.what {
         Damaged::Blob(digest) | Damaged::MissingBlob(digest) | Damaged::Pack(digest) => (Some(*digest), None),
         Damaged::Manifest(image) => (None, Some(*image)),
-        Damaged::Release(_) | Damaged::Document(_) => (None, None),
+        Damaged::Release(_) | Damaged::Document(_) | Damaged::Object(_) => (None, None),
     };
     let images: Vec<String> = damage.images.iter().map(ImageId::short).collect();
     let hurts = if images.is_empty() { String::new() } else { format!("; hurts {}", images.join(" ")) };

@@ -38,19 +38,30 @@ pub fn update(session: &Session, place: &Place) -> Result<Exit, Failure> {
     let here = Shelf::open(session)?;
     let lacking = lacking(session, place, &here)?;
     if session.is_dry_run() {
-        for stored in &lacking {
-            session.output().result(&would_put(place, &stored.release));
-        }
-        return Ok(session.planned(!lacking.is_empty()));
+        return plan_all(session, place, &lacking);
     }
-    for StoredRelease { release, .. } in &lacking {
-        let added = push(&here, place, release)?;
-        stored(session, place, release, added);
-    }
+    push_all(session, place, &here, &lacking)?;
     if lacking.is_empty() {
         session.output().note(format!("  {} has all that is here", place.name));
     }
     Ok(Exit::Done)
+}
+
+/// Says which releases would be put.
+pub fn plan_all(session: &Session, place: &Place, lacking: &[StoredRelease]) -> Result<Exit, Failure> {
+    for stored in lacking {
+        session.output().result(&would_put(place, &stored.release));
+    }
+    Ok(session.planned(!lacking.is_empty()))
+}
+
+/// Puts releases, one after the other.
+pub fn push_all(session: &Session, place: &Place, here: &Shelf, lacking: &[StoredRelease]) -> Result<(), Failure> {
+    for StoredRelease { release, .. } in lacking {
+        let added = push(here, place, release)?;
+        stored(session, place, release, added);
+    }
+    Ok(())
 }
 
 /// Takes a release out, as a tree.
@@ -65,6 +76,12 @@ pub fn get(session: &Session, place: &Place, version: Option<&str>, to: Option<&
             }
         },
     };
+    if place.is_elsewhere() {
+        trust::check(session, place.store(), &release)?;
+        if version.is_none() {
+            trust::check_newest(session, &place.name, place.store(), &release)?;
+        }
+    }
     let ending = if tar { ".tar" } else { "" };
     let default = || PathBuf::from(format!("{}-{}{ending}", release.app, release.commit.short()));
     let to = session.call.here.join(to.map_or_else(default, Path::to_owned));
@@ -75,9 +92,6 @@ pub fn get(session: &Session, place: &Place, version: Option<&str>, to: Option<&
             Event::Planned { node: None, action, bytes: Some(release.image_len), requests: Some(0), reason, changes: true };
         session.output().result(&event);
         return Ok(session.planned(true));
-    }
-    if place.is_elsewhere() {
-        trust::check(session, place.store(), &release)?;
     }
     if to.symlink_metadata().is_ok() {
         return Err(

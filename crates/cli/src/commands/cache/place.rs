@@ -1,8 +1,11 @@
 //! Which cache a command is about: that of this machine, a directory, or a bucket.
 
+use df_cache::s3::S3Store;
 use df_cache::store::{Store, StoredRelease};
 use df_core::{AppName, Release};
 
+use crate::bucket;
+use crate::config::Remote;
 use crate::event::Placed;
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -19,6 +22,7 @@ pub struct Place {
 enum Held {
     Here(Shelf),
     Directory(Shelf),
+    Bucket(S3Store),
 }
 
 impl Place {
@@ -39,13 +43,26 @@ impl Place {
     /// # Errors
     /// As [`Place::of`].
     pub fn at(session: &Session, address: &str) -> Result<Self, Failure> {
-        match address.strip_prefix("file:") {
-            Some(path) if !path.is_empty() => {
-                let held = Held::Directory(Shelf::rooted(&session.call.here.join(path))?);
-                Ok(Self { name: address.to_owned(), held })
-            }
-            _ if address.starts_with("s3://") => Err(refused("a cache in a bucket is not built yet".into())),
-            _ => Err(refused(format!("\"{address}\" is no address of a cache: write file:PATH"))),
+        Self::remote(session, &Remote::parse(address).map_err(refused)?, false)
+    }
+
+    /// Opens a cache elsewhere; `is_alone`: nobody else writes there.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn remote(session: &Session, remote: &Remote, is_alone: bool) -> Result<Self, Failure> {
+        let held = match remote {
+            Remote::Directory(path) => Held::Directory(Shelf::rooted(&session.call.here.join(path))?),
+            Remote::Bucket(address) => Held::Bucket(bucket::open(session, address, is_alone)?),
+        };
+        Ok(Self { name: remote.to_string(), held })
+    }
+
+    /// Returns the bucket, where it is one.
+    pub fn bucket(&self) -> Option<&S3Store> {
+        match &self.held {
+            Held::Bucket(store) => Some(store),
+            Held::Here(_) | Held::Directory(_) => None,
         }
     }
 
@@ -53,6 +70,7 @@ impl Place {
     pub fn store(&self) -> &dyn Store {
         match &self.held {
             Held::Here(shelf) | Held::Directory(shelf) => shelf.store(),
+            Held::Bucket(store) => store,
         }
     }
 
@@ -81,6 +99,7 @@ impl Place {
     pub fn whereabouts(&self) -> String {
         match &self.held {
             Held::Here(shelf) | Held::Directory(shelf) => shelf.store().root().display().to_string(),
+            Held::Bucket(_) => self.name.clone(),
         }
     }
 
@@ -91,5 +110,5 @@ impl Place {
 }
 
 fn refused(message: String) -> Failure {
-    Failure::new(Exit::Usage, "cache", message).next("df cache status --address file:PATH")
+    Failure::new(Exit::Usage, "cache", message).next("df cache status --address s3://BUCKET")
 }
