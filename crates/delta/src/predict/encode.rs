@@ -276,7 +276,7 @@ impl<'a> Making<'a> {
         let near = self.is_near();
         let context = if near { &self.near } else { self.base };
         // The corrections first: they gain most by the room there is.
-        let (mut room, mut corrections) = (Room::to_pack(self.actual.len(), shape, self.level), Vec::new());
+        let (mut room, mut corrections) = (Room::to_pack(self.actual.len(), self.level), Vec::new());
         pack_corrections(&self.predicted, self.actual, &self.holes, context, shape, self.level, &mut room, &mut corrections);
         let mut body = self.streams.pack(near, self.level, &mut room);
         body.bytes.extend_from_slice(&corrections);
