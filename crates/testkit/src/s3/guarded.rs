@@ -1,12 +1,13 @@
 //! s3s-fs behind one lock, with what it leaves open closed.
 //!
 //! - Conditions of a write are looked at and the write is done under one lock: between the two nobody else writes.
-//! - A body is read before the lock is taken, so a client that stalls stalls nobody else, and its checksums are compared before anything
-//!   of it is visible (s3s-fs compares them after it replaced the object, and those of parts never).
+//! - A body is read and hashed before the lock is taken, so a client that stalls stalls nobody else, and its checksums are compared before
+//!   anything of it is visible (s3s-fs compares them after it replaced the object, and those of parts never).
 //! - `If-Match` on an object that is not there is 404, as with AWS; s3s-fs says 412.
 //! - Uploads that were begun and not ended can be listed.
 
 use super::lists::{self, ListFault};
+use super::objects;
 use s3s::checksum::ChecksumHasher;
 use s3s::dto::*;
 use s3s::{Body, S3, S3Error, S3Request, S3Response, S3Result, TrailingHeaders, s3_error};
@@ -17,6 +18,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 use tokio::sync::RwLock;
 
@@ -26,18 +28,26 @@ const BODY_LIMIT: usize = 512 << 20;
 /// Answers up to this length are read at once; s3s-fs reads 4 KiB at a time.
 const AT_ONCE: u64 = 128 << 20;
 
+/// Where objects are written before they have their names; no bucket has such a name.
+const STAGING: &str = ".staging";
+
 /// The objects of all buckets, one directory each below `root`.
 pub(super) struct Guarded {
     files: FileSystem,
     root: PathBuf,
     lock: RwLock<()>,
+    staged: AtomicU64,
     uploads: Mutex<BTreeMap<String, (String, String, SystemTime)>>,
 }
 
 impl Guarded {
     pub(super) fn new(root: &Path) -> Guarded {
         let files = FileSystem::new(root).unwrap_or_else(|error| panic!("serve {}: {error:?}", root.display()));
-        Guarded { files, root: root.to_owned(), lock: RwLock::new(()), uploads: Mutex::default() }
+        let staging = root.join(STAGING);
+        // What a server that was killed left there is nobody's.
+        let _ = std::fs::remove_dir_all(&staging);
+        std::fs::create_dir_all(&staging).unwrap_or_else(|error| panic!("make {}: {error}", staging.display()));
+        Guarded { files, root: root.to_owned(), lock: RwLock::new(()), staged: AtomicU64::new(0), uploads: Mutex::default() }
     }
 
     async fn get(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
@@ -66,10 +76,39 @@ impl Guarded {
         ];
         compare(&body, &named, req.trailing_headers.as_ref())?;
         req.input.body = Some(StreamingBlob::from(Body::from(body)));
-        let _alone = self.lock.write().await;
         self.has_bucket(&req.input.bucket)?;
-        self.has_what_must_match(req.input.if_match.is_some(), &req.input.bucket, &req.input.key)?;
-        self.files.put_object(req).await
+        // Hashed and written beside the bucket, where nobody looks, so that only the renames need the lock.
+        let target = (req.input.bucket.clone(), req.input.key.clone());
+        let conditions = (req.input.if_match.take(), req.input.if_none_match.take());
+        let number = self.staged.fetch_add(1, Ordering::Relaxed);
+        (req.input.bucket, req.input.key) = (STAGING.to_owned(), number.to_string());
+        let staged = (STAGING.to_owned(), number.to_string());
+        let answer = self.files.put_object(req).await?;
+        let _alone = self.lock.write().await;
+        let moved = match self.hold(&conditions, &target.0, &target.1) {
+            Ok(()) => objects::rename(&self.root, (&staged.0, &staged.1), (&target.0, &target.1))
+                .map_err(|error| s3_error!(error, InternalError)),
+            Err(error) => {
+                objects::forget(&self.root, &staged.0, &staged.1);
+                Err(error)
+            }
+        };
+        moved.map(|()| answer)
+    }
+
+    /// Checks the conditions of a write, as AWS does.
+    fn hold(&self, conditions: &(Option<ETagCondition>, Option<ETagCondition>), bucket: &str, key: &str) -> S3Result<()> {
+        let (matches, none_match) = conditions;
+        let etag = objects::etag(&self.root, bucket, key);
+        if none_match.as_ref().is_some_and(ETagCondition::is_any) && etag.is_some() {
+            return Err(s3_error!(PreconditionFailed, "there is such an object"));
+        }
+        match (matches, etag) {
+            (None, _) | (Some(ETagCondition::Any), Some(_)) => Ok(()),
+            (Some(_), None) => Err(s3_error!(NoSuchKey)),
+            (Some(ETagCondition::ETag(wanted)), Some(etag)) if wanted.strong_cmp(&ETag::Strong(etag.clone())) => Ok(()),
+            (Some(_), Some(_)) => Err(s3_error!(PreconditionFailed, "the object is in another state")),
+        }
     }
 
     async fn put_part(&self, mut req: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
@@ -107,7 +146,7 @@ impl Guarded {
         self.has_what_must_match(req.input.if_match.is_some(), &bucket, &key)?;
         let answer = self.files.complete_multipart_upload(req).await?;
         // The checksums of an object that had this name before are none of the new one's.
-        super::objects::keep_only_etag(&self.root, &bucket, &key);
+        objects::keep_only_etag(&self.root, &bucket, &key);
         self.uploads.lock().expect("no panic under this lock").remove(&id);
         Ok(answer)
     }

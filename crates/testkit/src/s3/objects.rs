@@ -1,7 +1,9 @@
 //! The objects of the bucket as files: for tests that read and change them behind the server's back.
 
 use super::server::Server;
+use s3s::crypto::{Checksum as _, Md5};
 use std::fs;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -99,6 +101,46 @@ fn collect(dir: &Path, prefix: &str, found: &mut Vec<(String, u64)>) {
 /// Where s3s-fs keeps an object's state and checksums.
 fn remarks(root: &Path, bucket: &str, key: &str) -> PathBuf {
     root.join(format!(".bucket-{}.object-{}.internal.json", base64(bucket.as_bytes()), base64(key.as_bytes())))
+}
+
+/// Where s3s-fs keeps what clients said about an object.
+fn attributes(root: &Path, bucket: &str, key: &str) -> PathBuf {
+    root.join(format!(".bucket-{}.object-{}.metadata.json", base64(bucket.as_bytes()), base64(key.as_bytes())))
+}
+
+/// Gives an object, with all that is kept about it, another name.
+pub(super) fn rename(root: &Path, from: (&str, &str), to: (&str, &str)) -> io::Result<()> {
+    let place = root.join(to.0).join(to.1);
+    if let Some(parent) = place.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    for side in [remarks, attributes] {
+        fs::rename(side(root, from.0, from.1), side(root, to.0, to.1))?;
+    }
+    fs::rename(root.join(from.0).join(from.1), place)
+}
+
+/// Removes an object with all that is kept about it.
+pub(super) fn forget(root: &Path, bucket: &str, key: &str) {
+    for file in [remarks(root, bucket, key), attributes(root, bucket, key), root.join(bucket).join(key)] {
+        let _ = fs::remove_file(file);
+    }
+}
+
+/// Returns an object's state, as s3s-fs does: what was remembered when it was written, or the MD5 of its bytes. `None`: no such object.
+pub(super) fn etag(root: &Path, bucket: &str, key: &str) -> Option<String> {
+    let place = root.join(bucket).join(key);
+    if !place.exists() {
+        return None;
+    }
+    let known = fs::read(remarks(root, bucket, key)).ok();
+    let known = known.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+    if let Some(etag) = known.as_ref().and_then(|known| known["e_tag"].as_str()) {
+        return Some(etag.to_owned());
+    }
+    let mut md5 = Md5::new();
+    md5.update(&fs::read(place).ok()?);
+    Some(md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Forgets the checksums of an object.
