@@ -122,15 +122,19 @@ pub fn part(data: &[u8]) {
     }
 }
 
-/// A foreign signature is refused or harmless: the delta made by it is applied or refused, within bounds. One that is not all foreign has the right length, and sums
-/// that are right or not.
+/// A foreign signature is refused or harmless: the delta made by it is applied or refused, within bounds. One that is not all foreign has the right length for what it says
+/// of its blocks; or also what it should say, and sums that are right or not.
 pub fn signature(data: &[u8]) {
     let mut given = Given(data);
     let (block, base, target) = (given.byte(), given.counted(), given.counted());
     let mut bytes = given.0.to_vec();
-    if let Some(eighths) = block.checked_sub(1) {
+    if let Some(eighths) = block.checked_sub(2) {
         bytes = crate::signature(base, 256 + 8 * eighths as u32).expect("a good length");
         bytes.iter_mut().skip(12).zip(given.0).for_each(|(byte, other)| *byte ^= other);
+    } else if let (1, Some(block_len)) = (block, given.0.get(4..8)) {
+        let block_len = u32::from_be_bytes(block_len.try_into().expect("four bytes"));
+        let len = crate::signature::signature_len(base.len() as u64, block_len);
+        bytes.resize(usize::try_from(len).expect("a length in memory"), 7);
     }
     let Ok(signature) = crate::signature::parse(&bytes, base.len() as u64) else { return };
     let mut delta = vec![];

@@ -5,6 +5,7 @@
 //! - else: the manifest, with its length in the next byte, and then pairs and pieces: an image that is hostile throughout.
 #![no_main]
 
+#[allow(dead_code)]
 mod pairs;
 #[path = "../../tests/delta/trees.rs"]
 #[allow(dead_code)]
@@ -12,38 +13,30 @@ mod trees;
 
 use std::sync::LazyLock;
 
-use df_core::{Digest, ImageId};
+use df_core::ImageId;
 use libfuzzer_sys::fuzz_target;
 use pairs::Pair;
 
-static PAIRS: LazyLock<Vec<Pair>> = LazyLock::new(pairs::pairs);
-
-/// Up to the digests, and up to the length of the manifest.
-const KIND: usize = 5;
-const DIGESTS: usize = KIND + 2 * Digest::LEN;
-
-fuzz_target!(|data: &[u8]| {
-    let Some((&how, delta)) = data.split_first() else { return };
-    let pair = &PAIRS[usize::from(how) % PAIRS.len()];
-    let expect = pair.target.image();
-    let _ = match how {
-        0..64 => pair.apply(expect, delta),
-        64..128 => pair.apply(expect, &[&pair.head[..], delta].concat()),
-        _ => hostile(pair, delta),
+/// The pairs, with how good deltas for them begin.
+static PAIRS: LazyLock<Vec<(Pair, ImageId, Vec<u8>)>> = LazyLock::new(|| {
+    let with_head = |pair: Pair| {
+        let (expect, head) = pair.head(&pair.target.encode());
+        (pair, expect, head)
     };
+    pairs::pairs().into_iter().map(with_head).collect()
 });
 
-fn hostile(pair: &Pair, given: &[u8]) -> Result<df_core::Manifest, df_delta::ApplyError> {
-    let (len, rest) = given.split_first().unwrap_or((&0, &[]));
-    let (manifest, pieces) = rest.split_at(rest.len().min((*len).into()));
-    let expect = ImageId(Digest::of(manifest));
-    let mut delta = pair.head[..DIGESTS].to_vec();
-    delta[DIGESTS - Digest::LEN..].copy_from_slice(expect.0.as_bytes());
-    // A varint, and the manifest as a stored part.
-    let len = manifest.len();
-    delta.extend(if len < 128 { vec![len as u8] } else { vec![len as u8 | 128, (len >> 7) as u8] });
-    delta.extend(if len > 0 { &[0][..] } else { &[] });
-    delta.extend_from_slice(manifest);
-    delta.extend_from_slice(pieces);
-    pair.apply(expect, &delta)
-}
+fuzz_target!(|data: &[u8]| {
+    let Some((&how, given)) = data.split_first() else { return };
+    let (pair, expect, head) = &PAIRS[usize::from(how) % PAIRS.len()];
+    let _ = match how {
+        0..64 => pair.apply(*expect, given),
+        64..128 => pair.apply(*expect, &[&head[..], given].concat()),
+        _ => {
+            let (len, rest) = given.split_first().unwrap_or((&0, &[]));
+            let (manifest, pieces) = rest.split_at(rest.len().min((*len).into()));
+            let (expect, head) = pair.head(manifest);
+            pair.apply(expect, &[&head[..], pieces].concat())
+        }
+    };
+});

@@ -5,12 +5,15 @@ use df_delta::{ApplyError, Level, Options, ReadBlob, signature};
 
 use crate::trees::{self, Blobs, Kept, Tree, tree};
 
+/// Bytes up to the end of the header.
+const DIGESTS: usize = 5 + 2 * Digest::LEN;
+
 /// A delta's two ends.
 pub struct Pair {
     pub base: Option<(Manifest, Blobs)>,
     pub target: Manifest,
-    /// How a good delta begins, up to where the pieces do: less the pairs.
-    pub head: Vec<u8>,
+    /// The header.
+    head: Vec<u8>,
     /// Good deltas.
     pub deltas: Vec<Vec<u8>>,
 }
@@ -31,10 +34,21 @@ pub fn pairs() -> Vec<Pair> {
 impl Pair {
     fn of(base: Option<&Tree>, target: &Tree, deltas: Vec<Vec<u8>>) -> Self {
         let base = base.map(|base| (trees::manifest(base), Blobs::of(base)));
-        let mut pair = Self { base, target: trees::manifest(target), head: Vec::new(), deltas };
-        let behind = pair.behind_head(&pair.deltas[0]).len();
-        pair.head = pair.deltas[0][..pair.deltas[0].len() - behind].to_vec();
-        pair
+        let target = trees::manifest(target);
+        Self { base, head: deltas[0][..DIGESTS].to_vec(), target, deltas }
+    }
+
+    /// How a delta begins whose manifest is stored; with the image that it says it makes.
+    pub fn head(&self, manifest: &[u8]) -> (ImageId, Vec<u8>) {
+        let expect = ImageId(Digest::of(manifest));
+        let mut head = self.head.clone();
+        head[DIGESTS - Digest::LEN..].copy_from_slice(expect.0.as_bytes());
+        let len = manifest.len();
+        head.extend(if len < 128 { vec![len as u8] } else { vec![len as u8 | 128, (len >> 7) as u8] });
+        // No part of no bytes.
+        head.extend(if len > 0 { &[0][..] } else { &[] });
+        head.extend_from_slice(manifest);
+        (expect, head)
     }
 
     /// The pairs and pieces of a good delta.

@@ -25,7 +25,12 @@ fn main() {
         for (at, delta) in pair.deltas.iter().enumerate() {
             let behind = pair.behind_head(delta);
             let number = |from: usize| (from..).find(|number| number % n_pairs == nth).expect("one of them") as u8;
-            seeds.push(("apply", format!("{nth}-{at}"), [&[number(0)], &delta[..]].concat()));
+            let (_, head) = pair.head(&manifest);
+            seeds.push(("apply", format!("{nth}-{at}"), [&[number(0)], &head[..], behind].concat()));
+            // One manifest that is packed, too: unpacking it takes most of the time.
+            if at == 0 {
+                seeds.push(("apply", format!("{nth}-packed-manifest"), [&[number(0)], &delta[..]].concat()));
+            }
             seeds.push(("apply", format!("{nth}-{at}-behind-a-head"), [&[number(64)], behind].concat()));
             let hostile = [&[number(128), manifest.len() as u8], &manifest[..], behind].concat();
             seeds.push(("apply", format!("{nth}-{at}-hostile"), hostile));

@@ -26,7 +26,9 @@ pub fn seeds(old: &[u8], new: &[u8]) -> Vec<Seed> {
     let base = &old[old.len() / 2..][..800];
     let target = [&base[300..], b"something new", &base[..300]].concat();
     let signature = crate::signature(base, 256).expect("a good length");
-    for (name, block, sums) in [("foreign", 0, &signature[..]), ("made", 1, &[]), ("changed", 7, &[0; 30])] {
+    for (name, block, sums) in
+        [("foreign", 0, &signature[..]), ("of-the-right-length", 1, &signature[..]), ("made", 2, &[]), ("changed", 9, &[0; 30])]
+    {
         seeds.push(("signature", name.into(), [&[block], &counted(base)[..], &counted(&target), sums].concat()));
     }
     seeds
