@@ -12,9 +12,10 @@ use df_core::Digest;
 
 use super::S3Store;
 use super::format::name::{Reference, Space};
-use super::format::slot::{DEPTH, Slot};
-use super::index::{Index, Place};
-use crate::blobs::{Blobs, Bytes, Checked, absent, damaged};
+use super::format::pack;
+use super::format::slot::{self, DEPTH, PREFIX_LEN, Slot};
+use super::index::{Found, Index, Place};
+use crate::blobs::{Blobs, Bytes, Checked, absent};
 use crate::store::ReadError;
 
 /// Places this far apart, in bytes, are asked for together.
@@ -89,7 +90,7 @@ impl S3Store {
         for (order, &(digest, len)) in blobs.iter().enumerate() {
             let Some(found) = index.find(digest, Some(len)) else { continue };
             known.insert(digest, (len, found.parts.len() as u32));
-            places.extend(found.parts.into_iter().filter_map(|mut copies| Some((order, copies.drain(..).next()?))));
+            add(&mut places, &index, order, found, DEPTH);
         }
         let (ranges, of) = plan(&places);
         let mut left = vec![0; ranges.len()];
@@ -130,6 +131,19 @@ impl Blobs for Fetch {
                 Ok(Bytes::Read(Box::new(Checked::new(pieces, digest, len))))
             }
         }
+    }
+}
+
+/// Adds the places of a blob, each as often as it is asked for: what it is a change of is needed with it.
+fn add(places: &mut Vec<(usize, Place)>, index: &Index, order: usize, found: Found, depth: u8) {
+    for place in found.parts.into_iter().filter_map(|copies| copies.into_iter().next()) {
+        if let Some((prefix, _)) = place.slot.prefix()
+            && let Some(depth) = depth.checked_sub(1)
+            && let Some(found) = index.find(prefix, None)
+        {
+            add(places, index, order, found, depth);
+        }
+        places.push((order, place));
     }
 }
 
@@ -214,17 +228,34 @@ impl Inner {
 
     /// Returns a piece, checked.
     fn piece(&self, digest: Digest, part: u32) -> io::Result<Vec<u8>> {
-        let Wanted { range, slot } = self.pieces.get(&(digest, part)).ok_or_else(|| absent(digest))?;
-        if let Some(bytes) = self.take(*range) {
-            let start = (u64::from(slot.offset) - self.ranges[*range].start) as usize;
-            let stored = bytes.get(start..start + slot.stored as usize).ok_or_else(|| damaged(digest))?;
-            match self.store.decode(&self.index, slot, stored, DEPTH) {
-                Err(ReadError::Damaged { .. }) => {}
-                result => return Ok(result?),
-            }
+        let Wanted { slot, .. } = self.pieces.get(&(digest, part)).ok_or_else(|| absent(digest))?;
+        match self.loaded(digest, part, DEPTH) {
+            Some(bytes) => Ok(bytes),
+            // From another copy, or by a newer head, or with an error that says why.
+            None => Ok(self.store.read_part_of(&self.index, digest, slot.len, part)?),
         }
-        // From another copy, or by a newer head, or with an error that says why.
-        Ok(self.store.read_part_of(&self.index, digest, slot.len, part)?)
+    }
+
+    /// Returns a piece of what was loaded ahead, checked; nothing when it is not there or not whole.
+    fn loaded(&self, digest: Digest, part: u32, depth: u8) -> Option<Vec<u8>> {
+        let Wanted { range, slot } = self.pieces.get(&(digest, part))?;
+        let bytes = self.take(*range)?;
+        let start = (u64::from(slot.offset) - self.ranges[*range].start) as usize;
+        let stored = bytes.get(start..start + slot.stored as usize)?;
+        let prefix = match slot.prefix() {
+            None => vec![],
+            Some((prefix, _)) => self.prefix(prefix, depth.checked_sub(1)?)?,
+        };
+        pack::decode(slot, stored, &prefix).ok()
+    }
+
+    fn prefix(&self, digest: Digest, depth: u8) -> Option<Vec<u8>> {
+        let parts = slot::n_parts(self.pieces.get(&(digest, 0)).map(|wanted| wanted.slot.len).filter(|&len| len <= PREFIX_LEN)?);
+        let mut bytes = vec![];
+        for part in 0..parts {
+            bytes.extend_from_slice(&self.loaded(digest, part, depth)?);
+        }
+        Some(bytes)
     }
 
     /// Returns the bytes of a range; nothing when they are gone already.

@@ -9,6 +9,8 @@ use super::S3Store;
 use super::failure::BucketError;
 use super::format::name::Reference;
 use super::format::roots::{DocumentRow, ImageRow, Roots, TEXT_LEN};
+use super::index::Index;
+use super::prefix::{Choice, Older};
 use super::sending::Sending;
 use super::swap::{Change, Plan, Run, View};
 use crate::blobs::Blobs;
@@ -17,6 +19,9 @@ use crate::store::{Added, PutError, ReadError};
 
 /// What is put again within this time, in seconds, and is the newest already, is left as it is: one request.
 const FRESH: i64 = 24 * 60 * 60;
+
+/// So many older images are looked at for blobs that new ones may be like.
+const OLDER: usize = 12;
 
 /// One image, and what is put with it in the same commit.
 #[derive(Clone, Copy)]
@@ -56,8 +61,10 @@ impl S3Store {
                 let index = self.index(view)?;
                 let lacking: Vec<(Digest, u64)> =
                     wanted.blobs.iter().copied().filter(|&(digest, len)| !index.holds(digest, len)).collect();
+                sending.older = self.older(view, items, &lacking, &index);
                 change.added = sending.complete(self, &index, view, run, &lacking)?;
                 added = wanted.count(&lacking);
+                texts.iter().for_each(|(digest, text)| self.local.keep_manifest(view.head.cache, ImageId(*digest), text));
             }
             for &i in &lacking {
                 let row = ImageRow { stored: now, manifest_len: texts[&images[i].0].len() as u64, whole: true };
@@ -182,6 +189,28 @@ impl S3Store {
             }
             Ok(Plan::Commit(Box::new(Change { roots: Some(roots), ..Change::default() }), ()))
         })
+    }
+
+    /// Says which older blobs new ones may be like: by their paths in images of the same application, as far as their manifests are on this machine.
+    fn older(&self, view: &View, items: &[Item<'_>], lacking: &[(Digest, u64)], index: &Index) -> HashMap<Digest, Older> {
+        let mut choice = Choice::new(lacking, index);
+        let mut stored: HashMap<&AppName, Vec<Manifest>> = HashMap::new();
+        for (i, item) in items.iter().enumerate() {
+            let Some(app) = item.release.map(|release| &release.app) else { continue };
+            let stored = stored.entry(app).or_insert_with(|| self.stored_manifests(view, app));
+            let before = items[..i].iter().rev().filter(|item| item.release.is_some_and(|release| release.app == *app));
+            let older: Vec<&Manifest> = before.map(|item| item.manifest).chain(stored.iter()).take(OLDER).collect();
+            choice.choose(item.manifest, &older);
+        }
+        choice.chosen
+    }
+
+    /// Returns the manifests of an application's newest images, as far as they are on this machine: no request is worth it.
+    fn stored_manifests(&self, view: &View, app: &AppName) -> Vec<Manifest> {
+        let mut seen = HashSet::new();
+        let rows = view.roots.releases.iter().rev().map(|row| &row.stored.release).filter(|release| release.app == *app);
+        let images = rows.map(|release| release.image).filter(|image| seen.insert(*image)).take(OLDER);
+        images.filter_map(|image| Manifest::decode(&self.local.manifest(view.head.cache, image)?).ok()).collect()
     }
 
     /// Writes the documents that say something new, in one object.

@@ -82,7 +82,7 @@ impl S3Store {
         let both = Chain(vec![source, self]);
         let (known, confirmed) = (HashMap::new(), Mutex::default());
         let upload =
-            Upload { run, source: &both, texts: &HashMap::new(), known: &known, confirmed: &confirmed, arrived: &|_: &Sent| {} };
+            Upload { run, source: &both, texts: &HashMap::new(), known: &known, confirmed: &confirmed, older: &HashMap::new(), arrived: &|_: &Sent| {} };
         let added = Segment::new(self.upload(&missing, &upload)?);
         let condemned =
             self.condemned(&view.head)?.with(index.packs().into_iter().filter(|pack| damaged.contains(pack)), self.options.now);

@@ -8,9 +8,10 @@ use df_core::Digest;
 
 use super::S3Store;
 use super::format::segment::Segment;
-use super::format::slot::n_parts;
+use super::format::slot::{Slot, n_parts};
 use super::index::Index;
 use super::journal::Journal;
+use super::prefix::Older;
 use super::swap::{Run, View};
 use super::upload::{Sent, Upload};
 use crate::blobs::Blobs;
@@ -23,6 +24,8 @@ pub(crate) struct Sending<'a> {
     texts: &'a HashMap<Digest, Vec<u8>>,
     /// Sent, or found and checked.
     mine: Vec<Sent>,
+    /// Older blobs that new ones may be like, by the newest head.
+    pub(crate) older: HashMap<Digest, Older>,
     /// Pieces of long blobs that others sent who died before they knew the whole: each counts when it is checked again.
     pieces: Vec<Sent>,
     journals: Option<Vec<Journal>>,
@@ -30,7 +33,7 @@ pub(crate) struct Sending<'a> {
 
 impl<'a> Sending<'a> {
     pub(crate) fn new(source: &'a dyn Blobs, texts: &'a HashMap<Digest, Vec<u8>>) -> Self {
-        Self { source, texts, mine: vec![], pieces: vec![], journals: None }
+        Self { source, texts, mine: vec![], older: HashMap::new(), pieces: vec![], journals: None }
     }
 
     /// Sends what neither the index nor anybody before has; returns the rows that a commit must add, so that all of `lacking` is there.
@@ -53,12 +56,7 @@ impl<'a> Sending<'a> {
         let missing: Vec<(Digest, u64)> = lacking.iter().copied().filter(|&(digest, len)| !own.holds(digest, len)).collect();
         let sent = self.send(store, run, uploads, &missing)?;
         self.mine.extend(sent);
-        let names: HashSet<Digest> = lacking.iter().map(|(digest, _)| *digest).collect();
-        let wanted = |slots: &[super::format::slot::Slot]| {
-            slots.iter().filter(|slot| names.contains(&slot.digest)).cloned().collect::<Vec<_>>()
-        };
-        let rows = self.mine.iter().map(|(pack, slots)| (*pack, wanted(slots))).filter(|(_, slots)| !slots.is_empty());
-        Ok(Segment::new(rows))
+        Ok(select(&self.mine, lacking))
     }
 
     /// Forgets the journals that nobody needs any more, after a commit.
@@ -93,8 +91,15 @@ impl<'a> Sending<'a> {
                 journal.record(sent);
             }
         };
-        let upload =
-            Upload { run, source: self.source, texts: self.texts, known: &known, confirmed: &confirmed, arrived: &arrived };
+        let upload = Upload {
+            run,
+            source: self.source,
+            texts: self.texts,
+            known: &known,
+            confirmed: &confirmed,
+            older: &self.older,
+            arrived: &arrived,
+        };
         let result = store.upload(missing, &upload);
         self.journals.get_or_insert_default().extend(own.into_inner().unwrap_or_else(PoisonError::into_inner));
         let mut sent = result?;
@@ -123,10 +128,32 @@ impl<'a> Sending<'a> {
     }
 }
 
-/// Keeps of what was sent what a commit may name: of sessions above the fence, with all that must be read before it live.
+/// Keeps of what was sent what a commit may name: of sessions above the fence, with all that must be read before it live or sent too.
 fn usable(sent: &mut Vec<Sent>, index: &Index, fence: u64) {
     sent.retain(|(pack, _)| pack.name.session.began > fence);
-    for (_, slots) in sent.iter_mut() {
-        slots.retain(|slot| slot.prefix().is_none_or(|(prefix, _)| index.find(prefix, None).is_some()));
+    loop {
+        let own = Index::default().with(Segment::new(sent.iter().cloned()));
+        let is_there = |prefix: Digest| index.find(prefix, None).is_some() || own.find(prefix, None).is_some();
+        let before = sent.iter().map(|(_, slots)| slots.len()).sum::<usize>();
+        sent.iter_mut().for_each(|(_, slots)| slots.retain(|slot| slot.prefix().is_none_or(|(prefix, _)| is_there(prefix))));
+        if before == sent.iter().map(|(_, slots)| slots.len()).sum::<usize>() {
+            return;
+        }
     }
+}
+
+/// Returns the rows of some blobs and of all that must be read before them.
+fn select(sent: &[Sent], blobs: &[(Digest, u64)]) -> Segment {
+    let mut names: HashSet<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
+    loop {
+        let named = sent.iter().flat_map(|(_, slots)| slots).filter(|slot| names.contains(&slot.digest));
+        let more: Vec<Digest> =
+            named.filter_map(Slot::prefix).map(|(prefix, _)| prefix).filter(|prefix| !names.contains(prefix)).collect();
+        if more.is_empty() {
+            break;
+        }
+        names.extend(more);
+    }
+    let wanted = |slots: &[Slot]| slots.iter().filter(|slot| names.contains(&slot.digest)).cloned().collect::<Vec<_>>();
+    Segment::new(sent.iter().map(|(pack, slots)| (*pack, wanted(slots))).filter(|(_, slots)| !slots.is_empty()))
 }

@@ -57,3 +57,4 @@ fn keeps_the_contract() {
 mod counting;
 mod derived;
 mod killed;
+mod versions;

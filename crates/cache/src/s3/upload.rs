@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read as _};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use df_core::{Digest, Hasher};
@@ -14,6 +14,7 @@ use super::failure::BucketError;
 use super::format::name::{Name, Reference, Space};
 use super::format::pack::{self, FULL, Piece};
 use super::format::slot::{self, PIECE_LEN, Slot};
+use super::prefix::{self, Older};
 use super::swap::Run;
 use crate::blobs::{Blobs, Bytes, read_checked};
 use crate::store::PutError;
@@ -34,6 +35,8 @@ pub(crate) struct Upload<'a> {
     pub(crate) known: &'a HashMap<(Digest, u32), Digest>,
     /// Those of them that are right.
     pub(crate) confirmed: &'a Mutex<HashSet<(Digest, u32)>>,
+    /// Older blobs that new ones may be like; used where the source has them.
+    pub(crate) older: &'a HashMap<Digest, Older>,
     /// Is told of each pack that arrived.
     pub(crate) arrived: &'a (dyn Fn(&Sent) + Sync),
 }
@@ -50,7 +53,7 @@ enum Work {
     /// A blob of one piece that is still to be read.
     Blob(Digest, u64),
     /// A piece of a long one.
-    Piece { digest: Digest, len: u64, part: u32, bytes: Vec<u8> },
+    Piece { digest: Digest, len: u64, part: u32, bytes: Vec<u8>, older: Option<Arc<(Older, Vec<u8>)>> },
 }
 
 /// Why nothing more is made ready.
@@ -156,9 +159,25 @@ impl Open {
 
 fn piece(work: Work, upload: &Upload<'_>) -> Result<Piece, PutError> {
     match work {
-        Work::Blob(digest, len) => Ok(Piece::new(digest, len, 0, digest, read(digest, len, upload)?)),
-        Work::Piece { digest, len, part, bytes } => Ok(Piece::new(digest, len, part, Digest::of(&bytes), bytes)),
+        Work::Blob(digest, len) => {
+            let bytes = read(digest, len, upload)?;
+            Ok(as_change(digest, len, 0, bytes, older(digest, upload).as_ref()))
+        }
+        Work::Piece { digest, len, part, bytes, older } => Ok(as_change(digest, len, part, bytes, older.as_deref())),
     }
+}
+
+fn as_change(digest: Digest, len: u64, part: u32, bytes: Vec<u8>, older: Option<&(Older, Vec<u8>)>) -> Piece {
+    let Some((older, prefix)) = older else { return Piece::new(digest, len, part, Digest::of(&bytes), bytes) };
+    let alone = Piece::new(digest, len, part, Digest::of(&bytes), bytes.clone());
+    prefix::piece(alone, &bytes, older, prefix)
+}
+
+/// Returns the bytes of the older blob that this one may be like, if they are at hand.
+fn older(digest: Digest, upload: &Upload<'_>) -> Option<(Older, Vec<u8>)> {
+    let older = *upload.older.get(&digest)?;
+    let reader = upload.source.blob(older.digest).and_then(Bytes::reader).ok()?;
+    Some((older, read_checked(reader, older.digest, older.len).ok()?))
 }
 
 fn read(digest: Digest, len: u64, upload: &Upload<'_>) -> Result<Vec<u8>, PutError> {
@@ -172,6 +191,7 @@ fn read(digest: Digest, len: u64, upload: &Upload<'_>) -> Result<Vec<u8>, PutErr
 fn cut(digest: Digest, len: u64, upload: &Upload<'_>, mut push: impl FnMut(Work, u64) -> Result<(), Stop>) -> Result<(), Stop> {
     let mut reader = open(digest, upload)?;
     let mut hasher = Hasher::new();
+    let older = older(digest, upload).map(Arc::new);
     for part in 0..slot::n_parts(len) {
         let mut bytes = Vec::with_capacity(slot::part_len(len, part));
         reader
@@ -188,7 +208,7 @@ fn cut(digest: Digest, len: u64, upload: &Upload<'_>, mut push: impl FnMut(Work,
             continue;
         }
         let cost = bytes.len() as u64;
-        push(Work::Piece { digest, len, part, bytes }, cost)?;
+        push(Work::Piece { digest, len, part, bytes, older: older.clone() }, cost)?;
     }
     let ends = reader.read(&mut [0]).map_err(source_error(digest))? == 0;
     if ends && hasher.finish() == digest { Ok(()) } else { Err(PutError::WrongBytes { digest }.into()) }
