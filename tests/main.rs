@@ -10,6 +10,7 @@ mod checked_builds;
 mod docs;
 mod fan_out;
 mod github_action;
+mod hook;
 mod hostile_node;
 mod hostile_operator;
 mod journey;

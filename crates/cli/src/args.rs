@@ -13,6 +13,7 @@ use clap::{Arg, ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcomm
 
 use df_fleet::Wish;
 
+use crate::hook::Kind;
 use crate::name;
 use crate::time::{self, Older};
 
@@ -159,6 +160,9 @@ pub enum Command {
     /// Work on the cache, here or at --address
     #[command(after_help = CACHE_EXAMPLES)]
     Cache(Cache),
+    /// Have git build what is committed or pushed here
+    #[command(after_help = HOOK_EXAMPLES)]
+    Hook(Hook),
     /// Print the completions of a shell; they complete nodes, versions and paths too
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions(Completions),
@@ -173,6 +177,9 @@ pub enum Command {
     /// Make the deltas that the next copy will want
     #[command(name = "__prepare", hide = true)]
     Prepare(Prepare),
+    /// Do what a hook of git's does
+    #[command(name = "__hook", hide = true)]
+    Hooked(Hooked),
 }
 
 /// `df init`
@@ -486,6 +493,49 @@ pub enum CacheCommand {
     /// Send what is new here to a bucket, or to the cache that df.yaml or --address names
     Persist(Persist),
 
+/// `df hook`
+#[derive(Debug, Clone, Args)]
+pub struct Hook {
+    /// What to do about the hook.
+    #[command(subcommand)]
+    pub command: HookCommand,
+}
+
+/// What `df hook` does.
+#[derive(Debug, Clone, Subcommand)]
+pub enum HookCommand {
+    /// Write git's post-commit hook, or in a bare repository its post-receive hook
+    Install(HookInstall),
+}
+
+/// `df hook install`
+#[derive(Debug, Clone, Args)]
+pub struct HookInstall {
+    /// Only this branch; else every branch of a work tree, and the default branch of a bare repository
+    #[arg(long, value_parser = text)]
+    pub branch: Option<String>,
+    /// Also deploy what was built
+    #[arg(long)]
+    pub deploy: bool,
+}
+
+/// `df __hook KIND`
+#[derive(Debug, Clone, Args)]
+pub struct Hooked {
+    /// Which hook it is.
+    #[arg(value_enum)]
+    pub kind: Kind,
+    /// The branch that counts.
+    #[arg(long, value_parser = text)]
+    pub branch: Option<String>,
+    /// Also deploy.
+    #[arg(long)]
+    pub deploy: bool,
+    /// Nobody waits for it.
+    #[arg(long)]
+    pub detached: bool,
+}
+
 /// `df completions SHELL`
 #[derive(Debug, Clone, Args)]
 pub struct Completions {
@@ -576,7 +626,7 @@ fn with_help(command: clap::Command) -> clap::Command {
     command.arg(help).mut_subcommands(with_help)
 }
 
-/// Moves leading global flags behind the command word, and those before the second word of `cache` and `list` behind that. `help` takes
+/// Moves leading global flags behind the command word, and those before the second word of `cache`, `hook` and `list` behind that. `help` takes
 /// only words.
 fn gather(args: &[OsString]) -> Vec<OsString> {
     let (flags, rest) = args.split_at(name::leading_flags(args).len);
@@ -588,7 +638,7 @@ fn gather(args: &[OsString]) -> Vec<OsString> {
     }
     let mut flags = flags.to_vec();
     let mut rest = rest;
-    if ["cache", "list", "ls"].iter().any(|nested| command == nested) {
+    if ["cache", "hook", "list", "ls"].iter().any(|nested| command == nested) {
         let (more, after) = rest.split_at(name::leading_flags(rest).len);
         if let Some((second, after)) = after.split_first().filter(|(second, _)| !second.as_encoded_bytes().starts_with(b"-")) {
             flags.extend_from_slice(more);
@@ -692,6 +742,11 @@ Examples:
   df cache diff --address file:/srv/cache
   df cache persist --s3-bucket releases
   df cache status --address s3://releases";
+const HOOK_EXAMPLES: &str = "\
+Examples:
+  df hook install                       build each commit, in the background
+  df hook install --branch main --deploy
+  df -C /srv/git/app.git hook install   build each push to the default branch";
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
   df completions bash > ~/.local/share/bash-completion/completions/df

@@ -9,6 +9,7 @@ mod cp;
 mod deploy;
 mod doctor;
 mod gc;
+mod hook;
 mod init;
 mod listing;
 mod nodes;
@@ -20,7 +21,7 @@ mod versions;
 
 use std::io::Write as _;
 
-use crate::args::{Command, Listed};
+use crate::args::{Command, Hook, HookCommand, Listed};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::session::{Call, Session};
@@ -30,6 +31,7 @@ use crate::{completions, man, preparing};
 pub fn run(command: &Command, call: Call) -> Result<Exit, Failure> {
     match command {
         Command::Init(_) => init::run(&call),
+        Command::Hook(Hook { command: HookCommand::Install(args) }) => hook::install(args, call),
         Command::Completions(args) => print(&completions::script(args.shell)),
         Command::Man(args) => write_man(&call, &args.dir),
         Command::Doctor(_) => doctor::run(&call),
@@ -63,9 +65,13 @@ fn with_session(command: &Command, session: &Session) -> Result<Exit, Failure> {
         Command::History(_) => records::history(session),
         Command::Trust(args) => trust::run(args, session),
         Command::Cache(args) => cache::run(&args.command, session),
-        Command::Init(_) | Command::Completions(_) | Command::Man(_) | Command::Doctor(_) | Command::Complete(_) => {
-            Ok(Exit::Done)
-        }
+        Command::Hooked(args) => hook::called(args, session),
+        Command::Init(_)
+        | Command::Hook(_)
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::Doctor(_)
+        | Command::Complete(_) => Ok(Exit::Done),
     }
 }
 

@@ -21,6 +21,7 @@ mod documents;
 mod event;
 pub mod exit;
 mod failure;
+mod hook;
 mod init;
 mod interrupt;
 mod man;

@@ -87,12 +87,14 @@ pub const COMMANDS: &[Word] = &[
     word("history", true),
     word("trust", true),
     word("cache", true),
+    word("hook", true),
     word("completions", false),
     word("man", false),
     word("doctor", false),
     word("help", false),
     word("__complete", false),
     word("__prepare", true),
+    word("__hook", true),
 ];
 
 /// A global flag, as the decision and the reordering of words see it.
