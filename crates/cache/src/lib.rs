@@ -12,8 +12,9 @@
 //!   needed for that: time can only keep more.
 //! - A repair has the new bytes checked and synced before it moves the old ones to quarantine.
 //!
-//! It refuses to change what it imports: devices, fifos, sockets, setuid files and links that leave are errors, not something else. It knows no network, no node, no
-//! commit and no clock, and it decides nothing about what is worth keeping: that comes as a [`roots::Policy`].
+//! It refuses to change what it imports: devices, fifos, sockets, setuid files and links that leave are errors, not something else. It knows no node, no commit
+//! and no clock, no network but that to a bucket, behind the features `s3` (a store) and `http` (one object by URL, for nodes), and it decides nothing about what
+//! is worth keeping: that comes as a [`roots::Policy`].
 
 pub mod store;
 
@@ -38,6 +39,8 @@ pub mod durable;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 
+#[cfg(feature = "http")]
+pub mod http;
 #[cfg(feature = "s3")]
 pub mod s3;
 
