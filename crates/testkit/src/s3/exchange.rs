@@ -151,6 +151,15 @@ impl Exchange {
                 let named = format!("bytes {start}-{}/{}", (start + bytes.len() as u64).saturating_sub(1), whole.len());
                 head.headers.insert(CONTENT_RANGE, value(&named));
             }
+            Act::Partial { to } => {
+                bytes.truncate(usize::try_from(to).unwrap_or(usize::MAX));
+                head.status = StatusCode::PARTIAL_CONTENT;
+                let named = format!("bytes 0-{}/{announced}", (bytes.len() as u64).saturating_sub(1));
+                head.headers.insert(CONTENT_RANGE, value(&named));
+            }
+            Act::Header { name, value: text } => {
+                head.headers.insert(HeaderName::from_static(name), value(&text));
+            }
             Act::WrongBytes { by } => bytes = slice(&self.object(&record.key), record, by),
             act => unreachable!("{act:?} was done above"),
         }

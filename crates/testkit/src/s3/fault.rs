@@ -67,6 +67,18 @@ pub enum Act {
         /// How much later.
         by: u64,
     },
+    /// Says 206 and sends only the first bytes, although the whole object was asked for.
+    Partial {
+        /// So many bytes.
+        to: u64,
+    },
+    /// A right answer with one more header, such as `content-encoding: gzip` for bytes that are none.
+    Header {
+        /// Its name, in lower case.
+        name: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// 307 to another address; nothing is done.
     Redirect {
         /// The address.

@@ -272,6 +272,9 @@ operations! {
 /// Reads a body to its end, which must be where it was announced.
 async fn whole(body: Option<StreamingBlob>, announced: Option<i64>) -> S3Result<Vec<u8>> {
     let body = body.ok_or_else(|| s3_error!(IncompleteBody))?;
+    if announced.is_some_and(|len| len > BODY_LIMIT as i64) {
+        return Err(s3_error!(EntityTooLarge));
+    }
     let mut body = Body::from(body);
     let bytes = body
         .store_all_limited(BODY_LIMIT)

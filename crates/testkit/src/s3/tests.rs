@@ -158,6 +158,21 @@ fn ranges_are_ignored_moved_and_forged() {
 }
 
 #[test]
+fn a_part_is_given_for_the_whole_and_headers_lie() {
+    let server = Server::start();
+    server.write("a", b"0123456789");
+    server.fault(Fault::new(Act::Partial { to: 3 }));
+    let answer = ask(&server, "GET", "a", "", b"");
+    assert!(
+        answer.starts_with("HTTP/1.1 206 ") && answer.contains("content-range: bytes 0-2/10") && answer.ends_with("\r\n\r\n012"),
+        "{answer}"
+    );
+    server.fault(Fault::new(Act::Header { name: "content-encoding", value: "gzip".to_owned() }));
+    let answer = ask(&server, "GET", "a", "", b"");
+    assert!(answer.contains("content-encoding: gzip\r\n") && answer.ends_with("0123456789"), "{answer}");
+}
+
+#[test]
 fn a_write_whose_reply_was_lost_is_done_and_one_that_was_cut_is_not() {
     let server = Server::start();
     server.fault(Fault::new(Act::LostReply).on(Verb::Put).key("done"));
