@@ -236,8 +236,8 @@ fn documents_live_as_long_as_their_release(store: &dyn Store) {
     assert!(attach(1, b"").expect("attached"));
     assert!(store.attach(&app, releases[0].id(), Document::Provenance, b"how").expect("attached"));
     let all = |n| Document::ALL.map(|document| attached(n, document));
-    assert_eq!(all(0), [Some(b"how".to_vec()), Some(b"one".to_vec()), None]);
-    assert_eq!(all(1), [None, Some(vec![]), None]);
+    assert_eq!(all(0), [Some(b"how".to_vec()), Some(b"one".to_vec()), None, None]);
+    assert_eq!(all(1), [None, Some(vec![]), None, None]);
     let other = store.attach(&"other".parse().expect("a name"), releases[0].id(), Document::Sbom, b"x");
     assert!(matches!(other, Err(PutError::NoRelease { .. })));
     let long = vec![0; document::LEN + 1];
@@ -246,11 +246,11 @@ fn documents_live_as_long_as_their_release(store: &dyn Store) {
 
     let plan = gc::plan(&store.contents().expect("read"), &Policy { count: 1, older: Timestamp(i64::MAX) });
     assert_eq!(gc::perform(store, &plan).expect("collected").n_releases, 1);
-    assert_eq!((all(0), all(1)), ([None, None, None], [None, Some(vec![]), None]));
+    assert_eq!((all(0), all(1)), ([None, None, None, None], [None, Some(vec![]), None, None]));
     store.put(&releases[0], &rows[0].0, &rows[0].1, NOW).expect("put again");
-    assert_eq!(all(0), [None, None, None]);
+    assert_eq!(all(0), [None, None, None, None]);
     store.flush().expect("flushed");
-    assert_eq!(all(1), [None, None, None]);
+    assert_eq!(all(1), [None, None, None, None]);
 }
 
 fn a_pin_keeps_an_image(store: &dyn Store) {

@@ -6,7 +6,7 @@
 //! table    = last sequence u64, count, image*, count, release*, count, pin*, count, lease*
 //! image    = digest, stored i64, length of the manifest u64, whole u8 (1; 0 when a repair found no copy of a blob)      ascending
 //! release  = sequence u64, stored i64, canonical bytes (a text), count, document*                                     ascending by sequence
-//! document = kind u8 (0 provenance, 1 bill of materials, 2 attestations), codec u8 (0 or 1), length u32, offset u32, stored length u32, reference      ascending by kind
+//! document = kind u8 (0 provenance, 1 bill of materials, 2 attestations, 3 that it was the newest), codec u8 (0 or 1), length u32, offset u32, stored length u32, reference      ascending by kind
 //! pin      = image digest, why (a text)                                                                                 ascending
 //! lease    = holder (a text), image digest                                                                              ascending
 //! ```
@@ -193,6 +193,7 @@ fn kind(document: Document) -> u8 {
         Document::Provenance => 0,
         Document::Sbom => 1,
         Document::Attestations => 2,
+        Document::Channel => 3,
     }
 }
 
