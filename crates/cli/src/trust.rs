@@ -1,6 +1,7 @@
 //! Who vouches for releases, as commands see it: attestations beside the releases of a cache, made, carried and asked for.
 
 pub mod changes;
+mod newest;
 
 use std::path::Path;
 
@@ -14,7 +15,9 @@ use df_fleet::{Credentials, Untrusted};
 use crate::event::Event;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::session::Session;
+use crate::session::{Session, now};
+
+pub use newest::check_newest;
 
 /// What to type when a release lacks somebody's word.
 pub const SIGN: &str = "df build --sign";
@@ -28,16 +31,23 @@ pub const CHANGE: &str = "df trust --sign";
 pub fn sign(session: &Session, store: &dyn Store, release: &Release, key: Option<&Path>) -> Result<(), Failure> {
     let policy = &session.config.trust;
     let statement = Statement::release(&Subject::of(release));
-    let attestation = signing_key(session, key, policy, SIGN)?.sign(&statement).map_err(|error| unsigned(&error, SIGN))?;
+    let signer = signing_key(session, key, policy, SIGN)?;
+    let attestation = signer.sign(&statement).map_err(|error| unsigned(&error, SIGN))?;
     let by = attestation.key().clone();
     let bundle = Bundle::new(&statement, vec![attestation]);
     let attached = store.attach(&release.app, release.id(), Document::Attestations, &bundle.encode());
     attached.map_err(|error| Failure::here("sign", &error).next("df cache status"))?;
+    // Who takes it out of a shared cache asks for the newest: that is somebody's word too.
+    if session.config.cache.remote.is_some() {
+        newest::attest(store, release, &signer, now())?;
+    }
     let bundle = bundle_of(store, release)?.unwrap_or(bundle);
     let what = format!("{} of {}", release.commit.short(), release.app);
     session.output().step(&attested(what, Some(release.id()), &by, &bundle, policy));
     if policy.is_asking() && !policy.keys().contains(&by) {
-        session.output().note(format!("  {} is none of trust.keys in df.yaml: nodes that believe those do not count it", by.fingerprint()));
+        session
+            .output()
+            .note(format!("  {} is none of trust.keys in df.yaml: nodes that believe those do not count it", by.fingerprint()));
     }
     Ok(())
 }

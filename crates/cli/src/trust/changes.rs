@@ -184,7 +184,12 @@ mod tests {
     #[test]
     fn a_file_that_is_none_is_refused_in_words() {
         let dir = tempfile::tempdir().expect("a directory");
-        for text in ["", "{}", r#"{"format":2,"changes":[]}"#, r#"{"format":1,"changes":[{"sequence":1,"threshold":1,"keys":[],"attestations":{}}]}"#] {
+        for text in [
+            "",
+            "{}",
+            r#"{"format":2,"changes":[]}"#,
+            r#"{"format":1,"changes":[{"sequence":1,"threshold":1,"keys":[],"attestations":{}}]}"#,
+        ] {
             std::fs::write(dir.path().join(FILE), text).expect("written");
             assert_eq!(Changes::load(dir.path()).expect_err("refused").exit, Exit::Usage, "{text}");
         }
