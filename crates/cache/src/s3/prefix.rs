@@ -153,6 +153,37 @@ mod tests {
     }
 
     #[test]
+    fn no_blob_needs_itself_when_versions_go_back_and_forth() {
+        use crate::contract::image;
+        let (one, two) = (noise(9000, 1), noise(9000, 2));
+        let rows: Vec<_> = [&one, &two, &one, &two].map(|bytes| image(&[bytes]).0).into();
+        let index = Index::default();
+        let lacking = [&one, &two].map(|bytes| (Digest::of(bytes), bytes.len() as u64));
+        let mut choice = Choice::new(&lacking, &index);
+        for (i, manifest) in rows.iter().enumerate() {
+            choice.choose(manifest, &rows[..i].iter().rev().collect::<Vec<_>>());
+        }
+        let expected = Older { digest: Digest::of(&one), len: 9000, depth: 1 };
+        assert_eq!(choice.chosen, [(Digest::of(&two), expected)].into());
+    }
+
+    #[test]
+    fn no_chain_is_longer_than_allowed_and_what_is_not_live_is_no_prefix() {
+        use crate::contract::image;
+        let blobs: Vec<_> = (0..30).map(|n| noise(9000, n)).collect();
+        let rows: Vec<_> = blobs.iter().map(|bytes| image(&[bytes]).0).collect();
+        let index = Index::default();
+        let lacking: Vec<_> = blobs[1..].iter().map(|bytes| (Digest::of(bytes), 9000)).collect();
+        let mut choice = Choice::new(&lacking, &index);
+        for (i, manifest) in rows.iter().enumerate() {
+            choice.choose(manifest, &rows[..i].iter().rev().collect::<Vec<_>>());
+        }
+        assert!(!choice.chosen.contains_key(&Digest::of(&blobs[1])), "the only older one is not there");
+        assert_eq!(choice.chosen.len(), 28);
+        assert_eq!(choice.chosen.values().map(|older| older.depth).max(), Some(DEPTH));
+    }
+
+    #[test]
     fn what_is_no_smaller_after_another_stands_alone() {
         let (old, new) = (noise(100_000, 1), noise(100_000, 2));
         let older = Older { digest: Digest::of(&old), len: old.len() as u64, depth: 1 };

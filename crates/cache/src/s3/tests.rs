@@ -54,6 +54,7 @@ fn keeps_the_contract() {
     });
 }
 
+mod conditions;
 mod counting;
 mod derived;
 mod killed;
