@@ -12,7 +12,7 @@ use df_testkit::process::{Child, Output, Run, wait_until};
 use df_testkit::repo::Repo;
 use df_testkit::seed::Seed;
 use df_testkit::sshd::Sshd;
-use df_testkit::survivors::send;
+use df_testkit::survivors::{descendants, send};
 use serde_json::Value;
 
 use crate::support::{DEADLINE, World};
@@ -25,6 +25,8 @@ const FILES: &str = "mkdir out && cp -r a b out";
 const PIECES: &str = "mkdir out && cp a out/z && { cat a; head -c 16777216 /dev/zero; } > out/long";
 /// Bytes after which a session is cut: the first piece is there then, and a part of the second.
 const CUT: usize = CHANGED_LEN + CHANGED_LEN / 4;
+/// Bytes of what a node writes down when a piece is there: its end in the delta comes first.
+const MARK_LEN: usize = 48;
 /// What df may need for each node beyond the first ten: a session, a window of bytes, a task. Measured: 40 to 60 KiB.
 const NODE_LEN: u64 = 160 << 10;
 /// What a question and its answer may be together when there is nothing to do.
@@ -243,8 +245,12 @@ struct Remote {
 
 impl Remote {
     fn new(n_nodes: usize) -> Self {
+        Self::of(FILES, n_nodes)
+    }
+
+    fn of(command: &str, n_nodes: usize) -> Self {
         let mut server = None;
-        let mut fleet = Fleet::of(FILES, |world| {
+        let mut fleet = Fleet::of(command, |world| {
             let sshd = server.insert(Sshd::start(&world.path("sshd"), net::own_loopback()));
             (1..=n_nodes).map(|n| format!("ssh://{}{}", sshd.host(), world.path("nodes").join(n.to_string()).display())).collect()
         });
@@ -302,6 +308,35 @@ fn no_connection_carries_more_than_eight_sessions() {
     println!("sessions of each connection: {carried:?}");
     assert!(carried.iter().all(|n| *n <= 8) && carried.contains(&8), "{carried:?}");
     assert_eq!(copied.len(), N);
+}
+
+#[test]
+fn an_ssh_that_is_killed_in_the_middle_costs_only_what_was_not_there() {
+    let remote = Remote::of(PIECES, 2);
+    let fleet = &remote.fleet;
+    let whole = number(&fleet.copying(0, [2], &[]).ok().events("copied")[0], "bytes_sent");
+    // Heard is a part; after the cut the machine is not there for a while.
+    fleet.behave(1, &format!("[ -f cut ] && exit 255\ntouch cut\n{}", hearing(CUT, "cat > /dev/null;")));
+    let mut copying = fleet.copying(0, [1], &[]).spawn();
+    let marks = || {
+        let incoming = fs::read_dir(fleet.root(1).join("incoming")).ok()?.flatten().next()?;
+        fs::read(incoming.path().join("marks")).ok().filter(|marks| marks.len() >= 2 * MARK_LEN)
+    };
+    let is_there = wait_until(DEADLINE, || marks().map(|_| true).or((!copying.is_running()).then_some(false)));
+    assert_eq!(is_there, Some(true), "no piece comes to its end");
+    let is_ssh = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "ssh");
+    let sshs: Vec<u32> = descendants(copying.pid()).into_iter().filter(is_ssh).collect();
+    assert!(!sshs.is_empty() && copying.is_running(), "df is at work through ssh");
+    sshs.into_iter().for_each(|pid| send(pid, libc::SIGKILL));
+    copying.finish(DEADLINE).expect_code(9);
+    let verified = marks().expect("what came is kept");
+    let last = verified.len() / MARK_LEN * MARK_LEN - MARK_LEN;
+    let verified = u64::from_le_bytes(verified[last..last + 8].try_into().expect("eight bytes"));
+    fs::remove_file(fleet.root(1).join("behaviour")).expect("it was there");
+    let copied = fleet.copying(0, [1], &[]).ok().events("copied").remove(0);
+    let (sent, resumed) = (number(&copied, "bytes_sent"), number(&copied, "bytes_resumed"));
+    assert_eq!(resumed, verified, "from the last byte that was checked: {copied}");
+    assert!(resumed > whole / 3 && sent < whole - resumed + 4096, "{copied}, in one go {whole}");
 }
 
 #[test]
