@@ -52,7 +52,7 @@ impl Trusting {
     fn df(&self, words: &[&str]) -> Run {
         let config = self.world.path("df.yaml").display().to_string();
         let run = self.world.df(["--config", &config]).args(words).env("XDG_CACHE_HOME", self.world.path("cache"));
-        run.env_remove("SSH_AUTH_SOCK").env("HOME", self.world.path("home"))
+        run.env_remove("SSH_AUTH_SOCK")
     }
 
     /// Attests a version with a key.
@@ -318,6 +318,60 @@ fn what_comes_out_of_a_cache_elsewhere_is_attested_or_refused() {
     fs::set_permissions(&out, fs::Permissions::from_mode(0o755)).expect("ours");
     fs::rename(&out, it.world.path("old")).expect("moved");
     get(&versions.v2).ok();
+}
+
+/// A place that shows what it showed before: each release in it is attested, and so was each pointer.
+#[test]
+fn an_old_version_is_not_believed_to_be_the_newest() {
+    let (versions, it) = (versions(), Trusting::new(0));
+    let (place, dir) = (format!("file:{}", it.world.path("place").display()), it.world.path("place"));
+    it.believe(1, &["a"]);
+    let config = it.world.path("df.yaml");
+    let text = fs::read_to_string(&config).expect("written") + &format!("cache: {{ remote: \"{place}\" }}\n");
+    fs::write(&config, text).expect("written");
+    let put = |commit: &str| {
+        it.sign(commit, "a");
+        it.df(&["cache", "put", commit, "--address", &place]).ok();
+    };
+    let get = |n: usize| {
+        let out = it.world.path(&format!("out{n}")).display().to_string();
+        it.df(&["cache", "get", "--address", &place, "--output", &out])
+    };
+    put(&versions.v1);
+    get(1).ok();
+    let kept = it.world.path("kept").display().to_string();
+    Run::new("/bin/cp").args(["-a", &dir.display().to_string(), &kept]).ok();
+    // A second later: whoever publishes counts by the clock.
+    let published = std::time::SystemTime::now();
+    let is_later = || (published.elapsed().expect("forward") > Duration::from_secs(1)).then_some(());
+    df_testkit::process::wait_until(Duration::from_secs(10), is_later).expect("time passes");
+    put(&versions.v2);
+    get(2).ok();
+    fs::rename(&dir, it.world.path("moved")).expect("moved");
+    fs::rename(&kept, &dir).expect("moved");
+    let refused = get(3).output().expect_code(10);
+    assert!(refused.stderr.contains("somebody shows an old one"), "{}", refused.stderr);
+    // By its name it may be had: it is attested.
+    let out = it.world.path("named").display().to_string();
+    it.df(&["cache", "get", &versions.v1, "--address", &place, "--output", &out]).ok();
+    // One that nobody calls the newest is not.
+    fs::remove_file(it.world.path("state/newest.json")).expect("it was remembered");
+    get(4).ok();
+    let files = channels(&dir);
+    assert!(!files.is_empty());
+    files.iter().for_each(|file| fs::remove_file(file).expect("removed"));
+    let refused = get(5).output().expect_code(10);
+    assert!(refused.stderr.contains("nobody says so"), "{}", refused.stderr);
+}
+
+/// The files of pointers in a cache.
+fn channels(dir: &Path) -> Vec<PathBuf> {
+    let mut found = vec![];
+    for release in fs::read_dir(dir.join("docs/greeter")).expect("documents").flatten() {
+        let files = fs::read_dir(release.path()).expect("listed").flatten().map(|entry| entry.path());
+        found.extend(files.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("channel-"))));
+    }
+    found
 }
 
 /// Speaks to df-node as no df would.
