@@ -5,6 +5,7 @@ mod support;
 mod architecture;
 mod bad_input;
 mod bad_versions;
+mod bucket;
 mod cache;
 mod checked_builds;
 mod docs;

@@ -483,15 +483,40 @@ pub enum CacheCommand {
     Update,
     /// Replace damaged and missing blobs, from another copy or by building the commit again
     Repair,
+    /// Send what is new here to a bucket, or to the cache that df.yaml or --address names
+    Persist(Persist),
     /// Collect old releases from the cache
-    Gc(Old),
+    Gc(Gc),
     /// Read every blob back and compare it with its digest
-    Verify,
+    Verify(CacheVerify),
     /// Show what the cache holds
     Status,
 }
-    /// Send what is new here to a bucket, or to the cache that df.yaml or --address names
-    Persist(Persist),
+
+/// `df cache persist`
+#[derive(Debug, Clone, Args)]
+pub struct Persist {
+    /// Send it to this bucket: its name, or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "BUCKET", value_parser = text)]
+    pub s3_bucket: Option<String>,
+    /// Use a server that knows no conditional writes: nobody else may write there meanwhile
+    #[arg(long)]
+    pub single_writer: bool,
+}
+
+/// `df cache verify`
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct CacheVerify {
+    /// Only look whether all that is named is there
+    #[arg(long, conflicts_with_all = ["sample", "slice"])]
+    pub quick: bool,
+    /// That, and read this many packs of a bucket, or files of a directory, drawn anew each time
+    #[arg(long, value_name = "N", conflicts_with = "slice")]
+    pub sample: Option<usize>,
+    /// Read this many packs of a bucket, from where the last such command stopped
+    #[arg(long, value_name = "N")]
+    pub slice: Option<usize>,
+}
 
 /// `df hook`
 #[derive(Debug, Clone, Args)]
@@ -543,17 +568,6 @@ pub struct Completions {
     #[arg(value_enum)]
     pub shell: Shell,
 }
-/// `df cache persist`
-#[derive(Debug, Clone, Args)]
-pub struct Persist {
-    /// Send it to this bucket: its name, or s3://BUCKET/PREFIX
-    #[arg(long, value_name = "BUCKET", value_parser = text)]
-    pub s3_bucket: Option<String>,
-    /// Use a server that knows no conditional writes: nobody else may write there meanwhile
-    #[arg(long)]
-    pub single_writer: bool,
-}
-
 
 /// A shell that completions are made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -712,6 +726,7 @@ const BUILD_EXAMPLES: &str = "\
 Examples:
   df build
   df build --check          prove that the commit always gives this image
+  df build --sign           attest it, for nodes that believe only keys
   df build --commit-hash v1.2.0 --output ./image";
 const CP_EXAMPLES: &str = "\
 Examples:
@@ -725,7 +740,6 @@ Examples:
   df deploy --dry-run --detailed-exitcode
   df deploy --commit-hash v1.2.0 --address web1";
 const ROLLBACK_EXAMPLES: &str = "\
-  df build --sign           attest it, for nodes that believe only keys
 Examples:
   df rollback
   df rollback --to 12
@@ -734,6 +748,12 @@ const GC_EXAMPLES: &str = "\
 Examples:
   df gc --dry-run --why
   df gc --count 3 --older 30d";
+const TRUST_EXAMPLES: &str = "\
+Examples:
+  df trust                          show whom each node believes
+  df trust --sign                   attest that it shall be whom df.yaml names
+  df trust --sign --key release.pub the same with a key that the agent has
+  df trust --send --address web3    tell a node what it missed";
 const CACHE_EXAMPLES: &str = "\
 Examples:
   df cache status
@@ -741,6 +761,8 @@ Examples:
   df cache get --output ./tree 3f2a9c1
   df cache diff --address file:/srv/cache
   df cache persist --s3-bucket releases
+  df cache persist --s3-bucket s3://releases/greeter --dry-run
+  df cache verify --address s3://releases --sample 3
   df cache status --address s3://releases";
 const HOOK_EXAMPLES: &str = "\
 Examples:
@@ -754,12 +776,6 @@ Examples:
   df completions fish > ~/.config/fish/completions/df.fish";
 const MAN_EXAMPLES: &str = "\
 Examples:
-const TRUST_EXAMPLES: &str = "\
-Examples:
-  df trust                          show whom each node believes
-  df trust --sign                   attest that it shall be whom df.yaml names
-  df trust --sign --key release.pub the same with a key that the agent has
-  df trust --send --address web3    tell a node what it missed";
   df man ~/.local/share/man/man1
   man distributive-flow";
 

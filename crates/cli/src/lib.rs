@@ -37,8 +37,8 @@ mod rolling;
 mod session;
 mod store;
 mod time;
-
 mod trust;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 

@@ -1,10 +1,16 @@
 //! `df cache`: the releases at rest, here or in the cache at `--address`.
 
 mod archive;
-mod mend;
+mod costs;
+mod counting;
+mod diff;
 mod moving;
+mod node;
 mod persist;
 mod place;
+mod repair;
+mod sending;
+mod verify;
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
@@ -21,6 +27,9 @@ pub use place::Place;
 
 /// Does one thing with the cache.
 pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
+    if node::is_meant(&session.call.globals.address) {
+        return node::run(command, session);
+    }
     if let CacheCommand::Persist(args) = command {
         return persist::run(args, session);
     }
@@ -29,27 +38,22 @@ pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
         CacheCommand::Flush => flush(session, &place),
         CacheCommand::Put { what } => moving::put(session, &place, what.as_deref()),
         CacheCommand::Get { version, output, tar } => moving::get(session, &place, version.as_deref(), output.as_deref(), *tar),
-        CacheCommand::Diff => mend::diff(session, &place),
+        CacheCommand::Diff => diff::run(session, &place),
         CacheCommand::Update => moving::update(session, &place),
-        CacheCommand::Repair => mend::repair(session, &place),
-        CacheCommand::Gc(old) => {
-            let why = session.call.globals.verbose > 0;
-            let found = gc::collect(session, &place.name, place.store(), *old, why, &BTreeSet::new())?;
+        CacheCommand::Repair => repair::run(session, &place),
+        CacheCommand::Gc(args) => {
+            let why = args.why || session.call.globals.verbose > 0;
+            let found = gc::collect(session, &place.name, place.store(), args.old, why, &BTreeSet::new())?;
             Ok(if session.is_dry_run() { session.planned(found) } else { Exit::Done })
         }
         CacheCommand::Persist(args) => persist::run(args, session),
-        CacheCommand::Verify => mend::verify(session, &place),
+        CacheCommand::Verify(args) => verify::run(args, session, &place),
         CacheCommand::Status => status(session, &place),
     }
 }
 
-/// Returns the failure of a cache.
-pub fn failed(error: &dyn std::error::Error) -> Failure {
-    Failure::here("cache", error).next("df cache verify")
-}
-
 fn flush(session: &Session, place: &Place) -> Result<Exit, Failure> {
-    let stats = place.store().stats().map_err(|error| failed(&error))?;
+    let stats = place.store().stats().map_err(|error| place.unread(&error))?;
     let is_empty = stats.n_images == 0 && stats.n_releases == 0 && stats.n_blobs == 0;
     if session.is_dry_run() {
         let action = format!("remove {} releases, {} images", stats.n_releases, stats.n_images);
@@ -64,8 +68,9 @@ fn flush(session: &Session, place: &Place) -> Result<Exit, Failure> {
         session.output().result(&event);
         return Ok(session.planned(!is_empty));
     }
-    confirm(session, &format!("Remove {} releases and {} images from {}?", stats.n_releases, stats.n_images, place.name))?;
-    place.store().flush().map_err(|error| failed(&error))?;
+    let question = format!("Remove {} releases and {} images from {}?", stats.n_releases, stats.n_images, place.name);
+    confirm(session, place, &question)?;
+    place.store().flush().map_err(|error| place.unwritten(&error))?;
     session.output().result(&Event::Collected(place.placed(
         stats.stored_bytes,
         stats.n_images + stats.n_releases + stats.n_blobs,
@@ -76,7 +81,7 @@ fn flush(session: &Session, place: &Place) -> Result<Exit, Failure> {
 
 fn status(session: &Session, place: &Place) -> Result<Exit, Failure> {
     let store = place.store();
-    let stats = store.stats().map_err(|error| failed(&error))?;
+    let stats = store.stats().map_err(|error| place.unread(&error))?;
     let line = |name: &str, value: String| format!("{name:<10} {value}");
     let lines = [
         line("place", place.whereabouts()),
@@ -84,15 +89,16 @@ fn status(session: &Session, place: &Place) -> Result<Exit, Failure> {
         line("images", stats.n_images.to_string()),
         line("files", format!("{} distinct, {}", stats.n_blobs, bytes(stats.blob_bytes))),
         line("takes", format!("{} in {} packs", bytes(stats.stored_bytes), stats.n_packs)),
-        line("free", stats.free_bytes.map_or_else(|| "unknown".to_owned(), bytes)),
     ];
+    let free = stats.free_bytes.map(|free| line("free", bytes(free)));
+    let lines: Vec<String> = lines.into_iter().chain(free).collect();
     let why = format!("{} releases, {} images", stats.n_releases, stats.n_images);
     session.output().table(&[Event::Stored(place.placed(stats.stored_bytes, stats.n_blobs, why))], &lines);
     Ok(Exit::Done)
 }
 
 /// Asks a person before something is lost; scripts are taken by their word.
-fn confirm(session: &Session, question: &str) -> Result<(), Failure> {
+fn confirm(session: &Session, place: &Place, question: &str) -> Result<(), Failure> {
     if session.call.globals.yes || !std::io::stdin().is_terminal() {
         return Ok(());
     }
@@ -101,6 +107,6 @@ fn confirm(session: &Session, question: &str) -> Result<(), Failure> {
     let _ = std::io::stdin().read_line(&mut answer);
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Failure::new(Exit::Usage, "cache", "not confirmed; nothing was changed").next("df cache flush --yes")),
+        _ => Err(Failure::new(Exit::Usage, "cache", "not confirmed; nothing was changed").next(place.command("flush --yes"))),
     }
 }

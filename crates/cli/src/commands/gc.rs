@@ -11,6 +11,7 @@ use df_fleet::message::{Collected, Reply, Request};
 
 use crate::across::{self, Work};
 use crate::args;
+use crate::bucket::failure;
 use crate::event::{Event, Placed};
 use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::Failure;
@@ -38,6 +39,16 @@ struct OnNodes {
     held: BTreeSet<ImageId>,
     /// Something went, or would go.
     any: bool,
+}
+
+/// Collects the application's generations and images on the nodes of the command.
+///
+/// # Errors
+/// There is no node.
+pub fn on_nodes(session: &Session, old: args::Old) -> Result<Exit, Failure> {
+    let (ends, found) = collect_on_nodes(session, old)?;
+    let clean = ends.iter().all(|end| *end == NodeEnd::Done);
+    Ok(if clean && session.is_dry_run() { session.planned(found.any) } else { of_nodes(&ends) })
 }
 
 fn collect_on_nodes(session: &Session, old: args::Old) -> Result<(Vec<NodeEnd>, OnNodes), Failure> {
@@ -86,8 +97,7 @@ pub fn collect(
     held: &BTreeSet<ImageId>,
 ) -> Result<bool, Failure> {
     let (count, older) = limits(session, old);
-    let failed = |error: &dyn std::error::Error| Failure::here("cache", error).next("df cache verify");
-    let contents = store.contents().map_err(|error| failed(&error))?;
+    let contents = store.contents().map_err(|error| failure::unread(place, &error))?;
     let mut plan = gc::plan(&contents, &Policy { count, older });
     // The cache is shared: what another application keeps is for its own df.yaml to say.
     let is_ours = |stored: &StoredRelease| stored.release.app == *session.app();
@@ -110,18 +120,27 @@ pub fn collect(
         for image in plan.images.iter().filter(|image| !plan.releases.iter().any(|s| s.release.image == **image)) {
             output.result(&would(place, format!("collect image {}", image.short())));
         }
-    } else if found {
-        let collected = gc::perform(store, &plan).map_err(|error| failed(&error))?;
-        output.result(&Event::Collected(Placed {
-            place: place.to_owned(),
-            bytes: collected.bytes,
-            objects: collected.n_releases + collected.n_images + collected.n_blobs,
-            why: format!("beyond the newest {count} and older than {older}"),
-            ..Placed::default()
-        }));
-    } else {
-        output.note(format!("  {place:<16} nothing to collect"));
+        return Ok(found);
     }
+    // Also when no release goes: a bucket may hold what was let go before, and whose time is over.
+    let collected = gc::perform(store, &plan).map_err(|error| failure::unwritten(place, &error))?;
+    let gone = collected.n_releases + collected.n_images + collected.n_blobs;
+    if gone + collected.n_objects == 0 {
+        output.note(format!("  {place:<16} nothing to collect"));
+        return Ok(found);
+    }
+    let deleted = match collected.n_objects {
+        0 => String::new(),
+        n => format!("; {n} objects of the bucket deleted"),
+    };
+    output.result(&Event::Collected(Placed {
+        place: place.to_owned(),
+        bytes: collected.bytes,
+        objects: gone,
+        requests: collected.n_requests,
+        why: format!("beyond the newest {count} and older than {older}{deleted}"),
+        ..Placed::default()
+    }));
     Ok(found)
 }
 

@@ -2,16 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
-use df_cache::export;
 use df_cache::store::{Added, Store as _, StoredRelease};
-use df_core::Release;
+use df_cache::{Document, export};
+use df_core::{Manifest, Release};
 
-use super::{Place, failed};
+use super::counting::Counting;
+use super::sending::Freight;
+use super::{Place, costs};
 use crate::event::{Event, Placed};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::pipeline;
-use crate::session::{Session, now};
+use crate::session::Session;
 use crate::store::Shelf;
 use crate::trust;
 
@@ -25,47 +27,73 @@ pub fn put(session: &Session, place: &Place, what: Option<&str>) -> Result<Exit,
         return plan(session, place, &here, what);
     }
     let release = pipeline::release(session, &here, what, None)?;
-    let added = if place.is_elsewhere() { push(&here, place, &release)? } else { Added::default() };
-    stored(session, place, &release, added);
+    if place.is_elsewhere() {
+        Freight::of(&here, place, vec![&release])?.send(session)?;
+        return Ok(Exit::Done);
+    }
+    let Added { n_blobs, bytes } = Added::default();
+    let placed = place.placed(bytes, n_blobs, format!("release of {}", release.commit.short()));
+    session.output().result(&Event::Stored(Placed { image: Some(release.image), ..placed }));
     Ok(Exit::Done)
 }
 
 /// Makes the cache have what is new: HEAD's release, and in a cache elsewhere all releases that are here.
 pub fn update(session: &Session, place: &Place) -> Result<Exit, Failure> {
-    if !place.is_elsewhere() {
-        return put(session, place, None);
-    }
+    if place.is_elsewhere() { push(session, place) } else { put(session, place, None) }
+}
+
+/// Puts all releases that are here into a cache elsewhere, as far as it lacks them.
+pub fn push(session: &Session, place: &Place) -> Result<Exit, Failure> {
     let here = Shelf::open(session)?;
     let lacking = lacking(session, place, &here)?;
+    let freight = Freight::of(&here, place, lacking.iter().map(|stored| &stored.release).collect())?;
     if session.is_dry_run() {
-        return plan_all(session, place, &lacking);
+        return freight.plan(session);
     }
-    push_all(session, place, &here, &lacking)?;
     if lacking.is_empty() {
-        session.output().note(format!("  {} has all that is here", place.name));
+        let newest = here.releases(session.app())?.pop();
+        // Who vouches for it may have said so since it was sent.
+        let news = newest.map_or(Ok(false), |newest| words(&here, place, &newest.release))?;
+        let what = if news { "got the newest attestations" } else { "has all that is here" };
+        session.output().note(format!("  {} {what}", place.name));
+        return Ok(Exit::Done);
     }
+    freight.send(session)?;
     Ok(Exit::Done)
-}
-
-/// Says which releases would be put.
-pub fn plan_all(session: &Session, place: &Place, lacking: &[StoredRelease]) -> Result<Exit, Failure> {
-    for stored in lacking {
-        session.output().result(&would_put(place, &stored.release));
-    }
-    Ok(session.planned(!lacking.is_empty()))
-}
-
-/// Puts releases, one after the other.
-pub fn push_all(session: &Session, place: &Place, here: &Shelf, lacking: &[StoredRelease]) -> Result<(), Failure> {
-    for StoredRelease { release, .. } in lacking {
-        let added = push(here, place, release)?;
-        stored(session, place, release, added);
-    }
-    Ok(())
 }
 
 /// Takes a release out, as a tree.
 pub fn get(session: &Session, place: &Place, version: Option<&str>, to: Option<&Path>, tar: bool) -> Result<Exit, Failure> {
+    let release = wanted(session, place, version)?;
+    let ending = if tar { ".tar" } else { "" };
+    let default = || PathBuf::from(format!("{}-{}{ending}", release.app, release.commit.short()));
+    let to = session.call.here.join(to.map_or_else(default, Path::to_owned));
+    if session.is_dry_run() {
+        return Ok(plan_get(session, place, &release, &to));
+    }
+    if to.symlink_metadata().is_ok() {
+        return Err(
+            Failure::new(Exit::Usage, "output", format!("{} is there already", to.display())).next("df cache get --output DIR")
+        );
+    }
+    let manifest = place.store().manifest(release.image).map_err(|error| place.unread(&error))?;
+    take_out(session, place, &manifest, &to, tar)?;
+    let placed = Placed { image: Some(release.image), ..place.placed(release.image_len, 1, "taken out") };
+    let placed = Placed { place: to.display().to_string(), ..placed };
+    session.output().table(&[Event::Stored(placed)], &[df_core::text::escape(to.display().to_string().as_bytes())]);
+    Ok(Exit::Done)
+}
+
+/// Returns the releases here that a cache elsewhere does not hold, oldest first.
+pub fn lacking(session: &Session, place: &Place, here: &Shelf) -> Result<Vec<StoredRelease>, Failure> {
+    let there = place.releases(session.app())?;
+    let mut lacking = here.releases(session.app())?;
+    lacking.retain(|stored| !there.iter().any(|t| t.id == stored.id));
+    Ok(lacking)
+}
+
+/// Finds the release that a word names, else the newest; one from elsewhere has to be trusted.
+fn wanted(session: &Session, place: &Place, version: Option<&str>) -> Result<Release, Failure> {
     let release = match version {
         Some(word) => place.version(session.app(), word)?,
         None => match place.releases(session.app())?.pop() {
@@ -82,61 +110,50 @@ pub fn get(session: &Session, place: &Place, version: Option<&str>, to: Option<&
             trust::check_newest(session, &place.name, place.store(), &release)?;
         }
     }
-    let ending = if tar { ".tar" } else { "" };
-    let default = || PathBuf::from(format!("{}-{}{ending}", release.app, release.commit.short()));
-    let to = session.call.here.join(to.map_or_else(default, Path::to_owned));
-    if session.is_dry_run() {
-        let reason = format!("image {} of {}", release.image.short(), release.commit.short());
-        let action = format!("write {}", to.display());
-        let event =
-            Event::Planned { node: None, action, bytes: Some(release.image_len), requests: Some(0), reason, changes: true };
-        session.output().result(&event);
-        return Ok(session.planned(true));
+    Ok(release)
+}
+
+/// Carries who vouches for a release to where the release is already; true when that was new there.
+fn words(here: &Shelf, place: &Place, release: &Release) -> Result<bool, Failure> {
+    let mut is_new = false;
+    for document in [Document::Attestations, Document::Channel] {
+        if let Ok(Some(bytes)) = here.store().attached(&release.app, release.id(), document) {
+            let attached = place.store().attach(&release.app, release.id(), document, &bytes);
+            is_new |= attached.map_err(|error| place.unwritten(&error))?;
+        }
     }
-    if to.symlink_metadata().is_ok() {
-        return Err(
-            Failure::new(Exit::Usage, "output", format!("{} is there already", to.display())).next("df cache get --output DIR")
-        );
-    }
-    let manifest =
-        place.store().manifest(release.image).map_err(|error| Failure::here("cache", &error).next("df cache repair"))?;
+    Ok(is_new)
+}
+
+fn take_out(session: &Session, place: &Place, manifest: &Manifest, to: &Path, tar: bool) -> Result<(), Failure> {
+    let blobs = manifest.blobs();
+    let total = blobs.iter().map(|(_, len)| len).sum();
+    let source = place.store().reading(&blobs).map_err(|error| place.unread(&error))?;
+    let source = Counting::new(&*source, session.output().progress(), &place.name, total, session.call.interrupt.flag());
     if tar {
-        super::archive::write(&manifest, place.store(), &to)?;
-    } else {
-        export::tree(&manifest, place.store(), &to).map_err(|error| Failure::here("output", &error).next("df cache repair"))?;
+        return super::archive::write(place, manifest, &source, to);
     }
-    let placed = Placed {
-        place: to.display().to_string(),
-        image: Some(release.image),
-        bytes: release.image_len,
-        objects: 1,
-        ..Placed::default()
-    };
-    session.output().table(&[Event::Stored(placed)], &[df_core::text::escape(to.display().to_string().as_bytes())]);
-    Ok(Exit::Done)
+    match export::tree(manifest, &source, to) {
+        Ok(_) => Ok(()),
+        Err(_) if session.call.interrupt.is_pressed() => {
+            Err(Failure::new(Exit::Interrupted, "output", format!("interrupted; nothing is at {}", to.display())))
+        }
+        // It knows whether a bucket was not reached.
+        Err(error) => Err(Failure { phase: "output", ..place.unread_damaged(&error) }),
+    }
 }
 
-/// Returns the releases here that a cache elsewhere does not hold, oldest first.
-pub fn lacking(session: &Session, place: &Place, here: &Shelf) -> Result<Vec<StoredRelease>, Failure> {
-    let there = place.releases(session.app())?;
-    let mut lacking = here.releases(session.app())?;
-    lacking.retain(|stored| !there.iter().any(|t| t.id == stored.id));
-    Ok(lacking)
-}
-
-fn push(here: &Shelf, place: &Place, release: &Release) -> Result<Added, Failure> {
-    let manifest = here.store().manifest(release.image).map_err(|error| failed(&error))?;
-    let added = place.store().put(release, &manifest, here.store(), now()).map_err(|error| failed(&error))?;
-    trust::carry(here.store(), place.store(), release)?;
-    Ok(added)
-}
-
-fn stored(session: &Session, place: &Place, release: &Release, added: Added) {
-    let placed = Placed {
-        image: Some(release.image),
-        ..place.placed(added.bytes, added.n_blobs, format!("release of {}", release.commit.short()))
-    };
-    session.output().result(&Event::Stored(placed));
+fn plan_get(session: &Session, place: &Place, release: &Release, to: &Path) -> Exit {
+    let (mut requests, mut reason) = (0, format!("image {} of {}", release.image.short(), release.commit.short()));
+    if place.bucket().is_some() {
+        let work = costs::of_get(release.image_len);
+        requests = costs::estimate(&work).requests;
+        reason = format!("{reason}; {}", costs::words(&work));
+    }
+    let (action, requests) = (format!("write {}", to.display()), Some(requests));
+    let event = Event::Planned { node: None, action, bytes: Some(release.image_len), requests, reason, changes: true };
+    session.output().result(&event);
+    session.planned(true)
 }
 
 fn plan(session: &Session, place: &Place, here: &Shelf, what: Option<&str>) -> Result<Exit, Failure> {
@@ -147,21 +164,7 @@ fn plan(session: &Session, place: &Place, here: &Shelf, what: Option<&str>) -> R
         }
         Ok(release) => {
             let held = place.releases(session.app())?.iter().any(|stored| stored.release == release);
-            if !held {
-                session.output().result(&would_put(place, &release));
-            }
-            Ok(session.planned(!held))
+            if held { Ok(session.planned(false)) } else { Freight::of(here, place, vec![&release])?.plan(session) }
         }
-    }
-}
-
-fn would_put(place: &Place, release: &Release) -> Event {
-    Event::Planned {
-        node: None,
-        action: format!("put {} into {}", release.commit.short(), place.name),
-        bytes: Some(release.image_len),
-        requests: Some(0),
-        reason: "at most so many bytes: what it holds is not put again".into(),
-        changes: true,
     }
 }

@@ -1,10 +1,13 @@
 //! Which cache a command is about: that of this machine, a directory, or a bucket.
 
+use std::error::Error;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use df_cache::s3::S3Store;
 use df_cache::store::{Store, StoredRelease};
 use df_core::{AppName, Release};
 
-use crate::bucket;
+use crate::bucket::{self, failure};
 use crate::config::Remote;
 use crate::event::Placed;
 use crate::exit::Exit;
@@ -17,6 +20,8 @@ pub struct Place {
     /// What it is called: `cache`, or its address.
     pub name: String,
     held: Held,
+    /// Requests that were told already.
+    told: AtomicU64,
 }
 
 enum Held {
@@ -32,10 +37,18 @@ impl Place {
     /// The address is none of a cache, or the cache cannot be opened.
     pub fn of(session: &Session) -> Result<Self, Failure> {
         match session.call.globals.address.as_slice() {
-            [] => Ok(Self { name: "cache".into(), held: Held::Here(Shelf::open(session)?) }),
+            [] => Self::here(session),
             [address] => Self::at(session, address),
             _ => Err(refused("one cache at a time".into())),
         }
+    }
+
+    /// Opens the cache of this machine.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn here(session: &Session) -> Result<Self, Failure> {
+        Ok(Self { name: "cache".into(), held: Held::Here(Shelf::open(session)?), told: AtomicU64::new(0) })
     }
 
     /// Finds the cache at an address.
@@ -55,7 +68,7 @@ impl Place {
             Remote::Directory(path) => Held::Directory(Shelf::rooted(&session.call.here.join(path))?),
             Remote::Bucket(address) => Held::Bucket(bucket::open(session, address, is_alone)?),
         };
-        Ok(Self { name: remote.to_string(), held })
+        Ok(Self { name: remote.to_string(), held, told: AtomicU64::new(0) })
     }
 
     /// Returns the bucket, where it is one.
@@ -84,7 +97,9 @@ impl Place {
     /// # Errors
     /// The cache cannot be read.
     pub fn releases(&self, app: &AppName) -> Result<Vec<StoredRelease>, Failure> {
-        store::releases_in(self.store(), app)
+        let mut releases = self.store().releases().map_err(|error| self.unread(&error))?;
+        releases.retain(|stored| stored.release.app == *app);
+        Ok(releases)
     }
 
     /// Finds the version that a word names.
@@ -103,9 +118,40 @@ impl Place {
         }
     }
 
-    /// Returns what was put or found here, to be told.
+    /// Returns what was put or found here, to be told, with the requests since the last time.
     pub fn placed(&self, bytes: u64, objects: u64, why: impl Into<String>) -> Placed {
-        Placed { place: self.name.clone(), bytes, objects, why: why.into(), ..Placed::default() }
+        let requests = self.requests();
+        let requests = requests - self.told.swap(requests, Ordering::Relaxed);
+        Placed { place: self.name.clone(), bytes, objects, requests, why: why.into(), ..Placed::default() }
+    }
+
+    /// Returns a command on this cache.
+    pub fn command(&self, word: &str) -> String {
+        failure::command(word, &self.name)
+    }
+
+    /// Returns the failure of reading it.
+    pub fn unread(&self, error: &(dyn Error + 'static)) -> Failure {
+        failure::unread(&self.name, error)
+    }
+
+    /// Returns the failure of taking something out: where it is nothing else, what it holds is damaged.
+    pub fn unread_damaged(&self, error: &(dyn Error + 'static)) -> Failure {
+        let failure = self.unread(error);
+        let verify = Some(self.command("verify"));
+        if failure.next == verify { failure.next(self.command("repair")) } else { failure }
+    }
+
+    /// Returns the failure of changing it.
+    pub fn unwritten(&self, error: &(dyn Error + 'static)) -> Failure {
+        failure::unwritten(&self.name, error)
+    }
+
+    fn requests(&self) -> u64 {
+        self.bucket().map_or(0, |bucket| {
+            let requests = bucket.objects().requests();
+            requests.get + requests.put + requests.list + requests.delete
+        })
     }
 }
 

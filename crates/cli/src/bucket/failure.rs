@@ -1,0 +1,109 @@
+//! Why a cache has no answer: what the caller sees of it, and what to type next.
+
+use std::error::Error;
+use std::io;
+
+use df_cache::s3::BucketError;
+use df_cache::s3::objects::ObjectError;
+use df_cache::store::ReadError;
+
+use crate::exit::Exit;
+use crate::failure::{Failure, chain};
+
+/// What to do when a bucket lets nobody in.
+pub const CREDENTIALS: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, then type it again; df doctor";
+
+/// What a failure of a cache is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    /// Nobody answers.
+    Unreachable,
+    /// Whoever asks may not.
+    Denied,
+    /// Something of it is gone, or not what was written.
+    Damaged,
+    /// The server knows no conditional writes.
+    Unconditional,
+    /// Others change it all the time.
+    Contended,
+    /// Anything else.
+    Other,
+}
+
+/// Returns the failure of reading a cache.
+pub fn unread(place: &str, error: &(dyn Error + 'static)) -> Failure {
+    of(place, error, "nothing was changed")
+}
+
+/// Returns the failure of changing a cache.
+pub fn unwritten(place: &str, error: &(dyn Error + 'static)) -> Failure {
+    of(place, error, "it names what it named before; what arrived there is not sent again")
+}
+
+/// Returns a command on the cache that is called `place`.
+pub fn command(word: &str, place: &str) -> String {
+    if place == "cache" { format!("df cache {word}") } else { format!("df cache {word} --address {place}") }
+}
+
+fn of(place: &str, error: &(dyn Error + 'static), changed: &str) -> Failure {
+    let trouble = trouble(error);
+    let exit = if trouble == Trouble::Unreachable { Exit::Unreachable } else { Exit::Failed };
+    let next = match trouble {
+        Trouble::Unreachable => "df doctor, then type it again".to_owned(),
+        Trouble::Denied => CREDENTIALS.to_owned(),
+        Trouble::Damaged => command("repair", place),
+        Trouble::Unconditional => format!("df cache persist --single-writer --address {place}"),
+        Trouble::Contended => "type it again".to_owned(),
+        Trouble::Other => command("verify", place),
+    };
+    Failure::new(exit, "cache", format!("{place}: {}; {changed}", chain(error))).next(next)
+}
+
+fn trouble(error: &(dyn Error + 'static)) -> Trouble {
+    match error.downcast_ref::<ObjectError>() {
+        Some(ObjectError::Unreachable { .. } | ObjectError::Unknown { .. }) => return Trouble::Unreachable,
+        Some(ObjectError::Denied { .. }) => return Trouble::Denied,
+        Some(ObjectError::TooLong { .. } | ObjectError::Malformed { .. }) => return Trouble::Damaged,
+        Some(_) | None => {}
+    }
+    match error.downcast_ref::<BucketError>() {
+        Some(BucketError::Damaged { .. } | BucketError::Gone { .. } | BucketError::HeadLost) => return Trouble::Damaged,
+        Some(BucketError::Unconditional) => return Trouble::Unconditional,
+        Some(BucketError::Contended { .. }) => return Trouble::Contended,
+        Some(_) | None => {}
+    }
+    if let Some(ReadError::Damaged { .. } | ReadError::NoBlob { .. } | ReadError::NoImage { .. }) = error.downcast_ref() {
+        return Trouble::Damaged;
+    }
+    // An error that wraps another one names that one's cause as its own.
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).map(|inner| inner as &(dyn Error + 'static));
+    wrapped.or_else(|| error.source()).map_or(Trouble::Other, trouble)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use df_cache::s3::objects::Key;
+    use df_cache::store::PutError;
+
+    #[test]
+    fn what_a_bucket_said_is_found_below_all_that_wraps_it() {
+        let key = || Key::new("head").expect("a key");
+        let table = [
+            (ObjectError::Unreachable { key: key(), why: "refused".into() }, Exit::Unreachable, "df doctor"),
+            (ObjectError::Unknown { key: key(), why: "reset".into() }, Exit::Unreachable, "df doctor"),
+            (ObjectError::Denied { key: key(), why: "403".into() }, Exit::Failed, "AWS_ACCESS_KEY_ID"),
+            (ObjectError::Malformed { key: key(), why: "short".into() }, Exit::Failed, "df cache repair --address s3://b"),
+            (ObjectError::Absent { key: key() }, Exit::Failed, "df cache verify --address s3://b"),
+        ];
+        for (error, exit, next) in table {
+            let words = error.to_string();
+            let error = PutError::Store(ReadError::Store(BucketError::Object(error).into()).into());
+            let failure = unwritten("s3://b", &error);
+            assert_eq!(failure.exit, exit, "{words}");
+            assert!(failure.next.as_ref().is_some_and(|it| it.contains(next)), "{failure:?}");
+            assert!(failure.message.starts_with("s3://b: ") && failure.message.contains(&words), "{failure:?}");
+        }
+        assert_eq!(unread("cache", &ReadError::Store(BucketError::HeadLost.into())).next.as_deref(), Some("df cache repair"));
+    }
+}

@@ -1,0 +1,117 @@
+//! What a bucket will cost, before it does: estimates, by AWS's list prices.
+
+use df_cache::s3::objects::Requests;
+
+use crate::render::units::{bytes, seconds};
+
+/// What is written is a request for each of so many bytes at most.
+const PACK_LEN: u64 = 32 << 20;
+/// Bytes a second that are reckoned with, each way: one request's share by AWS's planning figures.
+const UP: u64 = 20_000_000;
+const DOWN: u64 = 90_000_000;
+/// US dollars, S3 Standard, us-east-1.
+const PUTS: f64 = 0.005 / 1000.0;
+const GETS: f64 = 0.0004 / 1000.0;
+const GB_MONTH: f64 = 0.023;
+
+/// What something costs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Requests of all kinds.
+    pub requests: u64,
+    /// Dollars for the requests.
+    pub once: f64,
+    /// Dollars a month for what is stored besides.
+    pub monthly: f64,
+    /// How long it takes.
+    pub seconds: f64,
+}
+
+/// Estimates what some requests and bytes cost. Deleting costs nothing, listing as much as writing.
+pub fn estimate(work: &Requests) -> Estimate {
+    let (up, down) = (work.bytes_up as f64, work.bytes_down as f64);
+    Estimate {
+        requests: work.get + work.put + work.list + work.delete,
+        once: (work.put + work.list) as f64 * PUTS + work.get as f64 * GETS,
+        monthly: up / 1e9 * GB_MONTH,
+        seconds: up / UP as f64 + down / DOWN as f64,
+    }
+}
+
+/// Returns what putting so many new bytes takes, with so many documents, in one commit.
+pub fn of_put(new_bytes: u64, documents: u64) -> Requests {
+    Requests {
+        get: 2,
+        // Packs, segment, table, log, head.
+        put: new_bytes.div_ceil(PACK_LEN) + documents + 4,
+        bytes_up: new_bytes,
+        ..Requests::default()
+    }
+}
+
+/// Returns what taking so many bytes out takes.
+pub fn of_get(taken_bytes: u64) -> Requests {
+    Requests { get: 3 + taken_bytes.div_ceil(PACK_LEN), bytes_down: taken_bytes, ..Requests::default() }
+}
+
+/// Says what something costs, and that nobody should take it for a bill.
+pub fn words(work: &Requests) -> String {
+    let estimate = estimate(work);
+    let rate = if work.bytes_up > 0 { UP } else { DOWN };
+    let stored = if work.bytes_up > 0 { format!(" and ${} a month", dollars(estimate.monthly)) } else { String::new() };
+    let transfer = if work.bytes_down > 0 { ", without AWS's price of transfer out" } else { "" };
+    format!(
+        "at most {} requests; estimates by AWS's list prices: ${}{stored}{transfer}; {} at {}/s",
+        estimate.requests,
+        dollars(estimate.once),
+        seconds(estimate.seconds),
+        bytes(rate)
+    )
+}
+
+fn dollars(amount: f64) -> String {
+    if amount >= 0.01 { format!("{amount:.2}") } else { format!("{amount:.6}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn estimates_follow_the_price_list() {
+        let requests = |get, put, list, delete, bytes_up, bytes_down| Requests { get, put, list, delete, bytes_up, bytes_down };
+        // Work, requests, dollars once, dollars a month, seconds.
+        let table = [
+            (requests(0, 0, 0, 0, 0, 0), (0, 0.0, 0.0, 0.0)),
+            (requests(0, 1000, 0, 0, 0, 0), (1000, 0.005, 0.0, 0.0)),
+            (requests(1000, 0, 0, 0, 0, 0), (1000, 0.0004, 0.0, 0.0)),
+            (requests(0, 0, 1000, 0, 0, 0), (1000, 0.005, 0.0, 0.0)),
+            (requests(0, 0, 0, 1000, 0, 0), (1000, 0.0, 0.0, 0.0)),
+            (requests(0, 0, 0, 0, 1_000_000_000, 0), (0, 0.0, 0.023, 50.0)),
+            (requests(0, 0, 0, 0, 0, 900_000_000), (0, 0.0, 0.0, 10.0)),
+            (requests(2000, 2000, 0, 0, 100_000_000_000, 0), (4000, 0.0108, 2.3, 5000.0)),
+        ];
+        for (work, (n, once, monthly, seconds)) in table {
+            let found = estimate(&work);
+            let near = |a: f64, b: f64| (a - b).abs() < 1e-9;
+            assert!(
+                found.requests == n && near(found.once, once) && near(found.monthly, monthly) && near(found.seconds, seconds),
+                "{work:?}: {found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_put_is_a_request_for_each_pack_and_six_more() {
+        let n = |bytes, documents| estimate(&of_put(bytes, documents)).requests;
+        assert_eq!((n(0, 0), n(1, 0), n(64 << 20, 0), n((64 << 20) + 1, 2)), (6, 7, 8, 11));
+        assert_eq!(estimate(&of_get(33 << 20)).requests, 5);
+    }
+
+    #[test]
+    fn the_words_say_that_they_are_estimates() {
+        let put = words(&of_put(1_000_000_000, 0));
+        assert!(put.contains("estimates by AWS's list prices: $0.000181 and $0.02 a month"), "{put}");
+        assert!(words(&of_get(1 << 20)).contains("without AWS's price of transfer out"));
+    }
+}

@@ -1,0 +1,124 @@
+//! `df cache` with the address of a node: what it holds, as far as a node can say it.
+
+use df_core::ImageId;
+use df_fleet::NodeError;
+use df_fleet::message::{Reply, Request};
+
+use crate::across::{self, Work};
+use crate::args::{self, CacheCommand};
+use crate::commands::{cp, gc};
+use crate::event::{Event, Placed};
+use crate::exit::{Exit, NodeEnd};
+use crate::failure::Failure;
+use crate::render::units::bytes;
+use crate::session::Session;
+use crate::store::Shelf;
+
+/// Returns whether addresses name nodes, and no cache.
+pub fn is_meant(addresses: &[String]) -> bool {
+    !addresses.is_empty() && addresses.iter().all(|address| !address.starts_with("s3:") && !address.starts_with("file:"))
+}
+
+/// Does one thing with what nodes hold.
+pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
+    match command {
+        CacheCommand::Status => across::ask(session, "cache status", status),
+        CacheCommand::Verify(_) => across::ask(session, "cache verify", verify),
+        CacheCommand::Diff => diff(session),
+        CacheCommand::Gc(args) => gc::on_nodes(session, args.old),
+        CacheCommand::Put { what } if what.as_deref().is_some_and(|what| what.ends_with(".tar")) => {
+            Err(refused("takes releases, no archives", "df cache put FILE.tar"))
+        }
+        CacheCommand::Put { what } => copy(session, what.clone()),
+        CacheCommand::Update => copy(session, None),
+        CacheCommand::Get { .. } => Err(refused("hands out no files; take the version from a cache", "df cache get VERSION")),
+        CacheCommand::Flush => Err(refused("keeps what its generations need", "df cache gc --count 1 --address NODE")),
+        CacheCommand::Repair => Err(refused("is repaired by sending the image again", "df cp --full --address NODE")),
+        CacheCommand::Persist(_) => Err(refused("is no place to persist to", "df cache persist --s3-bucket BUCKET")),
+    }
+}
+
+fn copy(session: &Session, version: Option<String>) -> Result<Exit, Failure> {
+    cp::run(&args::Cp { full: false, version, packing: args::Packing::default() }, session)
+}
+
+async fn status(work: Work) -> Result<NodeEnd, NodeError> {
+    let Work { label, reached, output, .. } = work;
+    let survey = &reached.survey;
+    let n_generations: usize = survey.apps.iter().map(|app| app.generations.len()).sum();
+    let why = format!("{n_generations} generations, {} free", bytes(survey.free));
+    let line = format!("  {label:<16} {} images, {why}", survey.images.len());
+    let placed = Placed { place: label, objects: survey.images.len() as u64, why, ..Placed::default() };
+    output.table(&[Event::Stored(placed)], &[line]);
+    reached.connection.close().await;
+    Ok(NodeEnd::Done)
+}
+
+/// Has the node read back each image it holds.
+async fn verify(work: Work) -> Result<NodeEnd, NodeError> {
+    let Work { label, mut reached, output, .. } = work;
+    let mut n_differences = 0;
+    for image in reached.survey.images.clone() {
+        let Reply::Checked { differences } = reached.connection.ask(&Request::Check { image }).await? else {
+            return Err(NodeError::Answer);
+        };
+        for found in differences {
+            n_differences += 1;
+            let why = format!("{}: {}, expected {}, found {}", found.path, found.kind, found.expected, found.found);
+            let placed = Placed { place: label.clone(), image: Some(image), objects: 1, why, ..Placed::default() };
+            output.result(&Event::Missing(placed));
+        }
+    }
+    reached.connection.close().await;
+    if n_differences == 0 {
+        output.note(format!("  {label:<16} {} images, every file read back", reached.survey.images.len()));
+        return Ok(NodeEnd::Done);
+    }
+    output.note(format!("  {label:<16} {n_differences} files differ; next: df cp --full --address {label}"));
+    Ok(NodeEnd::Differs)
+}
+
+/// Compares the images of each node with the releases here.
+fn diff(session: &Session) -> Result<Exit, Failure> {
+    let mut here: Vec<(String, ImageId)> = vec![];
+    for stored in Shelf::open(session)?.releases(session.app())? {
+        if !here.iter().any(|(_, image)| *image == stored.release.image) {
+            here.push((stored.release.commit.to_string(), stored.release.image));
+        }
+    }
+    across::ask(session, "cache diff", |work: Work| {
+        let here = here.clone();
+        async move {
+            let Work { label, reached, output, .. } = work;
+            let there = &reached.survey.images;
+            let difference = |path: &str, kind: &str, here: String, there: String| {
+                let (path, kind) = (path.to_owned(), kind.to_owned());
+                output.result(&Event::Difference { node: Some(label.clone()), path, kind, here, there });
+            };
+            let missing: Vec<_> = here.iter().filter(|(_, image)| !there.contains(image)).collect();
+            let extra: Vec<_> = there.iter().filter(|image| !here.iter().any(|(_, known)| known == *image)).collect();
+            missing.iter().for_each(|(commit, image)| difference(commit, "missing", image.to_string(), "not there".into()));
+            extra.iter().for_each(|image| difference("", "extra", "not here".into(), image.to_string()));
+            reached.connection.close().await;
+            Ok(if missing.is_empty() && extra.is_empty() { NodeEnd::Done } else { NodeEnd::Differs })
+        }
+    })
+}
+
+fn refused(why: &str, next: &str) -> Failure {
+    Failure::new(Exit::Usage, "cache", format!("a node {why}; nothing was changed")).next(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_caches_are_no_nodes() {
+        let meant = |words: &[&str]| is_meant(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
+        assert!(meant(&["web1"]) && meant(&["ssh://web1", "local:x"]));
+        for words in [&[][..], &["s3://b"], &["file:x"], &["web1", "s3://b"]] {
+            assert!(!meant(words), "{words:?}");
+        }
+    }
+}

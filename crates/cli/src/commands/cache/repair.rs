@@ -1,0 +1,176 @@
+//! `df cache repair`: what is damaged comes back from another copy, or is built again; what nothing names goes.
+
+use std::io::{self, Read as _};
+
+use df_cache::blobs::{Blobs, Bytes};
+use df_cache::gc;
+use df_cache::store::{StoredRelease, copy};
+use df_core::{Digest, Hasher, ImageId};
+
+use super::Place;
+use crate::event::{Event, Placed};
+use crate::exit::Exit;
+use crate::failure::Failure;
+use crate::pipeline;
+use crate::session::{Session, now};
+use crate::store::Shelf;
+
+/// Makes the cache what a build from nothing would make it.
+pub fn run(session: &Session, place: &Place) -> Result<Exit, Failure> {
+    session.output().progress().phase(&format!("reading {} back", place.name));
+    let damages = place.store().verify().map_err(|error| place.unread(&error))?;
+    if session.is_dry_run() {
+        return Ok(plan(session, place, &damages));
+    }
+    // Before the repair, which lets go of what cannot be healed.
+    let releases = place.releases(session.app()).unwrap_or_default();
+    let others = if damages.is_empty() { vec![] } else { others(session, place)? };
+    let names: Vec<&str> = others.iter().map(|other| other.name.as_str()).collect();
+    let repaired = place.store().repair(&Copies(&others)).map_err(|error| place.unwritten(&error))?;
+    for what in &repaired.rebuilt {
+        session.output().result(&Event::Repaired(place.placed(0, 1, what)));
+    }
+    for digest in &repaired.healed {
+        let why = format!("from {}", names.join(" or "));
+        session.output().result(&Event::Repaired(Placed { digest: Some(*digest), ..place.placed(0, 1, why) }));
+    }
+    let mut lost: Vec<ImageId> = repaired.images.clone();
+    lost.extend(releases.iter().map(|s| s.release.image).filter(|image| !place.store().has(*image).unwrap_or(false)));
+    lost.sort_unstable();
+    lost.dedup();
+    let n_lost = lost.len();
+    let unhealed = build_again(session, place, &releases, lost);
+    if n_lost > unhealed {
+        keep_order(place, &releases)?;
+    }
+    if damages.is_empty() && unhealed == 0 {
+        session.output().note(format!("{}: nothing was damaged", place.name));
+    }
+    if unhealed == 0 {
+        sweep(session, place)?;
+        return Ok(Exit::Done);
+    }
+    session
+        .output()
+        .note(format!("{unhealed} images are incomplete; what is left of them stays, and so does what nothing names"));
+    Ok(Exit::Differs)
+}
+
+/// Says what would be repaired.
+fn plan(session: &Session, place: &Place, damages: &[df_cache::scrub::Damage]) -> Exit {
+    for damage in damages {
+        let event = Event::Planned {
+            node: None,
+            action: format!("repair {}", damage.what),
+            bytes: None,
+            requests: None,
+            reason: format!(
+                "{}; from another copy, else built again; then what nothing names in {} goes",
+                damage.why, place.name
+            ),
+            changes: true,
+        };
+        session.output().result(&event);
+    }
+    session.planned(!damages.is_empty())
+}
+
+/// Builds the lost images again from their commits; returns how many are still not whole.
+fn build_again(session: &Session, place: &Place, releases: &[StoredRelease], lost: Vec<ImageId>) -> usize {
+    let mut unhealed = 0;
+    for image in lost {
+        let named = releases.iter().rev().find(|stored| stored.release.image == image);
+        let rebuilt = named.map(|stored| rebuild(session, place, stored));
+        if let Some(Ok(())) = rebuilt {
+            let placed = place.placed(0, 1, "built again from its commit");
+            session.output().result(&Event::Repaired(Placed { image: Some(image), ..placed }));
+            continue;
+        }
+        unhealed += 1;
+        let why = match rebuilt {
+            Some(Err(failure)) => failure.message,
+            _ => "no release names a commit for it".into(),
+        };
+        session.output().result(&Event::Missing(Placed { image: Some(image), ..place.placed(0, 1, why) }));
+    }
+    unhealed
+}
+
+/// Builds a commit again, here; a cache elsewhere then takes what it lacks. Even when the image is another one now, the files that are the same heal.
+fn rebuild(session: &Session, place: &Place, stored: &StoredRelease) -> Result<(), Failure> {
+    let (commit, image) = (stored.release.commit.to_string(), stored.release.image);
+    let (journey, here) = (pipeline::begin(session, Some(&commit))?, Shelf::open(session)?);
+    let built = journey.build(session, &here, journey.turn(session)?)?;
+    if place.is_elsewhere() {
+        let written = |error: &(dyn std::error::Error + 'static)| place.unwritten(error);
+        place.store().repair(here.store()).map_err(|error| written(&error))?;
+        if built.image == image {
+            use df_cache::store::Store as _;
+            let manifest = here.store().manifest(image).map_err(|error| written(&error))?;
+            copy(here.store(), place.store(), &manifest, now()).map_err(|error| written(&error))?;
+        }
+    }
+    if built.image == image {
+        return Ok(());
+    }
+    let (commit, again) = (built.commit.short(), built.image.short());
+    Err(Failure::new(Exit::Differs, "repair", format!("built again, commit {commit} is image {again} now")))
+}
+
+/// A build makes its release the newest; the one that was it is it again.
+fn keep_order(place: &Place, releases: &[StoredRelease]) -> Result<(), Failure> {
+    let Some(newest) = releases.last().filter(|newest| place.store().has(newest.release.image).unwrap_or(false)) else {
+        return Ok(());
+    };
+    place.store().put_release(&newest.release, now()).map_err(|error| place.unwritten(&error))
+}
+
+/// Removes what a build would not make: the blobs that nothing names. Only when nothing is lost, so that no last copy goes.
+fn sweep(session: &Session, place: &Place) -> Result<(), Failure> {
+    let collected = gc::perform(place.store(), &gc::Plan::default()).map_err(|error| place.unwritten(&error))?;
+    if collected.n_blobs > 0 {
+        let placed = place.placed(collected.bytes, collected.n_blobs, "no release, image or pin names it");
+        session.output().result(&Event::Collected(placed));
+    }
+    Ok(())
+}
+
+/// Returns the other copies that can be asked: the cache here, and that of df.yaml. What they hand out is asked for by its digest and compared with it, so
+/// that it does not matter who vouches for it.
+fn others(session: &Session, place: &Place) -> Result<Vec<Place>, Failure> {
+    let mut others = if place.is_elsewhere() { vec![Place::here(session)?] } else { vec![] };
+    let Some(remote) = session.config.cache.remote.as_ref().filter(|remote| remote.to_string() != place.name) else {
+        return Ok(others);
+    };
+    let opened = Place::remote(session, remote, false);
+    let asked = opened.and_then(|other| {
+        other.store().contents().map_err(|error| other.unread(&error))?;
+        Ok(other)
+    });
+    match asked {
+        Ok(other) => others.push(other),
+        Err(failure) => session.output().note(format!("  {remote} was not asked: {}", failure.message)),
+    }
+    Ok(others)
+}
+
+/// Several copies: what one of them has damaged another may have whole.
+struct Copies<'a>(&'a [Place]);
+
+impl Blobs for Copies<'_> {
+    fn blob(&self, digest: Digest) -> io::Result<Bytes> {
+        let is_whole = |store: &dyn Blobs| {
+            let mut hasher = Hasher::new();
+            let mut reader = store.blob(digest)?.reader()?;
+            let mut buffer = vec![0; 128 << 10];
+            loop {
+                match reader.read(&mut buffer)? {
+                    0 => return Ok::<_, io::Error>(hasher.finish() == digest),
+                    n => hasher.update(&buffer[..n]),
+                };
+            }
+        };
+        let whole = self.0.iter().find(|place| is_whole(place.store()).unwrap_or(false));
+        whole.map_or_else(|| Err(io::ErrorKind::NotFound.into()), |place| place.store().blob(digest))
+    }
+}

@@ -1,0 +1,265 @@
+//! The cache in a bucket as a person uses it, against a server that speaks S3: filled, killed, damaged, mended, emptied, and refused.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use df_testkit::process::{Output, Run};
+use df_testkit::s3::{Act, Fault, Server, Verb};
+use df_testkit::{faults, tree};
+
+use crate::support::{PORT, World, shared, versions};
+
+const BUCKET: &str = "s3://df-test";
+
+/// A machine with a cache of its own, and a bucket.
+struct Machine {
+    world: World,
+    server: Server,
+}
+
+impl Machine {
+    /// Holds what all tests built.
+    fn new() -> Self {
+        let it = Self::empty();
+        let copy = [&shared().join("cache"), &it.cache()].map(|path| path.display().to_string());
+        Run::new("/bin/cp").arg("-a").args(copy).output().expect_code(0);
+        it
+    }
+
+    fn empty() -> Self {
+        versions();
+        Self { world: World::new(0), server: Server::start() }
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.world.path("cache")
+    }
+
+    fn df(&self, words: &[&str]) -> Run {
+        self.df_from(&self.cache(), words)
+    }
+
+    /// As from another machine: with another cache.
+    fn df_from(&self, cache: &Path, words: &[&str]) -> Run {
+        let run = self.world.df([]).args(words).env("XDG_CACHE_HOME", cache);
+        let run = self.server.env().into_iter().fold(run, |run, (name, value)| run.env(name, value));
+        run.env_remove("AWS_PROFILE").env_remove("AWS_SESSION_TOKEN")
+    }
+
+    /// The bucket as the place of a command.
+    fn there(&self, words: &[&str]) -> Run {
+        self.df(&[words, &["--address", BUCKET]].concat())
+    }
+
+    fn persist(&self) -> Output {
+        self.df(&["--json", "cache", "persist", "--s3-bucket", "df-test"]).ok()
+    }
+
+    /// How many packs came since the server began to count.
+    fn packs_sent(&self) -> usize {
+        self.server.requests().iter().filter(|request| request.verb == Verb::Put && request.key.starts_with("p/")).count()
+    }
+
+    /// Flips a byte in the middle of each pack of the bucket.
+    fn damage_bucket(&self) {
+        for (key, len) in self.server.objects().iter().filter(|(key, _)| key.starts_with("p/")) {
+            self.server.flip(key, len / 2);
+        }
+    }
+
+    /// Flips a byte in the middle of each pack and each large file here.
+    fn damage_here(&self) {
+        let mut n = 0;
+        for kind in ["packs", "big"] {
+            let directories = fs::read_dir(self.cache().join("df/v1").join(kind)).into_iter().flatten().flatten();
+            for entry in directories.flat_map(|directory| fs::read_dir(directory.path()).expect("a directory").flatten()) {
+                let len = entry.metadata().expect("it is there").len();
+                faults::flip_byte(&entry.path(), len / 2);
+                n += 1;
+            }
+        }
+        assert!(n > 0, "there is something to damage");
+        let _ = fs::remove_dir_all(self.cache().join("df/v1/d"));
+    }
+
+    /// Takes a version out of the bucket on a machine that holds nothing, and expects the tree that this one has.
+    #[track_caller]
+    fn expect_the_same_tree(&self, commit: &str, name: &str) {
+        let [direct, out] = ["direct", "out"].map(|which| self.world.path(&format!("{name}-{which}")));
+        let (direct_word, out_word) = (direct.display().to_string(), out.display().to_string());
+        self.df(&["cache", "get", commit, "--output", &direct_word]).ok();
+        let elsewhere = self.world.path(&format!("{name}-elsewhere"));
+        self.df_from(&elsewhere, &["cache", "get", commit, "--address", BUCKET, "--output", &out_word]).ok();
+        assert_eq!(tree::compare(&direct, &out), []);
+        assert!(out.join("bin/greeter").is_file());
+    }
+
+    /// Writes a df.yaml with these lines besides, and returns how to name it.
+    fn config(&self, lines: &str) -> String {
+        let path = self.world.path("df.yaml");
+        let text = format!(
+            "app: greeter\nbuild: {{ cargo: {{ package: distributive-flow, examples: [greeter] }} }}\n\
+             run: {{ exec: bin/greeter, ports: {{ http: {PORT} }} }}\n{lines}\n"
+        );
+        fs::write(&path, text).expect("written");
+        path.display().to_string()
+    }
+
+    /// How many releases the bucket names.
+    fn n_releases(&self) -> usize {
+        let status = self.there(&["cache", "status"]).ok().stdout;
+        let line = status.lines().find(|line| line.starts_with("releases")).expect("a line of releases");
+        line.split_whitespace().last().and_then(|n| n.parse().ok()).expect("a number")
+    }
+}
+
+#[test]
+fn what_is_persisted_comes_out_elsewhere_and_is_sent_once() {
+    let (versions, it) = (versions(), Machine::new());
+    let planned = it.df(&["--json", "--dry-run", "cache", "persist", "--s3-bucket", "df-test"]).ok();
+    let last = planned.events("planned").pop().expect("a plan");
+    assert!(last["reason"].as_str().is_some_and(|why| why.contains("estimates by AWS's list prices")), "{last}");
+    assert!(it.server.keys().is_empty(), "a plan changes nothing");
+    let first = it.persist();
+    let stored = &first.events("stored")[0];
+    assert!(stored["bytes"].as_u64() > Some(0) && stored["requests"].as_u64() > Some(4), "{stored}");
+    assert!(it.packs_sent() > 0 && it.server.counts().list == 0);
+    it.expect_the_same_tree(&versions.v1, "v1");
+    it.expect_the_same_tree(&versions.v2, "v2");
+    it.server.forget();
+    assert!(it.persist().events("stored").is_empty());
+    let counts = it.server.counts();
+    assert_eq!((counts.put, counts.list, counts.head), (0, 0, 0), "{counts:?}");
+    assert!(counts.get <= 2, "{counts:?}");
+}
+
+#[test]
+fn a_persist_that_was_killed_goes_on_where_it_was() {
+    let (versions, it) = (versions(), Machine::new());
+    it.server.fault(Fault::new(Act::Hold).on(Verb::Put).key("*head").always());
+    let mut killed = it.df(&["cache", "persist", "--s3-bucket", "df-test"]).spawn();
+    let asked = |requests: &[df_testkit::s3::Request]| requests.iter().any(|r| r.verb == Verb::Put && r.key.ends_with("head"));
+    assert!(it.server.wait_for(Duration::from_secs(120), asked), "it came to the head: {}", killed.stderr());
+    killed.kill();
+    assert!(it.packs_sent() > 0, "packs are sent before the head");
+    it.server.clear_faults();
+    it.server.forget();
+    assert!(it.server.read("head").is_none(), "nothing names what was sent");
+    it.persist();
+    assert_eq!(it.packs_sent(), 0, "what had arrived is not sent again");
+    it.expect_the_same_tree(&versions.v1, "v1");
+    it.there(&["cache", "verify"]).ok();
+}
+
+#[test]
+fn a_connection_that_breaks_is_no_end() {
+    let (versions, it) = (versions(), Machine::new());
+    it.server.fault(Fault::new(Act::CutRequest { after: 1000 }).on(Verb::Put).key("p/*"));
+    it.server.fault(Fault::new(Act::LostReply).on(Verb::Put).key("*head"));
+    it.persist();
+    assert_eq!(it.server.struck(), 2);
+    it.expect_the_same_tree(&versions.v1, "v1");
+}
+
+#[test]
+fn a_flipped_byte_in_the_bucket_is_found_and_healed_from_here() {
+    let (versions, it) = (versions(), Machine::new());
+    it.persist();
+    it.there(&["cache", "verify"]).ok();
+    it.damage_bucket();
+    let found = it.there(&["--json", "cache", "verify"]).output().expect_code(8);
+    assert!(!found.events("missing").is_empty(), "{}", found.stdout);
+    let planned = it.there(&["--json", "--dry-run", "cache", "repair"]).ok();
+    assert!(!planned.events("planned").is_empty(), "{}", planned.stdout);
+    let repaired = it.there(&["--json", "cache", "repair"]).ok();
+    assert!(!repaired.events("repaired").is_empty(), "{}", repaired.stdout);
+    it.there(&["cache", "verify"]).ok();
+    it.there(&["cache", "verify", "--quick"]).ok();
+    it.there(&["cache", "verify", "--sample", "1"]).ok();
+    it.there(&["cache", "verify", "--slice", "100"]).ok();
+    it.expect_the_same_tree(&versions.v1, "v1");
+}
+
+#[test]
+fn damage_here_is_healed_from_the_bucket_and_built_again_when_that_is_damaged_too() {
+    let (versions, it) = (versions(), Machine::empty());
+    it.df(&["build", "--commit-hash", &versions.v1]).ok();
+    it.persist();
+    let config = it.config(&format!("cache: {{ remote: \"{BUCKET}\" }}"));
+    let repair = || it.df(&["--json", "--config", &config, "cache", "repair"]).ok();
+    it.damage_here();
+    it.df(&["cache", "verify"]).output().expect_code(8);
+    let whys = |output: &Output| -> Vec<String> {
+        output.events("repaired").iter().map(|event| event["why"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    let healed = whys(&repair());
+    assert!(!healed.is_empty() && healed.iter().all(|why| why.contains(BUCKET)), "{healed:?}");
+    it.df(&["cache", "verify"]).ok();
+    it.damage_here();
+    it.damage_bucket();
+    let built = whys(&repair());
+    assert!(built.iter().any(|why| why.contains("built again")), "{built:?}");
+    it.df(&["cache", "verify"]).ok();
+    it.there(&["cache", "repair"]).ok();
+    it.expect_the_same_tree(&versions.v1, "v1");
+}
+
+#[test]
+fn gc_in_the_bucket_keeps_the_newest_and_diff_and_update_bring_the_rest_back() {
+    let it = Machine::new();
+    it.persist();
+    let before = it.n_releases();
+    assert!(before > 2, "{before} releases");
+    it.there(&["cache", "diff"]).output();
+    let planned = it.there(&["--dry-run", "cache", "gc", "--count", "2", "--older", "0s"]).ok();
+    assert!(planned.stdout.contains("collect"), "{}", planned.stdout);
+    assert_eq!(it.n_releases(), before, "a plan changes nothing");
+    let collected = it.there(&["--json", "cache", "gc", "--count", "2", "--older", "0s"]).ok();
+    assert!(collected.events("collected")[0]["requests"].as_u64() > Some(0), "{}", collected.stdout);
+    assert_eq!(it.n_releases(), 2);
+    it.there(&["cache", "verify"]).ok();
+    let lacks = it.there(&["--json", "cache", "diff"]).output().expect_code(8);
+    assert!(lacks.events("difference").len() >= before - 2, "{}", lacks.stdout);
+    it.there(&["cache", "update"]).ok();
+    assert_eq!(it.n_releases(), before);
+    it.there(&["cache", "flush", "--yes"]).ok();
+    assert_eq!(it.n_releases(), 0);
+}
+
+#[test]
+fn what_nobody_attested_does_not_come_out_of_a_bucket() {
+    let (versions, it) = (versions(), Machine::new());
+    it.persist();
+    let key = it.world.path("key").display().to_string();
+    Run::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "a", "-f", &key]).ok();
+    let public = fs::read_to_string(format!("{key}.pub")).expect("a public key");
+    let out = it.world.path("out").display().to_string();
+    let get = |threshold: u32| {
+        let config = it.config(&format!("trust: {{ threshold: {threshold}, keys: [\"{}\"] }}", public.trim()));
+        it.there(&["--config", &config, "cache", "get", &versions.v1, "--output", &out])
+    };
+    let refused = get(1).output().expect_code(10);
+    assert!(refused.stderr.contains("df build --sign") && !Path::new(&out).exists(), "{}", refused.stderr);
+    get(0).ok();
+}
+
+#[test]
+fn a_bucket_that_cannot_be_used_is_said_with_what_to_do() {
+    let it = Machine::new();
+    let persist = || it.df(&["--timeout", "1s", "cache", "persist", "--s3-bucket", "df-test"]);
+    let cases: [(Run, i32, &str); 4] = [
+        (persist().env("AWS_SECRET_ACCESS_KEY", "wrong"), 1, "AWS_SECRET_ACCESS_KEY"),
+        (persist().env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY"), 2, "AWS_ACCESS_KEY_ID"),
+        (persist().env("AWS_ENDPOINT_URL_S3", "http://192.0.2.1:9000"), 2, "use https"),
+        (persist().env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1"), 9, "df doctor"),
+    ];
+    for (run, code, said) in cases {
+        let output = run.output().expect_code(code);
+        assert!(output.stderr.contains(said), "expected \"{said}\" in: {}", output.stderr);
+    }
+    assert!(it.server.keys().is_empty(), "nothing came");
+    let nowhere = it.df(&["cache", "persist"]).output().expect_code(2);
+    assert!(nowhere.stderr.contains("--s3-bucket"), "{}", nowhere.stderr);
+    persist().ok();
+}
