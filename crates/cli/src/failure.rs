@@ -183,6 +183,8 @@ fn next(node: &str, phase: &str, error: &NodeError) -> String {
             FaultKind::PortHeld
             | FaultKind::DeltaRefused
             | FaultKind::Elsewhere { .. }
+            | FaultKind::Expired { .. }
+            | FaultKind::Unfetched { .. }
             | FaultKind::Refused
             | FaultKind::Failed => command("status"),
             FaultKind::Unsupported => command("doctor"),

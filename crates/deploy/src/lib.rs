@@ -6,11 +6,13 @@
 //! Invariants: a name in the store means complete, checked and synced; `current` names a complete generation at every moment; a new version never gets a
 //! client before it was verified, and until it is confirmed the old one goes on; what lies in DATA is never written or removed.
 //!
-//! It refuses to know paths from the operator, to reach out to other machines, and to trust what is on disk without reading it back.
+//! It refuses to know paths from the operator, to reach out to other machines but for the bytes of an image that it is told to fetch, and to trust what is on
+//! disk without reading it back.
 
 pub mod layout;
 
 mod conversation;
+mod fetch;
 mod program;
 mod serve;
 

@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use df_cache::export::ExportError;
 use df_core::attestation::Subject;
 use df_core::{AppName, ImageId, Release, Timestamp};
-use df_wire::message::{AppState, Difference, Fault, FaultKind, LockHolder, Serving, Slice, Survey, Trust};
-use df_wire::{Reply, Request};
+use df_wire::message::{AppState, Difference, Fault, FaultKind, LockHolder, Serving, Slice, Source, Survey, Trust};
+use df_wire::{Event, Reply, Request};
 
 use crate::collect::{self, Policy, Situation};
 use crate::conversation::{Conversation, TalkError};
@@ -18,7 +18,7 @@ use crate::lock::{Lock, LockError};
 use crate::receive::{self, Parcel, ReceiveError};
 use crate::store::StoreError;
 use crate::trust::TrustError;
-use crate::{control, generation, held, history, logs, machine, staged, store, trust};
+use crate::{control, fetch, generation, held, history, logs, machine, staged, store, trust};
 
 /// Bytes of the signatures of one request: twice those of 1 GiB in blocks of 704 bytes, which is the most that df asks for.
 const SIGNATURES_LEN: u64 = 64 << 20;
@@ -60,6 +60,9 @@ impl<R: Read, W: Write> Node<'_, R, W> {
             Request::Sign { image, stretches, block_len } => self.sign(image, &stretches, block_len),
             Request::Receive { image, base, delta, from, len, image_len } => {
                 self.receive(&Parcel { image, base, delta, from }, len, image_len)
+            }
+            Request::Fetch { image, base, delta, from, len, image_len, source } => {
+                self.fetch(&Parcel { image, base, delta: Some(delta), from }, len, image_len, &source)
             }
             Request::Activate { .. }
             | Request::Rollback { .. }
@@ -157,15 +160,42 @@ impl<R: Read, W: Write> Node<'_, R, W> {
         }
         // Whole, although it is held, is how a damaged image is mended.
         if parcel.base.is_some() && store::holds(self.layout, parcel.image) {
-            return self.talk.reply(&Reply::Received { reused: image_len, held: true });
+            return self.talk.reply(&Reply::Received { reused: image_len, held: true, fetched: 0 });
         }
         // With a base, or with what came before a cut, files cost nothing that are there; only what surely has to be written is asked for.
         let needed = if parcel.base.is_none() && parcel.from == 0 { image_len } else { len };
         let room = receive::check_room(self.layout, needed);
         let received = room.and_then(|()| receive::receive(self.layout, parcel, &mut self.talk.announced(len)));
         match received {
-            Ok(received) => self.talk.reply(&Reply::Received { reused: received.reused, held: false }),
+            Ok(received) => self.talk.reply(&Reply::Received { reused: received.reused, held: false, fetched: 0 }),
             Err(error) => self.fault(of_receive(&error)),
+        }
+    }
+
+    /// As [`Self::receive`], with bytes that the node gets by itself; nothing is fetched before it is known that the image may come, and fits.
+    fn fetch(&mut self, parcel: &Parcel, len: u64, image_len: u64, source: &Source) -> Result<(), TalkError> {
+        if let Err(error) = trust::check_image(self.layout, parcel.image, &self.admitted) {
+            return self.fault(of_trust(&error));
+        }
+        if parcel.base.is_some() && store::holds(self.layout, parcel.image) {
+            return self.talk.reply(&Reply::Received { reused: image_len, held: true, fetched: 0 });
+        }
+        let needed = if parcel.base.is_none() && parcel.from == 0 { image_len } else { len.saturating_sub(parcel.from) };
+        if let Err(error) = receive::check_room(self.layout, needed) {
+            return self.fault(of_receive(&error));
+        }
+        let (talk, mut broken) = (&mut self.talk, None);
+        let mut watch = |bytes| {
+            broken = broken.take().or_else(|| talk.event(&Event::Applied { bytes }).err());
+            broken.is_none()
+        };
+        let fetched = fetch::fetch(self.layout, parcel, len, source, &mut watch);
+        if let Some(broken) = broken {
+            return Err(broken);
+        }
+        match fetched {
+            Ok((received, fetched)) => self.talk.reply(&Reply::Received { reused: received.reused, held: false, fetched }),
+            Err(fault) => self.fault(fault),
         }
     }
 
@@ -200,6 +230,7 @@ fn needs_lock(request: &Request) -> bool {
         | Request::Logs { .. }
         | Request::History { .. } => false,
         Request::Receive { .. }
+        | Request::Fetch { .. }
         | Request::Pin { .. }
         | Request::Trust { .. }
         | Request::Admit { .. }
@@ -325,7 +356,7 @@ fn of_store(error: StoreError) -> Box<Fault> {
     fault(kind, chain(&error))
 }
 
-fn of_receive(error: &ReceiveError) -> Box<Fault> {
+pub(crate) fn of_receive(error: &ReceiveError) -> Box<Fault> {
     let full = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source())
         .filter_map(|e| e.downcast_ref::<std::io::Error>())
         .any(|e| matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded));

@@ -4,6 +4,7 @@ mod exchange;
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use df_wire::message::Fault;
@@ -76,6 +77,8 @@ pub struct Options {
     pub patience: Duration,
     /// Where connections are that sessions share; `None`: each has its own.
     pub sockets: Option<Sockets>,
+    /// Where bytes are put that nodes on this very machine fetch; only they are told.
+    pub beside: Option<PathBuf>,
 }
 
 /// Which connection a session goes through.
@@ -197,6 +200,9 @@ impl Connection {
     async fn start(node: &Node, options: &Options, line: Line) -> Result<Self, NodeError> {
         let mut command =
             transport::serve(node, options.program.digest(), &options.places, line.through()).map_err(NodeError::Bootstrap)?;
+        if let (Address::Local(_), Some(dir)) = (&node.address, &options.beside) {
+            command.env("DF_NODE_BESIDE", dir);
+        }
         let mut child = spawn(&mut command)
             .await
             .map_err(|error| NodeError::Unreachable { why: format!("it cannot be started: {error}") })?;

@@ -138,6 +138,16 @@ impl Delta {
         Reader { delta: self, at: 0 }
     }
 
+    /// Returns its bytes, where they lie in memory.
+    pub fn memory(&self) -> Option<Arc<[u8]>> {
+        if let Bytes::Memory(bytes) = &self.bytes { Some(bytes.clone()) } else { None }
+    }
+
+    /// Returns the file that begins with its bytes, where they lie in one.
+    pub fn file(&self) -> Option<Arc<File>> {
+        if let Bytes::File(file) = &self.bytes { Some(file.clone()) } else { None }
+    }
+
     /// Appends the bytes from `at` on to a buffer, at most so many; none at the end.
     ///
     /// # Errors

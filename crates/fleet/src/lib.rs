@@ -24,6 +24,7 @@ pub mod rollout;
 pub mod seen;
 pub mod sign;
 pub mod survey;
+pub mod through;
 pub mod transfer;
 pub mod transport;
 pub mod trust;
@@ -39,6 +40,7 @@ pub use inventory::{Inventory, Node};
 pub use program::NodeProgram;
 pub use seen::Seen;
 pub use survey::{Claim, Reached};
+pub use through::{Depot, Object, Through};
 pub use transfer::Copied;
 pub use trust::{Credentials, Untrusted};
 // What is asked of nodes and what they answer, for those who call them through this crate.

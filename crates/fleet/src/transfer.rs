@@ -25,6 +25,7 @@ use crate::connection::{NodeError, Say};
 use crate::deltas::{Delta, Deltas};
 use crate::partial;
 use crate::survey::{self, Claim, Reached};
+use crate::through::{self, Missed, Through};
 use crate::trust::{Credentials, Untrusted};
 
 /// How many times a connection that broke is opened again.
@@ -73,6 +74,12 @@ pub struct Copied {
     pub bytes_resumed: u64,
     /// Bytes of the image's files.
     pub image_bytes: u64,
+    /// Bytes that the node fetched from a cache.
+    pub bytes_fetched: u64,
+    /// It came through a cache.
+    pub through_cache: bool,
+    /// Why it did not, though it was to.
+    pub missed: Option<String>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -103,6 +110,8 @@ pub struct Errand<'a> {
     pub credentials: &'a Credentials,
     /// The canonical bytes of the release, for a node that does not remember it.
     pub stage: Option<&'a str>,
+    /// Where nodes fetch the bytes from; `None`: they are sent.
+    pub through: Option<&'a Through>,
 }
 
 /// Brings an image to a node that was surveyed.
@@ -121,6 +130,23 @@ pub async fn copy(
     let chosen = partial::choose(reached, deltas, errand.app, errand.link, errand.wish).await?;
     let mut leg = Leg { chosen, from: None };
     let (mut tries, mut bytes_resumed) = (Tries::default(), 0);
+    let (mut fetched, mut missed) = (None, None);
+    if let Some(through) = errand.through.filter(|_| chosen.way != Way::Held) {
+        let chosen = through::without_signature(chosen);
+        match through.fetch(reached, errand, &chosen, told).await {
+            Ok(it) => {
+                bytes_resumed = it.from;
+                fetched = Some((chosen.way, it));
+                leg.chosen = Chosen::held(&errand.wish);
+            }
+            Err(Missed::Copy(error)) => return Err(error),
+            Err(Missed::Cache(why)) => {
+                // What is worked in already is gone on with.
+                leg.chosen = chosen;
+                missed = Some(why);
+            }
+        }
+    }
     let arrived = loop {
         let stumble = match walk(reached, errand, &vouch, leg, told).await {
             Ok(arrived) => {
@@ -150,10 +176,18 @@ pub async fn copy(
         vouch = errand.credentials.requests(reached.survey.trust.as_ref())?;
     };
     let (bytes_sent, bytes_received) = reached.connection.traffic();
+    let through_cache = fetched.is_some();
+    let (way, codec, bytes_fetched) = match fetched {
+        Some((way, it)) => (way, it.codec, it.bytes),
+        None => (leg.chosen.way, arrived.codec, 0),
+    };
     Ok(Copied {
         image: deltas.image(),
-        way: leg.chosen.way,
-        codec: arrived.codec,
+        way,
+        codec,
+        bytes_fetched,
+        through_cache,
+        missed,
         link: arrived.link,
         bytes_sent,
         bytes_received,

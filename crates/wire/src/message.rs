@@ -5,6 +5,7 @@
 //!
 //! One long file on purpose: it is the whole contract between the two sides, and it is read as one.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -65,6 +66,25 @@ pub enum Request {
         len: u64,
         /// Bytes of the image's files, for the question whether there is room.
         image_len: u64,
+    },
+    /// Fetch the bytes that make an image, as [`Request::Receive`] brings them, from where they were put for this transfer. Answer: events
+    /// [`Event::Applied`], then [`Reply::Received`], or a fault: [`FaultKind::Expired`] asks for a fresh URL, [`FaultKind::Unfetched`] for the bytes themselves,
+    /// [`FaultKind::DeltaRefused`] says that others came than were named.
+    Fetch {
+        /// What they make.
+        image: ImageId,
+        /// The image that they are a delta to; `None`: whole.
+        base: Option<ImageId>,
+        /// The digest of them all.
+        delta: Digest,
+        /// From where on they are wanted: 0, or the offset that the node told.
+        from: u64,
+        /// How many there are in all.
+        len: u64,
+        /// Bytes of the image's files, for the question whether there is room.
+        image_len: u64,
+        /// Where they are.
+        source: Source,
     },
     /// Reads an image back from disk and compares it with its manifest. Answer: [`Reply::Checked`].
     Check {
@@ -197,6 +217,39 @@ pub enum Request {
     },
 }
 
+/// Where a node finds bytes that were put there for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// In a bucket, read by HTTPS; the URL is valid for some minutes.
+    Url(Secret),
+    /// In the directory that the node was started with for this, because it is on the operator's own machine; what it is called there follows from the images.
+    Beside,
+}
+
+/// What nobody else may see: not logged, no argument, in no error.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Takes a text that is secret from now on.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// Returns the text, to whoever uses it and tells nobody.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
 /// A part of a file's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Slice {
@@ -244,6 +297,9 @@ pub enum Reply {
         reused: u64,
         /// It was there before: nothing had to be done.
         held: bool,
+        /// Bytes that the node fetched for it.
+        #[serde(default)]
+        fetched: u64,
     },
     /// What differs from the manifest; nothing when the image is what its name says.
     Checked {
@@ -540,6 +596,16 @@ pub enum FaultKind {
     /// What lies here of the same delta ends elsewhere than the request begins: send it from there. 0: nothing lies here.
     Elsewhere {
         /// Where to begin.
+        offset: u64,
+    },
+    /// The URL of what is fetched is not valid any more, or has been used for long: the same again with another one, from `offset` on.
+    Expired {
+        /// Up to where the bytes are worked in.
+        offset: u64,
+    },
+    /// The bytes cannot be fetched: send them, from `offset` on.
+    Unfetched {
+        /// Up to where the bytes are worked in.
         offset: u64,
     },
     /// No room.

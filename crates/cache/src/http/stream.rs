@@ -21,8 +21,8 @@ const FUTILE: u32 = 3;
 /// How often whoever waits is told that it goes on.
 const TICK: Duration = Duration::from_secs(2);
 
-/// Hears that bytes came.
-pub type Watch<'a> = &'a mut dyn FnMut(u64);
+/// Hears now and then how many bytes came; says whether they are still wanted.
+pub type Watch<'a> = &'a mut dyn FnMut(u64) -> bool;
 
 /// An object on its way, from one of its bytes to its end.
 pub struct Stream<'a> {
@@ -102,7 +102,9 @@ impl<'a> Stream<'a> {
             }
             if now.duration_since(self.watched) >= TICK {
                 self.watched = now;
-                (self.watch)(self.fetching.fetched.load(Ordering::Relaxed));
+                if !(self.watch)(self.fetching.fetched.load(Ordering::Relaxed)) {
+                    return Err(FetchError::Cancelled);
+                }
             }
             match first.recv_timeout(TICK.min(self.deadline - now)) {
                 Ok(piece) => {

@@ -82,7 +82,7 @@ fn patience() -> Patience {
 
 fn fetch(server: &Server, from: u64) -> Result<Vec<u8>, FetchError> {
     let client = Client::new(Resolver::of_system(), patience());
-    let mut watch = |_| {};
+    let mut watch = |_| true;
     let url = Url::parse(&server.url).expect("a URL");
     let mut stream = Stream::open(client, url, from, LEN, Duration::from_secs(20), &mut watch);
     let mut bytes = vec![];
