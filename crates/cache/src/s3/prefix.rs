@@ -165,6 +165,11 @@ mod tests {
         }
         let expected = Older { digest: Digest::of(&one), len: 9000, depth: 1 };
         assert_eq!(choice.chosen, [(Digest::of(&two), expected)].into());
+        // What comes with the same commit, and was not looked at yet.
+        let mut choice = Choice::new(&lacking, &index);
+        choice.choose(&rows[0], &[&rows[1]]);
+        choice.choose(&rows[1], &[&rows[0]]);
+        assert_eq!(choice.chosen, [(Digest::of(&two), expected)].into());
     }
 
     #[test]

@@ -57,5 +57,6 @@ fn keeps_the_contract() {
 mod conditions;
 mod counting;
 mod derived;
+mod hostile;
 mod killed;
 mod versions;

@@ -13,19 +13,19 @@ use crate::contract::{Source, assert_whole, image, release};
 use crate::gc;
 use crate::store::Store;
 
-fn example(n: u8) -> (Manifest, Source, Release) {
+pub(super) fn example(n: u8) -> (Manifest, Source, Release) {
     let (manifest, blobs) = image(&[b"shared", &[n; 1000], &[n; 2000]]);
     let release = release("greeter", u64::from(n), manifest.image());
     (manifest, blobs, release)
 }
 
-fn put(store: &S3Store, n: u8) -> Result<(), crate::store::PutError> {
+pub(super) fn put(store: &S3Store, n: u8) -> Result<(), crate::store::PutError> {
     let (manifest, blobs, release) = example(n);
     store.put(&release, &manifest, &blobs, NOW).map(drop)
 }
 
 #[track_caller]
-fn assert_there(bench: &Bench, n: u8) {
+pub(super) fn assert_there(bench: &Bench, n: u8) {
     let (manifest, blobs, release) = example(n);
     let store = bench.store();
     assert_whole(&store, &manifest, &blobs);
@@ -34,7 +34,7 @@ fn assert_there(bench: &Bench, n: u8) {
 }
 
 /// Runs `act` and stops everything at its n-th request, before or after that is done, for each n there is; `check` must hold once everything behaves again.
-fn at_every_request(make: impl Fn() -> Bench, act: impl Fn(&S3Store), check: impl Fn(&Bench, u64)) {
+pub(super) fn at_every_request(make: impl Fn() -> Bench, act: impl Fn(&S3Store), check: impl Fn(&Bench, u64)) {
     for done in [false, true] {
         for n in 0.. {
             let bench = make();
@@ -154,6 +154,28 @@ fn whatever_another_does_between_two_requests_nothing_is_lost() {
 }
 
 #[test]
+fn a_session_below_the_fence_does_not_commit_what_a_collection_takes_for_an_orphan() {
+    let bench = with_one();
+    let (store, collector) = (bench.store(), bench.store());
+    let swaps = AtomicU64::new(0);
+    bench.bucket.decide(move |call| {
+        let is_swap = call.action == Action::Put && call.key == "head";
+        // A collection swaps the head too: it is not interrupted itself.
+        if is_swap && swaps.fetch_add(1, Ordering::Relaxed) < 2 {
+            let before = swaps.swap(100, Ordering::Relaxed);
+            let plan = gc::plan(&collector.contents().expect("read"), &gc::NOTHING);
+            collector.collect(&plan).expect("collected");
+            swaps.store(before, Ordering::Relaxed);
+        }
+        Fate::Done
+    });
+    put(&store, 2).expect("put");
+    bench.bucket.behave();
+    assert_there(&bench, 2);
+    assert_eq!(bench.store().verify().expect("read"), []);
+}
+
+#[test]
 fn a_swap_whose_answer_was_lost_is_found_and_done_once_however_many_follow() {
     for followers in [0, 1, 70] {
         let bench = with_one();
@@ -175,11 +197,14 @@ fn a_swap_whose_answer_was_lost_is_found_and_done_once_however_many_follow() {
             }
             _ => Fate::Done,
         });
-        put(&store, 2).expect("found");
+        let (manifest, blobs, release) = example(2);
+        let added = store.put(&release, &manifest, &blobs, NOW).expect("found");
+        assert_eq!(added.n_blobs, 2, "what the lost swap did");
         bucket.behave();
         assert_there(&bench, 2);
         let releases = bench.store().releases().expect("read");
         assert_eq!(releases.len(), 2 + usize::from(followers));
+        assert_eq!(releases[1].release, release, "it was the second, whatever followed");
         let packs: Vec<_> = bench.bucket.keys().into_iter().filter(|key| key.starts_with("p/")).collect();
         assert_eq!(packs.len(), 2 + usize::from(followers), "nothing was sent twice");
     }
