@@ -248,6 +248,13 @@ fn a_node_takes_nothing_that_nobody_vouches_for_whatever_it_is_told() {
     refused(&[pin], "a change has to be attested by those whom it believes");
     let none = json!({ "trust": { "pinned": { "sequence": 1, "threshold": 0, "keys": [] }, "attestations": good } });
     refused(&[none], "the change of trust is not trusted itself");
+    // Another release of an image that is here.
+    let record = fs::read_to_string(it.world.node(1).join("apps/greeter/generations/1/record.json")).expect("a record");
+    let record: Value = serde_json::from_str(&record).expect("JSON");
+    let release = record["release"].as_str().expect("a release").replace(&versions.v1, &versions.v2);
+    refused(&[json!({ "stage": { "release": release } })], "is not trusted here");
+    let activate = json!({ "release": release, "expect": 1, "soak": 0, "who": "x", "listen": it.world.addresses[0].to_string() });
+    refused(&[json!({ "activate": activate })], "is not trusted here");
     it.world.expect_serving(&versions.v1);
 }
 
