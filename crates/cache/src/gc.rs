@@ -29,6 +29,12 @@ pub struct Collected {
     pub n_blobs: u64,
     /// Bytes of the store that are free again.
     pub bytes: u64,
+    /// Of a bucket: bytes that writing half-dead packs again freed or will.
+    pub bytes_repacked: u64,
+    /// Of a bucket: objects that were deleted.
+    pub n_objects: u64,
+    /// Of a bucket: requests that were sent.
+    pub n_requests: u64,
 }
 
 /// Decides what goes.

@@ -30,6 +30,7 @@ mod sending;
 mod upload;
 
 mod gc;
+mod rebuild;
 mod repair;
 mod verify;
 
@@ -61,6 +62,7 @@ use local::Local;
 use objects::Objects;
 pub use put::Item;
 use swap::View;
+pub use verify::{Depth, Slice};
 
 /// How a cache in a bucket is used.
 #[derive(Clone)]
@@ -157,6 +159,15 @@ impl Store for S3Store {
 
     fn put(&self, release: &Release, manifest: &Manifest, blobs: &dyn Blobs, now: Timestamp) -> Result<Added, PutError> {
         self.put_items(&[Item { manifest, release: Some(release), documents: &[] }], blobs, now)
+    }
+
+    fn lacking(&self, manifest: &Manifest) -> Result<Vec<(Digest, u64)>, ReadError> {
+        let mut blobs = manifest.blobs();
+        if let Some(view) = self.view()? {
+            let index = self.index(&view)?;
+            blobs.retain(|&(digest, len)| !index.holds(digest, len));
+        }
+        Ok(blobs)
     }
 
     fn reading<'a>(&'a self, blobs: &[(Digest, u64)]) -> Result<Box<dyn Blobs + 'a>, ReadError> {

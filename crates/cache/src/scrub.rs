@@ -33,6 +33,8 @@ pub enum Damaged {
     Release(String),
     /// A document beside a release; a build of the commit makes it again.
     Document(String),
+    /// An object that holds a store in a bucket together: the head, a table, a segment of the index, a record.
+    Object(String),
 }
 
 impl fmt::Display for Damaged {
@@ -43,6 +45,7 @@ impl fmt::Display for Damaged {
             Self::Pack(id) => write!(f, "pack {id}"),
             Self::Manifest(image) => write!(f, "manifest of image {image}"),
             Self::Document(name) => write!(f, "document {}", df_core::text::escape(name.as_bytes())),
+            Self::Object(key) => write!(f, "object {}", df_core::text::escape(key.as_bytes())),
             Self::Release(name) => write!(f, "release {}", df_core::text::escape(name.as_bytes())),
         }
     }
@@ -59,4 +62,6 @@ pub struct Repaired {
     pub images: Vec<ImageId>,
     /// Where damaged files are now.
     pub quarantined: Vec<PathBuf>,
+    /// What holds the store together and was made again, in words.
+    pub rebuilt: Vec<String>,
 }

@@ -1,42 +1,47 @@
 //! What nothing names any more goes: condemned by a swap of the head, deleted after the grace; then what no commit ever named.
 //!
 //! Packs are condemned and sessions fenced in one swap, so that no writer that takes a condemned pack for its own can commit. Orphans are listed after the fence: what a session at or
-//! below it left and the head does not name, no commit can ever name.
+//! below it left and the head does not name, no commit can ever name. A collection that dies is run again: what it had condemned stays condemned, what it had not deleted is deleted.
+
+mod mark;
+mod orphans;
+mod repack;
 
 use std::collections::{HashMap, HashSet};
 
-use df_core::{Digest, ImageId};
+use df_core::{Digest, ImageId, Manifest};
 
 use super::S3Store;
-use super::failure::BucketError;
-use super::format::head::{Head, TXIDS};
-use super::format::name::{Name, Owner, Space, owner};
+use super::format::condemned::Condemned;
+use super::format::name::{Name, Space};
 use super::format::roots::Roots;
 use super::format::segment::Segment;
 use super::index::Index;
-use super::objects::Key;
 use super::swap::{Change, Plan, View};
 use crate::gc::{self, Collected};
 use crate::store::{PutError, ReadError};
 
-/// Deleted at once, at most: what a server takes.
-const KEYS: usize = 1_000;
+pub(super) use repack::by_pack;
 
 impl S3Store {
     /// Removes what a plan says, and what nothing names.
     pub(super) fn sweep(&self, plan: &gc::Plan) -> Result<Collected, PutError> {
+        let before = self.objects.requests();
         if self.view()?.is_none() {
             return Ok(Collected::default());
         }
-        let collected = self.commit(|view, _| {
+        let mut collected = self.commit(|view, _| {
             let (change, collected) = self.condemn(view, plan)?;
             Ok::<_, PutError>(match change {
                 Some(change) => Plan::Commit(Box::new(change), collected),
                 None => Plan::Leave(collected),
             })
         })?;
-        self.delete_condemned()?;
-        self.sweep_orphans()?;
+        collected.bytes_repacked = self.repack()?;
+        collected.n_objects = self.delete_condemned()? + self.sweep_orphans()?;
+        let after = self.objects.requests();
+        let all = |r: super::objects::Requests| r.get + r.put + r.list + r.delete;
+        collected.n_requests = all(after).saturating_sub(all(before));
         Ok(collected)
     }
 
@@ -46,50 +51,34 @@ impl S3Store {
             return Ok(());
         }
         self.commit(|view, _| {
-            let condemned = Some(super::format::condemned::Condemned::default());
             let change = Change {
                 roots: Some(Roots::default()),
                 index: Some(vec![]),
-                condemned,
+                condemned: Some(Condemned::default()),
                 fence: Some(view.head.sequence),
                 ..Change::default()
             };
             Ok::<_, PutError>(Plan::Commit(Box::new(change), ()))
         })?;
         self.sweep_orphans()?;
-        for prefix in ["d/", "w/"] {
-            self.delete(self.list(prefix)?)?;
-        }
         Ok(())
     }
 
     /// Returns every blob that images need, manifests and prefixes included.
-    pub(super) fn mark(&self, view: &View, roots: &Roots, index: &Index) -> Result<HashSet<Digest>, ReadError> {
-        let mut live = HashSet::new();
+    fn mark(&self, view: &View, roots: &Roots, index: &Index) -> Result<HashSet<Digest>, PutError> {
+        let mut images: Vec<(ImageId, Option<Manifest>)> = vec![];
         for (&image, row) in &roots.images {
-            live.insert(image.0);
             match self.manifest_in(view, image) {
-                Ok(manifest) => live.extend(manifest.blobs().into_iter().map(|(digest, _)| digest)),
-                // A repair said so already; what cannot be named cannot be kept.
-                Err(ReadError::Damaged { .. }) if !row.whole => {}
-                Err(error) => return Err(error),
+                Ok(manifest) => images.push((image, Some(manifest))),
+                // A repair said so already; of others nothing is guessed.
+                Err(ReadError::Damaged { .. }) if !row.whole => images.push((image, None)),
+                Err(ReadError::Store(error)) => return Err(PutError::Store(error)),
+                Err(error) => return Err(PutError::Store(error.into())),
             }
         }
-        let prefixes: HashMap<Digest, Vec<Digest>> = index.places().fold(HashMap::new(), |mut all, place| {
-            if let Some((prefix, _)) = place.slot.prefix() {
-                all.entry(place.slot.digest).or_insert_with(Vec::new).push(prefix);
-            }
-            all
-        });
-        let mut open: Vec<Digest> = live.iter().copied().collect();
-        while let Some(digest) = open.pop() {
-            for &prefix in prefixes.get(&digest).into_iter().flatten() {
-                if live.insert(prefix) {
-                    open.push(prefix);
-                }
-            }
-        }
-        Ok(live)
+        let prefixes: Vec<(Digest, Digest)> =
+            index.places().filter_map(|place| place.slot.prefix().map(|(prefix, _)| (place.slot.digest, prefix))).collect();
+        Ok(mark::live(&images, &prefixes))
     }
 
     /// Says what of a view goes by a plan; no change when nothing does.
@@ -101,15 +90,14 @@ impl S3Store {
             roots.contents().pins.into_iter().chain(roots.releases.iter().map(|row| row.stored.release.image)).collect();
         roots.images.retain(|image, row| !images.contains(image) && (row.whole || named.contains(image)));
         let index = self.index(view)?;
-        let live = self.mark(view, &roots, &index).map_err(into_put)?;
-        let manifests: HashSet<Digest> = view.roots.images.keys().map(|image| image.0).collect();
+        let live = self.mark(view, &roots, &index)?;
         let dead: HashMap<Digest, u64> = index
             .places()
             .map(|place| place.slot)
             .filter(|slot| !live.contains(&slot.digest))
             .map(|slot| (slot.digest, slot.len))
             .collect();
-        let counted = dead.iter().filter(|(digest, _)| !manifests.contains(digest));
+        let counted = dead.iter().filter(|(digest, _)| !view.roots.images.contains_key(&ImageId(**digest)));
         let mut collected = counted.fold(Collected::default(), |sum, (_, len)| Collected {
             n_blobs: sum.n_blobs + 1,
             bytes: sum.bytes + len,
@@ -122,13 +110,14 @@ impl S3Store {
         }
         let mut change = Change { fence: Some(view.head.sequence), ..Change::default() };
         if !dead.is_empty() {
-            let rows = index.segments().iter().flat_map(|segment| segment.by_pack());
-            let kept: Vec<_> = rows
-                .map(|(pack, slots)| (pack, slots.into_iter().filter(|slot| live.contains(&slot.digest)).collect::<Vec<_>>()))
-                .filter(|(_, slots)| !slots.is_empty())
-                .collect();
-            let stays: HashSet<_> = kept.iter().map(|(pack, _)| *pack).collect();
-            let gone = index.packs().into_iter().filter(|pack| !stays.contains(pack));
+            let rows = by_pack(&index).into_iter().map(|(pack, mut slots)| {
+                slots.retain(|slot| live.contains(&slot.digest));
+                (pack, slots)
+            });
+            let (kept, gone): (Vec<_>, Vec<_>) = rows.partition(|(_, slots)| !slots.is_empty());
+            // By name: an index that was made again may know a pack by name only.
+            let stays: HashSet<Name> = kept.iter().map(|(pack, _)| pack.name).collect();
+            let gone = gone.into_iter().map(|(pack, _)| pack).filter(|pack| !stays.contains(&pack.name));
             change.condemned = Some(self.condemned(&view.head)?.with(gone, self.options.now));
             change.index = Some(vec![Segment::new(kept)]);
         }
@@ -136,78 +125,20 @@ impl S3Store {
         Ok((Some(change), collected))
     }
 
-    /// Deletes the packs that are condemned for longer than the grace, then forgets them.
-    pub(super) fn delete_condemned(&self) -> Result<(), PutError> {
-        let Some(view) = self.view()? else { return Ok(()) };
+    /// Deletes the packs that are condemned for longer than the grace, then forgets them; returns how many.
+    fn delete_condemned(&self) -> Result<u64, PutError> {
+        let Some(view) = self.view()? else { return Ok(0) };
         let until = self.options.now.minus(self.options.grace);
         let old: Vec<_> =
             self.condemned(&view.head)?.0.into_iter().filter(|(_, since)| *since <= until).map(|(pack, _)| pack).collect();
         if old.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
-        self.delete(old.iter().map(|pack| pack.name.key(Space::Pack)).collect())?;
+        let n = self.delete(old.iter().map(|pack| pack.name.key(Space::Pack)).collect())?;
         self.commit(|view, _| {
             let mut condemned = self.condemned(&view.head)?;
             condemned.0.retain(|(pack, _)| !old.contains(pack));
-            Ok::<_, PutError>(Plan::Commit(Box::new(Change { condemned: Some(condemned), ..Change::default() }), ()))
+            Ok::<_, PutError>(Plan::Commit(Box::new(Change { condemned: Some(condemned), ..Change::default() }), n))
         })
-    }
-
-    /// Deletes what sessions below a fence left and the head does not name.
-    pub(super) fn sweep_orphans(&self) -> Result<(), PutError> {
-        self.commit(|view, _| {
-            if view.head.fence + 1 >= view.head.sequence {
-                return Ok::<_, PutError>(Plan::Leave(()));
-            }
-            Ok(Plan::Commit(Box::new(Change { fence: Some(view.head.sequence), ..Change::default() }), ()))
-        })?;
-        let view = self.view()?.ok_or(BucketError::HeadLost)?;
-        let named = self.named(&view)?;
-        for prefix in ["p/", "i/", "t/", "a/", "log/"] {
-            let orphans = self
-                .list(prefix)?
-                .into_iter()
-                .filter(|key| owner(key).is_some_and(|owner| is_orphan(&owner, &view.head, &named)));
-            self.delete(orphans.collect())?;
-        }
-        Ok(())
-    }
-
-    /// Returns the names of all objects that the head leads to.
-    fn named(&self, view: &View) -> Result<HashSet<(Option<Space>, Name)>, BucketError> {
-        let head = &view.head;
-        let mut named: HashSet<(Option<Space>, Name)> =
-            head.segments.iter().map(|reference| (Some(Space::Segment), reference.name)).collect();
-        named.extend(head.roots.iter().chain(&head.condemned).map(|reference| (Some(Space::Table), reference.name)));
-        named.extend(self.index(view)?.packs().into_iter().map(|pack| (Some(Space::Pack), pack.name)));
-        named.extend(self.condemned(head)?.0.into_iter().map(|(pack, _)| (Some(Space::Pack), pack.name)));
-        let documents = view.roots.releases.iter().flat_map(|row| row.documents.values());
-        named.extend(documents.map(|row| (None, row.object.name)));
-        Ok(named)
-    }
-
-    fn list(&self, prefix: &str) -> Result<Vec<Key>, BucketError> {
-        Ok(self.objects.list(prefix)?.into_iter().map(|listed| listed.key).collect())
-    }
-
-    fn delete(&self, keys: Vec<Key>) -> Result<(), BucketError> {
-        keys.chunks(KEYS).try_for_each(|chunk| Ok(self.objects.delete(chunk)?))
-    }
-}
-
-/// Returns whether no head can ever name an object.
-fn is_orphan(owner: &Owner, head: &Head, named: &HashSet<(Option<Space>, Name)>) -> bool {
-    match owner {
-        Owner::Named(space, name) => name.session.began <= head.fence && !named.contains(&(Some(*space), *name)),
-        Owner::Documents(_, name) => name.session.began <= head.fence && !named.contains(&(None, *name)),
-        // Whoever lost a reply looks through the records; those that the head itself remembers are asked last.
-        Owner::Log(sequence, _) => sequence.saturating_add(4 * TXIDS as u64) < head.sequence && *sequence <= head.fence,
-    }
-}
-
-fn into_put(error: ReadError) -> PutError {
-    match error {
-        ReadError::Store(error) => PutError::Store(error),
-        other => PutError::Store(other.into()),
     }
 }

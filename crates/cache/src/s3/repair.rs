@@ -1,4 +1,7 @@
 //! Putting right what a reading found: from another copy, or by saying honestly what is lost.
+//!
+//! First what holds the cache together is made again ([`super::rebuild`]). Then one commit: new bytes, checked, lie in the bucket under new names before the head names them, and only then
+//! nothing names the old ones any more. Damaged packs are condemned, never deleted here: until the grace is over and a collection comes, whatever is in them still is.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
@@ -7,28 +10,51 @@ use df_core::{Digest, ImageId};
 
 use super::S3Store;
 use super::format::segment::Segment;
+use super::gc::by_pack;
 use super::index::{Index, Place};
 use super::swap::{Change, Plan, Run, View};
 use super::upload::{Sent, Upload};
-use super::verify::Findings;
-use crate::blobs::{Blobs, Bytes, Chain, read_checked};
+use super::verify::{Depth, Findings};
+use crate::blobs::{Blobs, Bytes, read_checked};
 use crate::scrub::Repaired;
-use crate::store::{PutError, ReadError};
+use crate::store::PutError;
 
 impl S3Store {
     /// Brings back what `source` has, moves what is whole out of damaged packs, and names what is lost.
     pub(super) fn heal(&self, source: &dyn Blobs) -> Result<Repaired, PutError> {
-        self.commit(|view, run| {
-            let findings = self.find_damage(view).map_err(into_put)?;
-            if findings.packs.is_empty() && findings.lost.is_empty() && findings.rows.is_empty() && findings.documents.is_empty()
-            {
-                return Ok(Plan::Leave(Repaired::default()));
+        let mut all = Repaired { rebuilt: self.rebuild()?, ..Repaired::default() };
+        loop {
+            let (some, had_manifests) = self.heal_blobs(source)?;
+            // What a manifest names is known only after it is whole again.
+            let again = had_manifests && !some.healed.is_empty();
+            all.healed.extend(some.healed);
+            all.lost.extend(some.lost);
+            all.images.extend(some.images);
+            if !again {
+                all.images.sort_unstable();
+                all.images.dedup();
+                return Ok(all);
             }
+        }
+    }
+
+    /// Heals what a reading finds; says too whether a manifest was among it.
+    fn heal_blobs(&self, source: &dyn Blobs) -> Result<(Repaired, bool), PutError> {
+        // Read once: what others commit meanwhile is new, and a repair of it is another one.
+        let (_, findings) = self.find_damage_by(&Depth::Everything).map_err(std::io::Error::from)?;
+        if findings.is_empty() {
+            return Ok((Repaired::default(), false));
+        }
+        let (healed, lost) = divide(&findings, source);
+        let manifests = findings.lost.values().any(|lost| lost.manifest);
+        let repaired = self.commit(|view, run| {
             let index = self.index(view)?;
-            let (healed, lost) = self.divide(&findings, source);
-            let (change, mut repaired) = self.mend(view, run, &index, &findings, &healed, source)?;
-            let mut change = change;
+            let mut change = self.mend(view, run, &index, &findings, &healed, source)?;
             let mut roots = (*view.roots).clone();
+            // Somebody may have put it again meanwhile.
+            let good = index.without(&findings.rows);
+            let lost: Vec<Digest> =
+                lost.iter().copied().filter(|digest| !good.holds(*digest, findings.lost[digest].len)).collect();
             let images: BTreeSet<ImageId> = lost.iter().flat_map(|digest| findings.lost[digest].images.iter().copied()).collect();
             for image in &images {
                 roots.images.entry(*image).and_modify(|row| row.whole = false);
@@ -40,20 +66,11 @@ impl S3Store {
                 });
             }
             change.roots = (roots != *view.roots).then_some(roots);
-            repaired.lost = lost;
-            repaired.images = images.into_iter().collect();
-            Ok(Plan::Commit(Box::new(change), repaired))
-        })
-    }
-
-    /// Divides the blobs without a whole copy into those that the source has and the others.
-    fn divide(&self, findings: &Findings, source: &dyn Blobs) -> (Vec<(Digest, u64)>, Vec<Digest>) {
-        let has = |digest: Digest, len: u64| {
-            source.blob(digest).and_then(Bytes::reader).and_then(|reader| read_checked(reader, digest, len)).is_ok()
-        };
-        let (healed, lost): (Vec<_>, Vec<_>) =
-            findings.lost.iter().map(|(&digest, lost)| (digest, lost.len)).partition(|&(digest, len)| has(digest, len));
-        (healed, lost.into_iter().map(|(digest, _)| digest).collect())
+            let healed = healed.iter().map(|(digest, _)| *digest).collect();
+            let images = images.into_iter().collect();
+            Ok::<_, PutError>(Plan::Commit(Box::new(change), Repaired { healed, lost, images, ..Repaired::default() }))
+        })?;
+        Ok((repaired, manifests))
     }
 
     /// Sends what is healed and what must move, and says how the index changes.
@@ -65,38 +82,64 @@ impl S3Store {
         findings: &Findings,
         healed: &[(Digest, u64)],
         source: &dyn Blobs,
-    ) -> Result<(Change, Repaired), PutError> {
+    ) -> Result<Change, PutError> {
         let good = index.without(&findings.rows);
-        let damaged: HashSet<_> = findings.packs.keys().copied().collect();
-        let stays = Index::new(vec![Segment::new(good.rows().filter(|(pack, _)| !damaged.contains(pack))).into()]);
+        let damaged: HashSet<_> = findings.packs.keys().map(|pack| pack.name).collect();
+        let stays = Index::new(vec![Segment::new(good.rows().filter(|(pack, _)| !damaged.contains(&pack.name))).into()]);
         let sent: HashSet<Digest> = healed.iter().map(|(digest, _)| *digest).collect();
         let moved: HashMap<Digest, u64> = good
             .places()
             .filter(|Place { pack, slot }| {
-                damaged.contains(pack) && !sent.contains(&slot.digest) && !stays.holds(slot.digest, slot.len)
+                damaged.contains(&pack.name) && !sent.contains(&slot.digest) && !stays.holds(slot.digest, slot.len)
             })
             .filter(|Place { slot, .. }| good.holds(slot.digest, slot.len))
             .map(|Place { slot, .. }| (slot.digest, slot.len))
             .collect();
         let missing: Vec<(Digest, u64)> = healed.iter().copied().chain(moved).collect();
-        let both = Chain(vec![source, self]);
+        let checked = Checking(source, self);
         let (known, confirmed) = (HashMap::new(), Mutex::default());
-        let upload =
-            Upload { run, source: &both, texts: &HashMap::new(), known: &known, confirmed: &confirmed, older: &HashMap::new(), arrived: &|_: &Sent| {} };
+        let upload = Upload {
+            run,
+            source: &checked,
+            texts: &HashMap::new(),
+            known: &known,
+            confirmed: &confirmed,
+            older: &HashMap::new(),
+            arrived: &|_: &Sent| {},
+        };
         let added = Segment::new(self.upload(&missing, &upload)?);
-        let condemned =
-            self.condemned(&view.head)?.with(index.packs().into_iter().filter(|pack| damaged.contains(pack)), self.options.now);
-        let change = Change {
+        let gone: Vec<_> = by_pack(index).into_keys().filter(|pack| damaged.contains(&pack.name)).collect();
+        let condemned = (!gone.is_empty()).then(|| Ok::<_, PutError>(self.condemned(&view.head)?.with(gone, self.options.now)));
+        Ok(Change {
             added,
             index: Some(stays.segments().iter().map(|segment| (**segment).clone()).collect()),
-            condemned: (!damaged.is_empty()).then_some(condemned),
-            fence: (!damaged.is_empty()).then_some(view.head.sequence - 1),
+            fence: condemned.is_some().then_some(view.head.sequence - 1),
+            condemned: condemned.transpose()?,
             ..Change::default()
-        };
-        Ok((change, Repaired { healed: healed.iter().map(|(digest, _)| *digest).collect(), ..Repaired::default() }))
+        })
     }
 }
 
-fn into_put(error: ReadError) -> PutError {
-    PutError::Store(error.into())
+/// A source that may lie, and the cache itself for what that says wrongly.
+struct Checking<'a>(&'a dyn Blobs, &'a S3Store);
+
+impl Blobs for Checking<'_> {
+    fn blob(&self, digest: Digest) -> std::io::Result<Bytes> {
+        let right = self.0.blob(digest).is_ok_and(|bytes| is_right(bytes, digest));
+        if right { self.0.blob(digest) } else { self.1.blob(digest) }
+    }
+}
+
+fn is_right(bytes: Bytes, digest: Digest) -> bool {
+    bytes.reader().and_then(crate::blobs::hash).is_ok_and(|(found, _)| found == digest)
+}
+
+/// Divides the blobs without a whole copy into those that the source has, checked, and the others.
+fn divide(findings: &Findings, source: &dyn Blobs) -> (Vec<(Digest, u64)>, Vec<Digest>) {
+    let has = |digest: Digest, len: u64| {
+        source.blob(digest).and_then(Bytes::reader).and_then(|reader| read_checked(reader, digest, len)).is_ok()
+    };
+    let (healed, lost): (Vec<_>, Vec<_>) =
+        findings.lost.iter().map(|(&digest, lost)| (digest, lost.len)).partition(|&(digest, len)| has(digest, len));
+    (healed, lost.into_iter().map(|(digest, _)| digest).collect())
 }

@@ -35,6 +35,18 @@ pub(crate) struct View {
     index: Arc<OnceLock<Arc<Index>>>,
 }
 
+impl View {
+    /// Says what the cache is at one moment; the index is read when it is needed.
+    pub(crate) fn new(head: Head, etag: Etag, roots: Roots) -> Self {
+        Self { head, etag, roots: Arc::new(roots), index: Arc::default() }
+    }
+
+    /// The state of a head that is gone.
+    pub(crate) fn absent() -> Etag {
+        Etag(String::new())
+    }
+}
+
 /// What a commit changes; `None` leaves as it is.
 #[derive(Default)]
 pub(crate) struct Change {
@@ -123,7 +135,7 @@ impl S3Store {
             Some(view) => view,
             None => {
                 let head = Head::first(self.random());
-                let none = View { etag: Etag(String::new()), roots: Arc::default(), index: Arc::default(), head };
+                let none = View::new(head, View::absent(), Roots::default());
                 if let Plan::Leave(done) = plan(&none, &self.begin(&none.head))? {
                     return Ok(done);
                 }
@@ -213,7 +225,7 @@ impl S3Store {
         Condemned::decode(&bytes).map_err(|source| BucketError::Damaged { key: reference.name.key(Space::Table), source })
     }
 
-    fn read_head(&self) -> Result<Option<(Head, Etag)>, BucketError> {
+    pub(crate) fn read_head(&self) -> Result<Option<(Head, Etag)>, BucketError> {
         let key = head_key();
         match self.objects.get(&key, HEAD_LEN) {
             Ok(object) => {
@@ -258,7 +270,7 @@ impl S3Store {
     }
 
     /// Writes what a change needs, then its record, then the head. Returns whether the swap surely holds.
-    fn swap(&self, view: &View, run: &Run, change: Change) -> Result<(Attempt, bool), BucketError> {
+    pub(crate) fn swap(&self, view: &View, run: &Run, change: Change) -> Result<(Attempt, bool), BucketError> {
         let mut head = view.head.next(self.random());
         let cache = head.cache;
         let attempt = Attempt { sequence: head.sequence, txid: head.txid().expect("it was given one") };
@@ -275,8 +287,7 @@ impl S3Store {
         head.fence = head.fence.max(change.fence.unwrap_or(0));
         if view.head.sequence == 1 {
             // With the first commit, so that a head that is lost is never taken for a cache that was not made yet.
-            let text = format!("{{\"format\":1,\"cache\":\"{}\"}}\n", hex(&cache));
-            self.write_once(&cache_key(), &text.into_bytes().into())?;
+            self.write_once(&cache_key(), &cache_text(cache).into())?;
         }
         let record = commit::record(&self.options.who, self.options.now, &view.roots, &roots, head.clone());
         self.write_once(&record.key(), &record.encode().into())?;
@@ -293,14 +304,15 @@ impl S3Store {
     }
 
     fn put_head(&self, view: &View, head: &Head) -> Result<Etag, ObjectError> {
-        if self.options.single_writer {
+        if self.options.single_writer && view.etag != View::absent() {
             // Without conditions the only guard is a look just before.
             let now = self.objects.get(&head_key(), HEAD_LEN)?;
             if now.etag != view.etag {
                 return Err(ObjectError::Changed { key: head_key() });
             }
         }
-        self.put(&head_key(), &Body::Bytes(head.encode().into()), &Condition::Matches(view.etag.clone()))
+        let condition = if view.etag == View::absent() { Condition::Absent } else { Condition::Matches(view.etag.clone()) };
+        self.put(&head_key(), &Body::Bytes(head.encode().into()), &condition)
     }
 
     /// Writes the segments of a change and lists them in the head.
@@ -381,7 +393,7 @@ impl S3Store {
         old.head.segments.iter().any(|segment| !new.head.segments.contains(segment)) || old.head.condemned != new.head.condemned
     }
 
-    fn begin(&self, head: &Head) -> Run {
+    pub(crate) fn begin(&self, head: &Head) -> Run {
         Run { session: Session { began: head.sequence, random: self.random() }, next: 0.into() }
     }
 
@@ -390,7 +402,7 @@ impl S3Store {
         self.objects.put(key, body, condition)
     }
 
-    fn roots_of(&self, head: &Head) -> Result<Arc<Roots>, BucketError> {
+    pub(crate) fn roots_of(&self, head: &Head) -> Result<Arc<Roots>, BucketError> {
         let Some(reference) = head.roots else { return Ok(Arc::default()) };
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(known) = known.filter(|known| known.head.roots == Some(reference)) {
@@ -402,7 +414,7 @@ impl S3Store {
         Ok(Arc::new(roots))
     }
 
-    fn segment(&self, cache: [u8; 16], reference: &Reference) -> Result<Arc<Segment>, BucketError> {
+    pub(crate) fn segment(&self, cache: [u8; 16], reference: &Reference) -> Result<Arc<Segment>, BucketError> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(known) = known
             && let Some(index) = known.index.get()
@@ -467,4 +479,9 @@ pub(crate) fn head_key() -> Key {
 /// The key of what is written once, with the first commit.
 pub(crate) fn cache_key() -> Key {
     Key::new("df-cache.json").expect("a word")
+}
+
+/// Returns what is written once, with the first commit.
+pub(crate) fn cache_text(cache: [u8; 16]) -> Vec<u8> {
+    format!("{{\"format\":1,\"cache\":\"{}\"}}\n", hex(&cache)).into_bytes()
 }

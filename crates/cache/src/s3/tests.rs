@@ -25,6 +25,7 @@ struct Bench {
     bucket: Arc<MemoryObjects>,
     directory: TempDir,
     next: AtomicU8,
+    grace: Duration,
 }
 
 impl Bench {
@@ -33,13 +34,15 @@ impl Bench {
             bucket: Arc::new(MemoryObjects::new()),
             directory: tempfile::tempdir().expect("a directory"),
             next: AtomicU8::new(0),
+            grace: Duration::ZERO,
         }
     }
 
     /// Opens the cache as somebody who was never here.
     fn store(&self) -> S3Store {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
-        S3Store::open(self.bucket.clone(), &self.directory.path().join(n.to_string()), options(n))
+        let options = Options { grace: self.grace, ..options(n) };
+        S3Store::open(self.bucket.clone(), &self.directory.path().join(n.to_string()), options)
     }
 }
 
@@ -57,6 +60,9 @@ fn keeps_the_contract() {
 mod conditions;
 mod counting;
 mod derived;
+mod flips;
 mod hostile;
 mod killed;
+mod mending;
+mod sweeping;
 mod versions;

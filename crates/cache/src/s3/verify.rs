@@ -1,159 +1,153 @@
-//! Reading everything back.
+//! Reading back: the structure, some packs, or everything; at once or slice by slice.
+//!
+//! What holds the cache together (the head, the newest records, tables, segments) is read from the bucket each time, never from what this machine remembers. What cannot be asked is an
+//! error; what is gone, longer, shorter or other than its name says is damage. Should others commit meanwhile and something seem damaged, it is looked at once more.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod cursor;
+mod findings;
+mod packs;
+mod structure;
 
-use df_core::{Digest, ImageId};
-use rayon::prelude::*;
+use df_core::Digest;
 
 use super::S3Store;
-use super::failure::BucketError;
-use super::format::name::{Reference, Space};
-use super::format::pack;
-use super::format::slot::{DEPTH, Slot};
-use super::index::{Index, Place};
+use super::format::name::Reference;
 use super::swap::View;
-use crate::scrub::{Damage, Damaged};
+use crate::scrub::Damage;
 use crate::store::ReadError;
+pub(super) use findings::{Findings, Lost};
 
-/// What reading everything back found.
-#[derive(Default)]
-pub(super) struct Findings {
-    /// Packs that are gone or have other bytes, and why.
-    pub(super) packs: BTreeMap<Reference, &'static str>,
-    /// Rows that do not give what they name.
-    pub(super) rows: Vec<Place>,
-    /// Blobs that an image needs and of which no whole copy is there; true for those that no row names.
-    pub(super) lost: BTreeMap<Digest, Lost>,
-    /// Documents that are not whole, by their release.
-    pub(super) documents: Vec<(df_core::ReleaseId, crate::document::Document)>,
+/// How much is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// What holds the cache together, and of each pack whether it is there and ends as it must: one request for each.
+    Quick,
+    /// That, and so many packs, drawn by a seed, byte by byte.
+    Sample {
+        /// How many.
+        packs: usize,
+        /// Draws them.
+        seed: u64,
+    },
+    /// Every byte.
+    Everything,
 }
 
-/// A blob, or a manifest, without a whole copy.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Lost {
-    /// Its length.
-    pub(super) len: u64,
-    /// No row names it.
-    pub(super) missing: bool,
-    /// It is a manifest.
-    pub(super) manifest: bool,
-    pub(super) images: BTreeSet<ImageId>,
+/// Part of a reading of everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice {
+    /// What was found in this part.
+    pub damages: Vec<Damage>,
+    /// Packs that were read since the beginning.
+    pub done: u64,
+    /// Packs there are.
+    pub packs: u64,
+    /// This was the last part: the next begins anew.
+    pub is_last: bool,
 }
+
+/// So often others may commit in between before what was found counts.
+const AGAIN: u32 = 3;
 
 impl S3Store {
-    pub(super) fn scrub(&self) -> Result<Vec<Damage>, ReadError> {
-        let Some(view) = self.view()? else { return Ok(vec![]) };
-        let findings = self.find_damage(&view)?;
-        Ok(findings.damages())
+    /// Reads back so much and lists what is damaged or missing.
+    ///
+    /// # Errors
+    /// The bucket could not be asked: then nothing is said.
+    pub fn verify_by(&self, depth: &Depth) -> Result<Vec<Damage>, ReadError> {
+        Ok(self.find_damage_by(depth)?.1.damages())
     }
 
-    /// Reads all packs, all documents and all manifests.
-    pub(super) fn find_damage(&self, view: &View) -> Result<Findings, ReadError> {
-        let index = self.index(view)?;
-        let mut findings = Findings::default();
-        let packs: Vec<(Reference, Vec<Slot>)> = index.segments().iter().flat_map(|segment| segment.by_pack()).collect();
-        let read: Vec<_> =
-            packs.par_iter().map(|(pack, slots)| self.read_pack(&index, pack, slots)).collect::<Result<_, ReadError>>()?;
-        for (why, bad) in read {
-            findings.packs.extend(why);
-            findings.rows.extend(bad);
-        }
-        self.find_lost(view, &index, &mut findings)?;
-        for row in &view.roots.releases {
-            for (document, place) in &row.documents {
-                match self.read_document(row.stored.id, place) {
-                    Err(ReadError::Damaged { .. }) => findings.documents.push((row.stored.id, *document)),
-                    result => drop(result?),
-                }
-            }
-        }
-        Ok(findings)
-    }
-
-    /// Reads a pack: what is wrong with it, and which of its rows do not give what they name.
-    #[allow(clippy::type_complexity, reason = "two findings about one pack")]
-    fn read_pack(
-        &self,
-        index: &Index,
-        pack: &Reference,
-        slots: &[Slot],
-    ) -> Result<(Option<(Reference, &'static str)>, Vec<Place>), ReadError> {
-        let place = |slot: &Slot| Place { pack: *pack, slot: slot.clone() };
-        let key = pack.name.key(Space::Pack);
-        let bytes = match self.get_object_as_it_is(&key, pack) {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => return Ok((Some((*pack, "it is gone, or longer than it was")), slots.iter().map(place).collect())),
-            Err(error) => return Err(error.into()),
+    /// Reads the next packs, so many, and with the last of them the documents too; where it stopped is remembered on this machine.
+    ///
+    /// # Errors
+    /// As [`S3Store::verify_by`]; the next slice is this one again.
+    pub fn verify_slice(&self, packs: usize) -> Result<Slice, ReadError> {
+        let mut findings = self.check_structure()?;
+        let Some(view) = self.readable_view(&mut findings)? else {
+            return Ok(Slice { damages: findings.damages(), done: 0, packs: 0, is_last: true });
         };
-        let whole = Digest::of(&bytes) == pack.digest;
-        let disorder =
-            if !whole { Some("its bytes are not what its digest says") } else { pack::rows(&bytes).err().map(|error| error.0) };
-        let mut bad = vec![];
-        for slot in slots {
-            let stored = bytes.get(slot.offset as usize..(slot.offset + slot.stored) as usize);
-            let good = match stored.map(|stored| self.decode(index, slot, stored, DEPTH)) {
-                None | Some(Err(ReadError::Damaged { .. })) => false,
-                Some(result) => result.map(|_| true)?,
-            };
-            if !good {
-                bad.push(place(slot));
-            }
+        let mut all: Vec<Reference> = self.index(&view)?.packs().into_iter().collect();
+        all.sort_unstable();
+        let cursor = cursor::Cursor::open(&self.local, view.head.cache);
+        let start = all.partition_point(|pack| Some(pack.name) <= cursor.after());
+        let chosen: Vec<Reference> = all[start..].iter().copied().take(packs.max(1)).collect();
+        let done = (start + chosen.len()) as u64;
+        let (last, is_last) = (chosen.last().map(|pack| pack.name), done == all.len() as u64);
+        self.read_packs(&view, Some(&chosen), &mut findings)?;
+        if is_last {
+            self.read_documents(&view, &mut findings)?;
         }
-        Ok((disorder.map(|why| (*pack, why)), bad))
+        cursor.set(last.filter(|_| !is_last));
+        Ok(Slice { damages: findings.damages(), done, packs: all.len() as u64, is_last })
     }
 
-    /// Returns an object's bytes, whatever they are; nothing when it is gone or longer than it may be.
-    fn get_object_as_it_is(&self, key: &super::objects::Key, reference: &Reference) -> Result<Option<Vec<u8>>, BucketError> {
-        use super::objects::ObjectError;
-        match self.objects.get(key, u64::from(reference.len)) {
-            Ok(object) => Ok(Some(object.bytes)),
-            Err(ObjectError::Absent { .. } | ObjectError::TooLong { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
+    pub(super) fn scrub(&self) -> Result<Vec<Damage>, ReadError> {
+        self.verify_by(&Depth::Everything)
+    }
+
+    /// Finds what is damaged, and in which view; none when there is none that can be read.
+    pub(super) fn find_damage_by(&self, depth: &Depth) -> Result<(Option<std::sync::Arc<View>>, Findings), ReadError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut findings = self.check_structure()?;
+            let view = self.readable_view(&mut findings)?;
+            if let Some(view) = &view {
+                self.find_damage_in(view, depth, &mut findings)?;
+            }
+            // A collection may have taken what an older head names.
+            let same = |view: &View| Ok::<_, ReadError>(self.read_head()?.is_some_and(|(head, _)| head == view.head));
+            let counts = match &view {
+                Some(view) if !findings.is_empty() && tries < AGAIN => same(view)?,
+                _ => true,
+            };
+            if counts {
+                return Ok((view, findings));
+            }
         }
     }
 
-    /// Finds what images need and is not there, or only in rows that are bad.
-    fn find_lost(&self, view: &View, index: &Index, findings: &mut Findings) -> Result<(), ReadError> {
-        let good = index.without(&findings.rows);
-        for (&image, row) in view.roots.images.iter().filter(|(_, row)| row.whole) {
-            let mut lose = |digest: Digest, len: u64, manifest: bool| {
-                let missing = index.find(digest, Some(len)).is_none();
-                let lost = findings.lost.entry(digest).or_insert_with(|| Lost { len, missing, manifest, ..Lost::default() });
-                lost.images.insert(image);
-            };
-            if !good.holds(image.0, row.manifest_len) {
-                lose(image.0, row.manifest_len, true);
+    fn find_damage_in(&self, view: &View, depth: &Depth, findings: &mut Findings) -> Result<(), ReadError> {
+        match depth {
+            Depth::Quick => self.look_at_packs(view, findings),
+            Depth::Sample { packs, seed } => {
+                self.look_at_packs(view, findings)?;
+                let chosen = sample(self.index(view)?.packs().into_iter().collect(), *packs, *seed);
+                self.read_packs(view, Some(&chosen), findings)?;
+                self.read_documents(view, findings)
             }
-            match self.manifest_in(view, image) {
-                Ok(manifest) => {
-                    for (digest, len) in manifest.blobs().into_iter().filter(|&(digest, len)| !good.holds(digest, len)) {
-                        lose(digest, len, false);
-                    }
-                }
-                Err(ReadError::Damaged { .. }) => lose(image.0, row.manifest_len, true),
-                Err(error) => return Err(error),
+            Depth::Everything => {
+                self.read_packs(view, None, findings)?;
+                self.read_documents(view, findings)
             }
         }
-        Ok(())
     }
 }
 
-impl Findings {
-    fn damages(&self) -> Vec<Damage> {
-        let row = |what, why: &str, images| Damage { what, place: None, why: why.to_owned(), images };
-        let packs = self.packs.iter().map(|(pack, why)| row(Damaged::Pack(pack.digest), why, vec![]));
-        let lost = self.lost.iter().map(|(&digest, lost)| {
-            let what = match lost {
-                Lost { manifest: true, .. } => Damaged::Manifest(ImageId(digest)),
-                Lost { missing: true, .. } => Damaged::MissingBlob(digest),
-                Lost { .. } => Damaged::Blob(digest),
-            };
-            let why = if lost.missing { "no segment names it" } else { "no copy of it is whole" };
-            row(what, why, lost.images.iter().copied().collect())
-        });
-        let documents = self.documents.iter().map(|(release, document)| {
-            row(Damaged::Document(format!("{document} of {release}")), "its bytes are others, or gone", vec![])
-        });
-        packs.chain(lost).chain(documents).collect()
+/// Draws so many of some packs: the same for the same seed.
+fn sample(mut packs: Vec<Reference>, n: usize, seed: u64) -> Vec<Reference> {
+    packs.sort_by_key(|pack| {
+        Digest::of(&[&seed.to_le_bytes()[..], pack.name.key(super::format::name::Space::Pack).as_str().as_bytes()].concat())
+    });
+    packs.truncate(n);
+    packs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::s3::format::name::tests::reference;
+
+    #[test]
+    fn a_sample_follows_from_its_seed_and_different_seeds_reach_all() {
+        let packs: Vec<Reference> = (0..40).map(reference).collect();
+        let turned: Vec<Reference> = packs.iter().rev().copied().collect();
+        assert_eq!(sample(packs.clone(), 5, 1), sample(turned, 5, 1));
+        assert_eq!(sample(packs.clone(), 100, 1).len(), 40);
+        let mut reached: Vec<Reference> = (0..60).flat_map(|seed| sample(packs.clone(), 5, seed)).collect();
+        reached.sort_unstable();
+        reached.dedup();
+        assert_eq!(reached.len(), 40);
     }
 }

@@ -1,0 +1,163 @@
+//! What holds a cache together, made again: the head from the log, the root table from an older record, the index from the ends of the packs.
+//!
+//! Only this and a collection list anything. What is made again is written under new names, and one swap names it; the fence rises, so that nobody commits what was sent under the lost
+//! head. Of a pack that only its end was read of, the name is known but not the digest: then the digest in its reference is zeros, and its trailer says what it is.
+
+mod footers;
+mod records;
+
+use df_core::Digest;
+
+use super::S3Store;
+use super::failure::BucketError;
+use super::format::condemned::Condemned;
+use super::format::head::{HEAD_LEN, Head};
+use super::format::name::{Reference, log_key};
+use super::format::roots::Roots;
+use super::format::segment::Segment;
+use super::objects::{Body, Condition, Etag, Key, ObjectError};
+use super::swap::{Change, View, cache_key, cache_text, head_key};
+use super::verify::Findings;
+use crate::store::PutError;
+
+/// The digest of a pack of which only the end was read.
+const UNKNOWN: [u8; Digest::LEN] = [0; Digest::LEN];
+/// A head that is longer is not even asked for.
+const DAMAGED_HEAD_LEN: u64 = 16 << 20;
+/// So often others may change the head meanwhile.
+const TRIES: u32 = 8;
+
+/// All that a head leads to but packs and documents.
+pub(crate) struct Parts {
+    roots: Roots,
+    segments: Vec<Segment>,
+    condemned: Condemned,
+}
+
+/// Returns whether the digest of a whole pack is known.
+pub(super) fn is_known(pack: &Reference) -> bool {
+    *pack.digest.as_bytes() != UNKNOWN
+}
+
+impl S3Store {
+    /// Makes again what holds the cache together, where it is damaged or gone; says in words what, nothing when all was whole.
+    ///
+    /// # Errors
+    /// There is no record to make it from, or those of asking and writing.
+    pub fn rebuild(&self) -> Result<Vec<String>, PutError> {
+        let mut words = vec![];
+        for _ in 0..TRIES {
+            let findings = self.check_structure()?;
+            if findings.objects.is_empty() {
+                return Ok(words);
+            }
+            words = self.rebuild_once(&findings)?;
+        }
+        Err(BucketError::Contended { tries: TRIES }.into())
+    }
+
+    fn rebuild_once(&self, findings: &Findings) -> Result<Vec<String>, PutError> {
+        let mut words = vec![];
+        let (head, etag) = self.head_or_record(&mut words)?;
+        let newest = head.txid().map(|txid| log_key(head.sequence, txid));
+        let is_record = |key: &&Key| key.as_str().starts_with("log/");
+        let swaps = |key: &Key| *key != cache_key() && (!is_record(&key) || Some(key) == newest.as_ref());
+        if findings.objects.keys().any(swaps) {
+            let parts = self.parts(&head, findings.objects.contains_key(&head_key()), &mut words)?;
+            let view = View::new(head.clone(), etag, parts.roots.clone());
+            let change = Change {
+                roots: Some(parts.roots),
+                index: Some(parts.segments),
+                condemned: Some(parts.condemned),
+                fence: Some(head.sequence),
+                ..Change::default()
+            };
+            let (_, swapped) = self.swap(&view, &self.begin(&head), change)?;
+            if !swapped {
+                return Ok(words);
+            }
+        }
+        if findings.objects.contains_key(&cache_key()) {
+            self.objects
+                .put(&cache_key(), &Body::Bytes(cache_text(head.cache).into()), &Condition::Always)
+                .map_err(BucketError::from)?;
+            words.push(cache_key().to_string());
+        }
+        // What a damaged record said nobody knows any more; that it is gone is said plainly by its absence.
+        let records: Vec<Key> = findings.objects.keys().filter(is_record).cloned().collect();
+        words.extend(records.iter().map(|key| format!("{key} is removed: it says nothing any more")));
+        self.delete(records)?;
+        Ok(words)
+    }
+
+    /// Returns the head, or what the newest record says it is, and the state it is in; none when it is gone.
+    fn head_or_record(&self, words: &mut Vec<String>) -> Result<(Head, Etag), PutError> {
+        match self.read_head() {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) | Err(BucketError::Damaged { .. } | BucketError::Object(ObjectError::TooLong { .. })) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let etag = match self.objects.get(&head_key(), DAMAGED_HEAD_LEN.max(HEAD_LEN)) {
+            Ok(object) => object.etag,
+            Err(ObjectError::Absent { .. }) => View::absent(),
+            Err(error) => return Err(BucketError::from(error).into()),
+        };
+        let records = self.records()?;
+        let (sequence, newest) = records.newest(self)?.ok_or(BucketError::HeadLost)?;
+        words.push(format!("the head, as commit {sequence} made it"));
+        Ok((newest.head, etag))
+    }
+
+    /// Returns all that a head leads to, made again where it is lost.
+    fn parts(&self, head: &Head, head_was_lost: bool, words: &mut Vec<String>) -> Result<Parts, PutError> {
+        if head_was_lost && let Some(parts) = self.joined_parts(head, words)? {
+            return Ok(parts);
+        }
+        let roots = match self.roots_of(head) {
+            Ok(roots) => (*roots).clone(),
+            Err(BucketError::Damaged { .. } | BucketError::Gone { .. }) => self.older_roots(head, words)?,
+            Err(error) => return Err(error.into()),
+        };
+        let condemned = match self.condemned(head) {
+            Ok(condemned) => condemned,
+            Err(BucketError::Damaged { .. } | BucketError::Gone { .. }) => {
+                words.push("the list of what is condemned, empty: a collection takes what nothing names".into());
+                Condemned::default()
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let segments = match self.segments_of(head)? {
+            Some(segments) => segments,
+            None => {
+                let (segment, n) = self.segment_of_footers(&condemned)?;
+                words.push(format!("the index, from the ends of {n} packs"));
+                vec![segment]
+            }
+        };
+        Ok(Parts { roots, segments, condemned })
+    }
+
+    /// Returns the segments of a head; nothing when one is lost.
+    fn segments_of(&self, head: &Head) -> Result<Option<Vec<Segment>>, BucketError> {
+        let mut segments = vec![];
+        for reference in &head.segments {
+            match self.segment(head.cache, reference) {
+                Ok(segment) => segments.push((*segment).clone()),
+                Err(BucketError::Damaged { .. } | BucketError::Gone { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(segments))
+    }
+
+    /// Returns what a head leads to, when all of it can be read.
+    fn whole_parts(&self, head: &Head) -> Result<Option<Parts>, BucketError> {
+        let Some(segments) = self.segments_of(head)? else { return Ok(None) };
+        let lost = |error: &BucketError| matches!(error, BucketError::Damaged { .. } | BucketError::Gone { .. });
+        match (self.roots_of(head), self.condemned(head)) {
+            (Ok(roots), Ok(condemned)) => Ok(Some(Parts { roots: (*roots).clone(), segments, condemned })),
+            (Err(error), _) | (_, Err(error)) if lost(&error) => Ok(None),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! What holds a cache together: the head and all that it names but packs, read from the bucket.
+
+use std::sync::Arc;
+
+use df_core::Digest;
+
+use super::Findings;
+use crate::s3::S3Store;
+use crate::s3::failure::BucketError;
+use crate::s3::format::FormatError;
+use crate::s3::format::condemned::Condemned;
+use crate::s3::format::head::{HEAD_LEN, Head};
+use crate::s3::format::log::{LOG_LEN, Record};
+use crate::s3::format::name::{Reference, Space, log_key};
+use crate::s3::format::roots::Roots;
+use crate::s3::format::segment::Segment;
+use crate::s3::objects::{Key, ObjectError};
+use crate::s3::swap::{View, cache_key, cache_text, head_key};
+
+impl S3Store {
+    /// Reads the head and what it names but packs.
+    pub(in super::super) fn check_structure(&self) -> Result<Findings, BucketError> {
+        let mut findings = Findings::default();
+        let Some(head) = self.check_head(&mut findings)? else { return Ok(findings) };
+        if head.sequence > 1 {
+            let text = cache_text(head.cache);
+            self.check(cache_key(), HEAD_LEN, &mut findings, |bytes| if bytes == text { Ok(()) } else { Err(OTHER) })?;
+        }
+        if let Some(reference) = &head.roots {
+            self.check_object(Space::Table, reference, &mut findings, |bytes| Roots::decode(bytes).map(drop))?;
+        }
+        if let Some(reference) = &head.condemned {
+            self.check_object(Space::Table, reference, &mut findings, |bytes| Condemned::decode(bytes).map(drop))?;
+        }
+        for reference in &head.segments {
+            self.check_object(Space::Segment, reference, &mut findings, |bytes| Segment::decode(bytes).map(drop))?;
+        }
+        self.check_records(&head, &mut findings)?;
+        Ok(findings)
+    }
+
+    /// Returns the newest view, when all of it can be read; what cannot was found already, or is now.
+    pub(in super::super) fn readable_view(&self, findings: &mut Findings) -> Result<Option<Arc<View>>, BucketError> {
+        let read = || {
+            let Some(view) = self.view()? else { return Ok(None) };
+            self.index(&view)?;
+            self.condemned(&view.head)?;
+            Ok(Some(view))
+        };
+        match read() {
+            Err(BucketError::Damaged { key, source }) => {
+                findings.objects.entry(key).or_insert_with(|| source.to_string());
+                Ok(None)
+            }
+            Err(BucketError::Gone { key }) => {
+                findings.objects.entry(key).or_insert_with(|| GONE.to_owned());
+                Ok(None)
+            }
+            result => result,
+        }
+    }
+
+    fn check_head(&self, findings: &mut Findings) -> Result<Option<Head>, BucketError> {
+        let lost = match self.read_head() {
+            Ok(Some((head, _))) => return Ok(Some(head)),
+            Ok(None) => match self.objects.get(&cache_key(), HEAD_LEN) {
+                Err(ObjectError::Absent { .. }) => return Ok(None),
+                Ok(_) | Err(ObjectError::TooLong { .. } | ObjectError::Malformed { .. }) => GONE.to_owned(),
+                Err(error) => return Err(error.into()),
+            },
+            Err(BucketError::Damaged { source, .. }) => source.to_string(),
+            Err(BucketError::Object(ObjectError::TooLong { .. } | ObjectError::Malformed { .. })) => OTHER.0.to_owned(),
+            Err(error) => return Err(error),
+        };
+        findings.objects.insert(head_key(), lost);
+        Ok(None)
+    }
+
+    fn check_object(
+        &self,
+        space: Space,
+        reference: &Reference,
+        findings: &mut Findings,
+        decode: impl Fn(&[u8]) -> Result<(), FormatError>,
+    ) -> Result<(), BucketError> {
+        self.check(reference.name.key(space), u64::from(reference.len), findings, |bytes| {
+            if Digest::of(bytes) == reference.digest { decode(bytes) } else { Err(OTHER) }
+        })
+    }
+
+    /// Reads the records of the commits that the head remembers. Older ones may be gone, the newest must be there.
+    fn check_records(&self, head: &Head, findings: &mut Findings) -> Result<(), BucketError> {
+        for (n, &txid) in head.txids.iter().enumerate() {
+            let sequence = head.sequence - n as u64;
+            let key = log_key(sequence, txid);
+            let mut found = Findings::default();
+            self.check(key.clone(), LOG_LEN, &mut found, |bytes| match Record::decode(bytes) {
+                Ok(record) if record.key() == key && (n > 0 || record.head == *head) => Ok(()),
+                Ok(_) => Err(FormatError("it is the record of another commit")),
+                Err(error) => Err(error),
+            })?;
+            found.objects.retain(|_, why| n == 0 || why != GONE);
+            findings.objects.append(&mut found.objects);
+        }
+        Ok(())
+    }
+
+    fn check(
+        &self,
+        key: Key,
+        limit: u64,
+        findings: &mut Findings,
+        check: impl Fn(&[u8]) -> Result<(), FormatError>,
+    ) -> Result<(), BucketError> {
+        let why = match self.objects.get(&key, limit) {
+            Ok(object) => match check(&object.bytes) {
+                Ok(()) => return Ok(()),
+                Err(error) => error.to_string(),
+            },
+            Err(ObjectError::Absent { .. }) => GONE.to_owned(),
+            Err(ObjectError::TooLong { .. } | ObjectError::Malformed { .. }) => OTHER.0.to_owned(),
+            Err(error) => return Err(error.into()),
+        };
+        findings.objects.insert(key, why);
+        Ok(())
+    }
+}
+
+const GONE: &str = "it is gone";
+const OTHER: FormatError = FormatError("it has other bytes than when it was written");
