@@ -185,11 +185,11 @@ mod tests {
             }
             thread
         };
-        // The small one would fit at once; it must not overtake the large one.
-        let threads = [spawn(90), spawn(10)];
+        // The small one would fit at once; it must not overtake the large one. The two do not fit together, so each says in its turn that it entered.
+        let threads = [spawn(90), spawn(20)];
         assert!(order.recv_timeout(MOMENT).is_err());
         drop(held);
-        assert_eq!((order.recv(), order.recv()), (Ok(90), Ok(10)));
+        assert_eq!((order.recv(), order.recv()), (Ok(90), Ok(20)));
         threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
     }
 
