@@ -25,6 +25,10 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
+/// As the programs have it.
+#[global_allocator]
+static MEMORY: df_delta::Paged = df_delta::Paged;
+
 const LEVELS: [&str; 2] = ["fast", "small"];
 
 fn main() {

@@ -9,7 +9,11 @@ use std::io;
 use std::path::Path;
 
 use df_core::{Digest, Entry, Kind, Manifest, TreePath};
-use df_delta::{Codec, Level, Options, Sink, Slice, Sort, StreamLen, choose, signature};
+use df_delta::{Codec, Level, Options, Paged, Sink, Slice, Sort, StreamLen, choose, signature};
+
+/// As the programs have it.
+#[global_allocator]
+static MEMORY: Paged = Paged;
 
 struct Side {
     manifest: Manifest,

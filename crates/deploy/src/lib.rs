@@ -23,7 +23,6 @@ mod history;
 mod lock;
 mod logs;
 mod machine;
-mod memory;
 mod receive;
 mod staged;
 mod store;
@@ -41,4 +40,5 @@ mod supervise;
 #[cfg(test)]
 mod fixture;
 
+pub use df_delta::Paged;
 pub use program::main;

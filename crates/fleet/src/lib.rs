@@ -35,7 +35,7 @@ pub use connection::{Connection, NodeError, Options};
 pub use context::Context;
 pub use deltas::{Deltas, Images};
 /// How hard a delta is squeezed.
-pub use df_delta::Level;
+pub use df_delta::{Level, Paged};
 pub use inventory::{Inventory, Node};
 pub use program::NodeProgram;
 pub use seen::Seen;

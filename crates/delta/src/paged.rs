@@ -6,10 +6,10 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 
 /// The system's allocator, which asks for large pages where a buffer is long.
-struct Paged;
-
-#[global_allocator]
-static PAGED: Paged = Paged;
+///
+/// A program that makes or applies deltas says so in its main file: `#[global_allocator] static MEMORY: Paged = Paged;`
+#[derive(Debug)]
+pub struct Paged;
 
 /// From which length on a buffer gets large pages: what the last one of them wastes is a quarter then, and no small program grows by it.
 const LONG: usize = 4 << 20;
@@ -50,6 +50,9 @@ fn advise(buffer: *mut u8, len: usize) -> *mut u8 {
 
 #[cfg(test)]
 mod tests {
+    #[global_allocator]
+    static MEMORY: super::Paged = super::Paged;
+
     #[test]
     fn long_buffers_keep_their_bytes_however_they_grow() {
         let mut bytes: Vec<u8> = vec![];
