@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, reason = "tests")]
 
+mod campaign;
 mod chain;
 mod contract;
 mod faults;
