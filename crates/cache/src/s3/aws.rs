@@ -23,7 +23,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{BehaviorVersion, StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_sdk_s3::config::{
+    BehaviorVersion, ResponseChecksumValidation, StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig,
+};
 use aws_sdk_s3::presigning::PresigningConfig;
 use df_core::Timestamp;
 use tokio::runtime::{Builder, Runtime};
@@ -146,6 +148,8 @@ impl AwsObjects {
             .http_client(connection::client(endpoint.as_ref().is_none_or(Endpoint::is_elsewhere)))
             .region(account.region)
             .credentials_provider(account.credentials)
+            // Every byte is compared with its digest later, by who can still use the other bytes of a damaged object.
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
             // All three are done here instead, where it is known what a request is worth.
             .retry_config(RetryConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
