@@ -20,7 +20,7 @@ use crate::commands::gc;
 use crate::event::Event;
 use crate::exit::Exit;
 use crate::failure::Failure;
-use crate::render::units::bytes;
+use crate::render::units::{bytes, count};
 use crate::session::Session;
 
 pub use place::Place;
@@ -88,7 +88,10 @@ fn status(session: &Session, place: &Place) -> Result<Exit, Failure> {
         line("releases", stats.n_releases.to_string()),
         line("images", stats.n_images.to_string()),
         line("files", format!("{} distinct, {}", stats.n_blobs, bytes(stats.blob_bytes))),
-        line("takes", format!("{} in {} packs", bytes(stats.stored_bytes), stats.n_packs)),
+        line(
+            "takes",
+            format!("{} in {}", bytes(stats.stored_bytes), count(usize::try_from(stats.n_packs).unwrap_or(usize::MAX), "pack")),
+        ),
     ];
     let free = stats.free_bytes.map(|free| line("free", bytes(free)));
     let lines: Vec<String> = lines.into_iter().chain(free).collect();

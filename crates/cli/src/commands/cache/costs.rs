@@ -2,7 +2,7 @@
 
 use df_cache::s3::objects::Requests;
 
-use crate::render::units::{bytes, seconds};
+use crate::render::units::seconds;
 
 /// What is written is a request for each of so many bytes at most.
 const PACK_LEN: u64 = 32 << 20;
@@ -65,7 +65,7 @@ pub fn words(work: &Requests) -> String {
         estimate.requests,
         dollars(estimate.once),
         seconds(estimate.seconds),
-        bytes(rate)
+        format_args!("{} MB", rate / 1_000_000)
     )
 }
 

@@ -46,12 +46,20 @@ pub fn update(session: &Session, place: &Place) -> Result<Exit, Failure> {
 pub fn push(session: &Session, place: &Place) -> Result<Exit, Failure> {
     let here = Shelf::open(session)?;
     let lacking = lacking(session, place, &here)?;
-    let freight = Freight::of(&here, place, lacking.iter().map(|stored| &stored.release).collect())?;
+    let newest = here.releases(session.app())?.pop();
+    let mut releases: Vec<&Release> = lacking.iter().map(|stored| &stored.release).collect();
+    // The last one that is put is the newest there: let it be the one that it is here.
+    if let Some(newest) = newest.as_ref().map(|stored| &stored.release)
+        && !session.is_dry_run()
+        && releases.last().is_some_and(|last| *last != newest)
+    {
+        releases.push(newest);
+    }
+    let freight = Freight::of(&here, place, releases)?;
     if session.is_dry_run() {
         return freight.plan(session);
     }
     if lacking.is_empty() {
-        let newest = here.releases(session.app())?.pop();
         // Who vouches for it may have said so since it was sent.
         let news = newest.map_or(Ok(false), |newest| words(&here, place, &newest.release))?;
         let what = if news { "got the newest attestations" } else { "has all that is here" };

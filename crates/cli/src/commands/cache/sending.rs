@@ -12,6 +12,7 @@ use super::{Place, costs};
 use crate::event::{Event, Placed};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::render::units::count;
 use crate::session::{Session, now};
 use crate::store::Shelf;
 use crate::trust;
@@ -48,7 +49,7 @@ impl<'a> Freight<'a> {
             let fresh: Vec<_> = lacking.into_iter().filter(|(digest, len)| told.insert(*digest, *len).is_none()).collect();
             let new_bytes: u64 = fresh.iter().map(|(_, len)| len).sum();
             let mut requests = Some(0);
-            let mut reason = format!("{} files that are not there, before they are compressed", fresh.len());
+            let mut reason = format!("{} not there, before compression", count(fresh.len(), "file"));
             // All go in one commit: the last one says what that costs.
             if self.place.bucket().is_some() && n + 1 == self.releases.len() {
                 let work = costs::of_put(told.values().sum(), self.n_documents());
