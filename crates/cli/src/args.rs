@@ -286,6 +286,9 @@ pub struct Packing {
     /// Squeeze so hard and not otherwise: fast or small
     #[arg(long, value_name = "LEVEL", value_enum, hide_possible_values = true)]
     pub level: Option<Level>,
+    /// Put the bytes into the cache that df.yaml names as cache.remote, once, and have each node fetch them from there
+    #[arg(long)]
+    pub through_cache: bool,
 }
 
 impl Packing {

@@ -9,6 +9,7 @@ use df_fleet::message::Survey;
 use df_fleet::partial;
 use df_fleet::plan::{self, Unfit, Way};
 use df_fleet::survey::{self, Found};
+use df_fleet::through::{Through, without_signature};
 use df_fleet::transfer::{CopyError, Errand, Progress};
 use df_fleet::{Chosen, Claim, Connection, Copied, Credentials, Deltas, Node, Options, Reached, Seen, Wish};
 
@@ -21,7 +22,7 @@ use crate::preparing::{self, Sight};
 use crate::render::units;
 use crate::session::Session;
 use crate::store::Shelf;
-use crate::trust;
+use crate::{through, trust};
 
 /// A copy that was noted no longer ago is not noted again: it would cost each copy that changes nothing a round trip.
 const RECENTLY: Duration = Duration::from_secs(3600);
@@ -37,6 +38,8 @@ pub struct Freight {
     credentials: Arc<Credentials>,
     /// What nodes were last seen to hold, and how their lines were.
     seen: Arc<Seen>,
+    /// Where nodes fetch from, and what it is called; `None`: the bytes are sent to them.
+    through: Option<(Arc<Through>, String)>,
 }
 
 /// What a copy to a node would be.
@@ -57,7 +60,27 @@ impl Freight {
         let deltas = deltas.map_err(|error| Failure::here("cache", &error).next("df cache repair"))?;
         deltas.allows(&wish).map_err(|error| Failure::usage("copy", &error).next("the same without --codec"))?;
         let credentials = Arc::new(trust::credentials(session, shelf.store(), &release)?);
-        Ok(Self { release, deltas: Arc::new(deltas), wish, credentials, seen: Arc::new(Seen::load(&session.state)) })
+        Ok(Self {
+            release,
+            deltas: Arc::new(deltas),
+            wish,
+            credentials,
+            seen: Arc::new(Seen::load(&session.state)),
+            through: None,
+        })
+    }
+
+    /// Has nodes fetch the bytes from the cache of df.yaml, when that is wanted.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be opened.
+    pub fn through_cache(self, session: &Session, is_wanted: bool) -> Result<Self, Failure> {
+        Ok(if is_wanted { Self { through: Some(through::open(session)?), ..self } } else { self })
+    }
+
+    /// Returns what nodes fetch from is called.
+    pub fn fetched_from(&self) -> Option<&str> {
+        self.through.as_ref().map(|(_, name)| name.as_str())
     }
 
     /// Begins to make what will probably travel, while nodes are connected to.
@@ -80,6 +103,7 @@ impl Freight {
     pub async fn cost(&self, reached: &mut Reached, app: &AppName) -> Result<Cost, CopyError> {
         let link = self.link(&reached.connection);
         let chosen = partial::choose(reached, &self.deltas, app, link, self.wish).await?;
+        let chosen = if self.through.is_some() { without_signature(chosen) } else { chosen };
         match chosen.way {
             Way::Held | Way::Rsync(_) => Ok(Cost { chosen, codec: chosen.way.codec().to_owned() }),
             way @ (Way::Patch(_) | Way::Whole) => {
@@ -215,7 +239,10 @@ impl Courier {
             freight: freight.clone(),
             release: String::from_utf8(freight.release.encode()).expect("a release is JSON"),
             claim: across::claim(session, phase),
-            options: session.options()?,
+            options: Options {
+                beside: freight.through.as_ref().and_then(|(it, _)| Some(it.beside()?.to_owned())),
+                ..session.options()?
+            },
             output: session.output().clone(),
             is_verbose: session.call.globals.verbose > 0,
             sights: Mutex::default(),
@@ -314,12 +341,16 @@ impl Courier {
             claim: &self.claim,
             credentials: &self.freight.credentials,
             stage,
+            through: self.freight.through.as_ref().map(|(through, _)| &**through),
         };
         let copied = df_fleet::transfer::copy(reached, &errand, &mut told).await;
         drop(bar);
         match copied {
             Ok(copied) => {
                 self.saw(&reached.connection, Some(&reached.survey), copied.link);
+                if let Some(why) = &copied.missed {
+                    self.output.note(format!("  {label}: sent directly, because it did not come through the cache: {why}"));
+                }
                 self.output.step(&event(label, &copied));
                 Ok(())
             }
@@ -341,6 +372,9 @@ impl Courier {
             bytes_sent,
             bytes_received,
             bytes_resumed: 0,
+            bytes_fetched: 0,
+            through_cache: false,
+            missed: None,
             image_bytes: self.freight.release.image_len,
             seconds: connection.greeted().elapsed().as_secs_f64(),
         };
@@ -368,7 +402,8 @@ fn event(node: String, copied: &Copied) -> Event {
         bytes_received: copied.bytes_received,
         bytes_resumed: copied.bytes_resumed,
         image_bytes: copied.image_bytes,
-        through_cache: false,
+        through_cache: copied.through_cache,
+        bytes_fetched: copied.bytes_fetched,
         seconds: copied.seconds,
     }
 }

@@ -85,6 +85,8 @@ pub enum Event {
         bytes_resumed: u64,
         image_bytes: u64,
         through_cache: bool,
+        /// What the node fetched from the cache.
+        bytes_fetched: u64,
         seconds: f64,
     },
     /// A process was started.

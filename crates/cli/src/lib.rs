@@ -36,8 +36,11 @@ mod render;
 mod rolling;
 mod session;
 mod store;
+mod through;
 mod time;
 mod trust;
+
+pub use df_fleet::Paged;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

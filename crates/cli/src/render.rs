@@ -37,8 +37,9 @@ pub fn lines(event: &Event) -> Vec<String> {
             checked(commit, (*image, *again), *reproducible, differs, differences)
         }
         Event::Copied { node, codec, .. } if codec == "none" => vec![at(node, "holds it already")],
-        Event::Copied { node, codec, base, bytes_sent, image_bytes, seconds: s, .. } => {
+        Event::Copied { node, codec, base, bytes_sent, image_bytes, seconds: s, through_cache, bytes_fetched, .. } => {
             let how = base.map_or_else(|| codec.clone(), |base| format!("{codec} of {}", base.short()));
+            let how = if *through_cache { format!("{how}, {} fetched from the cache", bytes(*bytes_fetched)) } else { how };
             vec![at(node, &format!("{} sent for {}  {how}  {}", bytes(*bytes_sent), bytes(*image_bytes), seconds(*s)))]
         }
         Event::Attested { what, key, keys, threshold, .. } => {

@@ -210,7 +210,7 @@ pub fn options_of(call: &Call, config: &Config, top: &Path) -> Result<Options, F
     if let (Err(why), 1..) = (&sockets, call.globals.verbose) {
         call.output.note(format!("ssh connections are not shared: {why}"));
     }
-    Ok(Options { program, places, patience: call.patience(), sockets: sockets.ok() })
+    Ok(Options { program, places, patience: call.patience(), sockets: sockets.ok(), beside: None })
 }
 
 fn inventory_of(state: &Path, config: &Config, top: &Path) -> Result<Inventory, Failure> {

@@ -20,12 +20,15 @@ pub fn run(args: &args::Cp, session: &Session) -> Result<Exit, Failure> {
     let (shelf, wish) = (Shelf::open(session)?, args.packing.wish(args.full));
     if session.is_dry_run() {
         return match pipeline::planned(session, &shelf, args.version.as_deref(), None)? {
-            Ok(release) => plan(session, "cp", &Freight::of(session, &shelf, release, wish)?, &|_| None),
+            Ok(release) => {
+                let freight = Freight::of(session, &shelf, release, wish)?.through_cache(session, args.packing.through_cache)?;
+                plan(session, "cp", &freight, &|_| None)
+            }
             Err(journey) => plan_unbuilt(session, "cp", &journey, "copy"),
         };
     }
     let release = pipeline::release(session, &shelf, args.version.as_deref(), None)?;
-    let freight = Freight::of(session, &shelf, release, wish)?;
+    let freight = Freight::of(session, &shelf, release, wish)?.through_cache(session, args.packing.through_cache)?;
     freight.prepare(session);
     Ok(of_nodes(&copying::carry(session, "cp", &freight)?))
 }
@@ -47,7 +50,7 @@ pub fn plan(
             Ok(cost) => {
                 let (next, moves) = more(&reached.survey).unwrap_or_default();
                 changes |= cost.chosen.way != Way::Held || moves;
-                let event = planned(node, cost, &next, moves);
+                let event = planned(node, cost, &next, moves, freight.fetched_from());
                 session.output().result(&event);
             }
             Err(error) => {
@@ -78,7 +81,7 @@ pub fn plan_unbuilt(session: &Session, phase: &'static str, journey: &pipeline::
     if ends.is_empty() { Ok(session.planned(true)) } else { Ok(of_nodes(&ends)) }
 }
 
-fn planned(node: String, Cost { chosen, codec }: Cost, next: &str, moves: bool) -> Event {
+fn planned(node: String, Cost { chosen, codec }: Cost, next: &str, moves: bool, fetched_from: Option<&str>) -> Event {
     let copy = match chosen.way {
         Way::Held => None,
         Way::Patch(base) => Some((format!("copy {codec} of image {}", base.short()), "")),
@@ -86,6 +89,8 @@ fn planned(node: String, Cost { chosen, codec }: Cost, next: &str, moves: bool) 
         Way::Whole => Some(("copy the image whole".to_owned(), "")),
     };
     let changes = copy.is_some() || moves;
+    let through =
+        fetched_from.filter(|_| copy.is_some()).map(|from| format!("it goes to {from} once, and the node fetches it there"));
     let (action, reason) = match copy {
         Some((copy, reason)) if next.is_empty() => (copy, reason),
         Some((copy, reason)) => (format!("{copy}, then {next}"), reason),
@@ -97,7 +102,7 @@ fn planned(node: String, Cost { chosen, codec }: Cost, next: &str, moves: bool) 
         action,
         bytes: Some(chosen.bytes),
         requests: Some(0),
-        reason: reason.to_owned(),
+        reason: through.unwrap_or_else(|| reason.to_owned()),
         changes,
         base: chosen.way.base(),
         codec,

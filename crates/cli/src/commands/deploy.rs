@@ -30,6 +30,7 @@ pub fn run(args: &args::Deploy, session: &Session) -> Result<Exit, Failure> {
     confirm(session, n_nodes)?;
     let release = pipeline::release(session, &shelf, version, revision)?;
     let freight = Freight::of(session, &shelf, release, args.packing.wish(false))?;
+    let freight = freight.through_cache(session, args.packing.through_cache)?;
     freight.prepare(session);
     let Gathered { there, done, mut ends } = copying::gather(session, "deploy", &freight, serves)?;
     if session.call.interrupt.is_pressed() {
@@ -65,6 +66,7 @@ fn plan(session: &Session, shelf: &Shelf, args: &args::Deploy) -> Result<Exit, F
         Err(journey) => cp::plan_unbuilt(session, "deploy", &journey, "copy, then activate"),
         Ok(release) => {
             let freight = Freight::of(session, shelf, release.clone(), args.packing.wish(false))?;
+            let freight = freight.through_cache(session, args.packing.through_cache)?;
             cp::plan(session, "deploy", &freight, &|survey| match (serves(survey, &release), current_of(survey, &release.app)) {
                 (true, _) => None,
                 (false, 0) => Some((format!("activate {}", release.commit.short()), true)),

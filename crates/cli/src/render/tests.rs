@@ -34,6 +34,7 @@ fn copied(codec: &'static str, base: Option<ImageId>) -> Event {
         bytes_resumed: 0,
         image_bytes: 4_300_000,
         through_cache: false,
+        bytes_fetched: 0,
         seconds: 0.21,
     }
 }
@@ -111,7 +112,7 @@ fn scripts_get_the_fields_of_the_contract() {
     let keys = |event: &Event| json(event).as_object().expect("an object").keys().cloned().collect::<Vec<_>>().join(" ");
     assert_eq!(
         keys(&copied("patch", None)),
-        "type node image base codec bytes_sent bytes_received bytes_resumed image_bytes through_cache seconds"
+        "type node image base codec bytes_sent bytes_received bytes_resumed image_bytes through_cache bytes_fetched seconds"
             .split(' ')
             .collect::<std::collections::BTreeSet<_>>()
             .into_iter()
