@@ -228,7 +228,9 @@ impl S3Store {
             let held = match (document, roots.releases[at].documents.get(&document)) {
                 (_, None) => None,
                 // Only these grow; of the others it counts that one is there.
-                (Document::Attestations | Document::Channel, Some(row)) => Some(self.read_document(release, row).unwrap_or_default()),
+                (Document::Attestations | Document::Channel, Some(row)) => {
+                    Some(self.read_document(release, row).unwrap_or_default())
+                }
                 (Document::Provenance | Document::Sbom, Some(_)) => Some(vec![]),
             };
             let Some(new) = document.combined(held.as_deref(), bytes) else { continue };
