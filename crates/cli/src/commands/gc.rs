@@ -15,6 +15,7 @@ use crate::bucket::failure;
 use crate::event::{Event, Placed};
 use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::Failure;
+use crate::render::units;
 use crate::session::{Session, now};
 use crate::store::Shelf;
 
@@ -131,7 +132,7 @@ pub fn collect(
     }
     let deleted = match collected.n_objects {
         0 => String::new(),
-        n => format!("; {n} objects of the bucket deleted"),
+        n => format!("; {} of the bucket deleted", units::count(usize::try_from(n).unwrap_or(usize::MAX), "object")),
     };
     output.result(&Event::Collected(Placed {
         place: place.to_owned(),

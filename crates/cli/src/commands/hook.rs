@@ -63,7 +63,7 @@ fn received(args: &args::Hooked, session: &Session) -> Result<Exit, Failure> {
     match hook::wanted(&hook::pushed(&lines), &branch) {
         Some(commit) => work(session, commit, args.deploy),
         None => {
-            session.output().note(&format!("nothing was pushed to {branch}, so there is nothing to build"));
+            session.output().note(format!("nothing was pushed to {branch}, so there is nothing to build"));
             Ok(Exit::Done)
         }
     }
@@ -100,7 +100,7 @@ fn detach(args: &args::Hooked, session: &Session) -> Result<Exit, Failure> {
     };
     begin().map_err(|error| Failure::here("hook", &error).next("df build"))?;
     session.hide_state();
-    session.output().note(&format!("building in the background; {} says how it goes", log.display()));
+    session.output().note(format!("building in the background; {} says how it goes", log.display()));
     Ok(Exit::Done)
 }
 

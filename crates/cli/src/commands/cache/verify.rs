@@ -13,6 +13,7 @@ use crate::args::CacheVerify;
 use crate::event::{Event, Placed};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::render::units::count;
 use crate::session::Session;
 
 /// Reads back so much, and says what is damaged or missing: exit 8.
@@ -73,7 +74,7 @@ fn in_directory(args: &CacheVerify, store: &dyn Store) -> Result<(Vec<Damage>, S
     }
     let (mut damages, mut blobs) = look(store)?;
     let Some(n) = args.sample else {
-        return Ok((damages, format!("{} files have a place; nothing was read whole", blobs.len())));
+        return Ok((damages, format!("{} with a place; nothing was read whole", count(blobs.len(), "file"))));
     };
     let seed = seed().to_le_bytes();
     blobs.sort_by_cached_key(|(digest, _)| Digest::of(&[&seed[..], digest.as_bytes()].concat()));
@@ -85,11 +86,14 @@ fn in_directory(args: &CacheVerify, store: &dyn Store) -> Result<(Vec<Damage>, S
             Err(error) => damages.push(damage(Damaged::Blob(*digest), error.to_string(), vec![])),
         }
     }
-    Ok((damages, format!("all files have a place; {} were read, and every byte is right", blobs.len())))
+    Ok((damages, format!("all files have a place; of {} every byte was read", count(blobs.len(), "file"))))
 }
 
+/// What is wrong, and all files with their lengths.
+type Looked = (Vec<Damage>, Vec<(Digest, u64)>);
+
 /// Looks whether each image has its manifest and a place for each of its files; returns the files too.
-fn look(store: &dyn Store) -> Result<(Vec<Damage>, Vec<(Digest, u64)>), ReadError> {
+fn look(store: &dyn Store) -> Result<Looked, ReadError> {
     let contents = store.contents()?;
     let mut damages = vec![];
     let (mut blobs, mut lacking): (BTreeMap<Digest, u64>, BTreeMap<Digest, Vec<ImageId>>) = Default::default();
