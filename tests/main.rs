@@ -22,6 +22,7 @@ mod reboot;
 mod receiving;
 mod reproducible;
 mod rough_handling;
+mod through_cache;
 mod transfer;
 mod trust;
 mod zero_downtime;
