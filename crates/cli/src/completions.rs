@@ -23,13 +23,15 @@ pub fn script(shell: Shell) -> String {
 fn bash(generated: &str) -> String {
     let commands: Vec<_> = name::COMMANDS.iter().map(|command| command.name).filter(|name| !name.starts_with('_')).collect();
     // The words are hidden in help, and clap lists them all the same.
-    generated.replace(" __complete ", " ").replace(" __prepare ", " ") + &BASH.replace("@COMMANDS@", &commands.join(" | "))
+    generated.replace(" __complete ", " ").replace(" __prepare ", " ").replace(" __hook ", " ")
+        + &BASH.replace("@COMMANDS@", &commands.join(" | "))
 }
 
 fn zsh(generated: &str) -> String {
     // The top's `--version` takes no value and would hide that those of `cp` and `deploy` do.
-    let script =
-        without_lines(generated, |line| ["'__complete:", "'__prepare:", "'--version["].iter().any(|word| line.starts_with(word)));
+    let script = without_lines(generated, |line| {
+        ["'__complete:", "'__prepare:", "'__hook:", "'--version["].iter().any(|word| line.starts_with(word))
+    });
     let script = script
         .replace(":_hosts'", ":_df_nodes'")
         .replace(":_users'", ":_df_versions'")
@@ -43,9 +45,11 @@ fn zsh(generated: &str) -> String {
 }
 
 fn fish(generated: &str) -> String {
-    without_lines(generated, |line| line.contains("-a \"__complete\"") || line.contains("-a \"__prepare\""))
-        .replace("(__fish_print_hostnames)", "(command df __complete nodes 2>/dev/null)")
-        .replace("(__fish_complete_users)", "(command df __complete versions 2>/dev/null)")
+    without_lines(generated, |line| {
+        line.contains("-a \"__complete\"") || line.contains("-a \"__prepare\"") || line.contains("-a \"__hook\"")
+    })
+    .replace("(__fish_print_hostnames)", "(command df __complete nodes 2>/dev/null)")
+    .replace("(__fish_complete_users)", "(command df __complete versions 2>/dev/null)")
         + FISH
 }
 
@@ -137,6 +141,8 @@ mod tests {
                 "\"__complete\"",
                 "'__prepare:",
                 "\"__prepare\"",
+                "'__hook:",
+                "\"__hook\"",
             ] {
                 assert!(!script.contains(borrowed), "{borrowed} in {shell:?}");
             }

@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn the_words_say_that_they_are_estimates() {
         let put = words(&of_put(1_000_000_000, 0));
-        assert!(put.contains("estimates by AWS's list prices: $0.000181 and $0.02 a month"), "{put}");
+        assert!(put.contains("estimates by AWS's list prices: $0.000171 and $0.02 a month"), "{put}");
         assert!(words(&of_get(1 << 20)).contains("without AWS's price of transfer out"));
     }
 }
