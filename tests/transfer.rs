@@ -139,7 +139,7 @@ fn the_delta_to_what_nodes_hold_is_made_after_a_build_by_a_child_that_holds_nobo
     // At most one waits besides.
     build(&["build", "--commit-hash", &texts.commits[1]]).ok();
     drop(turn);
-    let made = || texts.deltas().iter().any(|name| name.ends_with("-v2fast"));
+    let made = || texts.deltas().iter().any(|name| name.ends_with("fast"));
     assert!(wait_until(SOON, || made().then_some(())).is_some(), "{:?}", texts.deltas());
     assert!(wait_until(SOON, || children(&world.path("state")).is_empty().then_some(())).is_some(), "the child does not end");
     let copied = texts.df(&world, &["--json", "cp", "--version", &texts.commits[1]]).ok();
