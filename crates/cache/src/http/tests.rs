@@ -129,7 +129,8 @@ fn a_server_that_never_gets_anywhere_is_given_up() {
 
 #[test]
 fn every_other_answer_is_refused_at_once() {
-    let cases: [(Answer, fn(&FetchError) -> bool); 14] = [
+    type Case = (Answer, fn(&FetchError) -> bool);
+    let cases: [Case; 14] = [
         (
             |_, _, s| drop(s.write_all(b"HTTP/1.1 307 Go\r\nLocation: http://169.254.169.254/\r\n\r\n")),
             |e| *e == FetchError::Redirected,
