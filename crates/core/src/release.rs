@@ -12,7 +12,7 @@ use crate::digest::Digest;
 use crate::image::{ImageId, RecipeKey, ReleaseId};
 use crate::limits;
 use crate::name::{AppName, CommitId, PathText};
-use crate::spec::{Probe, RunSection, Sandbox};
+use crate::spec::{FIRST_EPOCH, Probe, RunSection, Sandbox};
 use crate::time::Timestamp;
 
 /// What is deployed: an image, where it comes from, how it is run and how it is verified.
@@ -100,6 +100,11 @@ impl Release {
         Ok(release)
     }
 
+    /// Returns which form the application's own data has while this release serves; files alone have none that could change.
+    pub fn data_epoch(&self) -> u32 {
+        self.run.as_ref().map_or(FIRST_EPOCH, |run| run.data_epoch)
+    }
+
     /// Returns the release's name.
     pub fn id(&self) -> ReleaseId {
         ReleaseId(Digest::of(&self.encode()))
@@ -136,6 +141,9 @@ mod tests {
                 exclusive: false,
                 ready: Duration::from_secs(30),
                 drain: Duration::from_secs(30),
+                data_epoch: 1,
+                prove: true,
+                require_zero_loss: false,
             }),
             verify: vec![Probe::Http { port: http, path: "/health".into(), status: 200 }],
         }
@@ -154,6 +162,29 @@ mod tests {
         let mut other = example();
         other.run.as_mut().expect("it runs").args.push("-v".into());
         assert_ne!(other.id(), example().id());
+    }
+
+    #[test]
+    fn the_epoch_of_the_data_is_part_of_a_release_and_the_first_one_is_as_good_as_none() {
+        let mut other = example();
+        other.run.as_mut().expect("it runs").data_epoch = 2;
+        let text = String::from_utf8(other.encode()).expect("JSON");
+        assert!(text.contains("\"drain\":30000,\"data_epoch\":2}"), "{text}");
+        assert_eq!(Release::decode(text.as_bytes()).expect("a release").data_epoch(), 2);
+        assert_eq!(example().data_epoch(), 1);
+        assert!(Release::decode(text.replace("\"data_epoch\":2", "\"data_epoch\":1").as_bytes()).is_err(), "two encodings of one");
+        assert_eq!(Release { run: None, ..other }.data_epoch(), 1);
+    }
+
+    #[test]
+    fn how_losses_are_looked_for_is_part_of_a_release_and_the_usual_way_is_left_out() {
+        let mut other = example();
+        let run = other.run.as_mut().expect("it runs");
+        (run.prove, run.require_zero_loss) = (false, true);
+        let text = String::from_utf8(other.encode()).expect("JSON");
+        assert!(text.contains("\"drain\":30000,\"prove\":false,\"require_zero_loss\":true}"), "{text}");
+        assert_eq!(Release::decode(text.as_bytes()).expect("a release"), other);
+        assert!(!String::from_utf8(example().encode()).expect("JSON").contains("prove"));
     }
 
     #[test]

@@ -198,6 +198,27 @@ pub struct RunSection {
     /// After SIGTERM the program has this time before SIGKILL.
     #[serde(with = "milliseconds")]
     pub drain: Duration,
+    /// Which form the program's own data has while this version serves: a version of another number may not understand it.
+    #[serde(default = "first_epoch", skip_serializing_if = "is_first_epoch")]
+    pub data_epoch: u32,
+    /// Whether the node itself is a client of its ports while they go from one version to the next, and counts what is lost.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub prove: bool,
+    /// Whether a lost request takes an activation back.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub require_zero_loss: bool,
+}
+
+/// The form that data has where df.yaml says nothing of it.
+pub const FIRST_EPOCH: u32 = 1;
+
+fn first_epoch() -> u32 {
+    FIRST_EPOCH
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_first_epoch(epoch: &u32) -> bool {
+    *epoch == FIRST_EPOCH
 }
 
 /// Resource limits of a program, as in setrlimit(2).

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use df_core::name::{Label, PathText};
-use df_core::spec::{Handoff, Port, RunLimits, RunSection};
+use df_core::spec::{FIRST_EPOCH, Handoff, Port, RunLimits, RunSection};
 
 use super::argv::{self, Ask};
 use super::error::{Fault, show};
@@ -21,6 +21,7 @@ pub(super) fn read(value: &Value<'_>) -> Result<RunSection, Fault> {
     refuse_unbuilt(&section)?;
     let default = section.or("handoff", Handoff::Listener, handoff)?;
     let ports = section.or("ports", BTreeMap::new(), |value| ports(value, default))?;
+    let require_zero_loss = zero_loss(&section, &ports)?;
     Ok(RunSection {
         exec: section.need("exec")?.path()?,
         args: section.or("args", Vec::new(), |value| args(value, &ports))?,
@@ -32,7 +33,27 @@ pub(super) fn read(value: &Value<'_>) -> Result<RunSection, Fault> {
         exclusive: section.or("exclusive", false, Value::flag)?,
         ready: section.or("ready", HALF_A_MINUTE, |value| value.duration(Duration::from_millis(1), DAY))?,
         drain: section.or("drain", HALF_A_MINUTE, |value| value.duration(Duration::ZERO, DAY))?,
+        data_epoch: section.or("data_epoch", FIRST_EPOCH, epoch)?,
+        prove: section.or("prove", true, Value::flag)?,
+        require_zero_loss,
     })
+}
+
+/// Reads whether a lost request takes a deploy back; refuses it where no loss would be seen.
+fn zero_loss(section: &Section<'_>, ports: &BTreeMap<Label, Port>) -> Result<bool, Fault> {
+    if !section.or("require_zero_loss", false, Value::flag)? {
+        return Ok(false);
+    }
+    let asked = section.need("require_zero_loss")?;
+    if !section.or("prove", true, Value::flag)? {
+        return Err(asked.refuse("needs \"prove: true\": nobody would see a loss".to_owned()));
+    }
+    match ports.iter().find(|(_, port)| port.handoff == Handoff::Reuseport) {
+        Some((name, _)) => Err(asked.refuse(format!(
+            "cannot be had with \"handoff: reuseport\" (port \"{name}\"): what is lost is lost when the old version closes its socket, after the deploy"
+        ))),
+        None => Ok(true),
+    }
 }
 
 /// `run` may one day map names to executables; then there is no `exec` beside them.
@@ -50,15 +71,12 @@ fn refuse_several(value: &Value<'_>) -> Result<(), Fault> {
 
 fn refuse_unbuilt(section: &Section<'_>) -> Result<(), Fault> {
     section.option("connections", connections)?;
-    if section.or("require_zero_loss", false, Value::flag)? {
-        return Err(section.need("require_zero_loss")?.not_built("proving that nothing was lost is"));
-    }
-    if let Some(epoch) = section.get("data_epoch")
-        && epoch.whole(1, u64::MAX)? != 1
-    {
-        return Err(epoch.not_built("guarding a change of the data's format is"));
-    }
     Ok(())
+}
+
+fn epoch(value: &Value<'_>) -> Result<u32, Fault> {
+    let epoch = value.whole(1, u32::MAX.into())?;
+    Ok(u32::try_from(epoch).expect("bounded one line above"))
 }
 
 fn connections(value: &Value<'_>) -> Result<(), Fault> {

@@ -379,8 +379,6 @@ fn what_is_not_built_is_refused_in_words_and_its_default_is_not() {
             "run.ports.a.connections: anything but \"drain\" is not built yet",
         ),
         ("run: { web: { exec: a }, worker: { exec: b } }", "run: several executables of one application are not built yet"),
-        ("run: { exec: a, require_zero_loss: true }", "run.require_zero_loss: proving that nothing was lost is not built yet"),
-        ("run: { exec: a, data_epoch: 2 }", "run.data_epoch: guarding a change of the data's format is not built yet"),
         ("backend: container", "backend: any backend but local and ssh is not built yet"),
         ("image: debian-12", "image: making nodes from machine images is not built yet"),
         ("public_keys: [ a ]", "public_keys: making nodes, which these keys would go to, is not built yet"),
@@ -398,6 +396,37 @@ fn what_is_not_built_is_refused_in_words_and_its_default_is_not() {
          backend: ssh\nimage: null\npublic_keys: []\ntrust: { threshold: 0, keys: [] }\ncache: { remote: null, region: ~, endpoint: }\n\
          placement: any\n",
     );
+}
+
+#[test]
+fn no_loss_can_be_required_only_where_one_would_be_seen() {
+    let read = |keys: &str| parse(&format!("app: a\nbuild: {{ cargo: }}\nrun: {{ exec: a{keys} }}\n"));
+    let flags = |keys: &str| read(keys).expect(keys).run.map(|run| (run.prove, run.require_zero_loss));
+    assert_eq!(flags(""), Some((true, false)));
+    assert_eq!(flags(", prove: false"), Some((false, false)));
+    assert_eq!(flags(", require_zero_loss: true, ports: { http: 80 }"), Some((true, true)));
+    assert_eq!(flags(", require_zero_loss: true, handoff: restart, ports: { http: 80 }"), Some((true, true)));
+    for (keys, said) in [
+        (", require_zero_loss: true, prove: false", "needs \"prove: true\""),
+        (
+            ", require_zero_loss: true, handoff: reuseport, ports: { http: 80 }",
+            "cannot be had with \"handoff: reuseport\" (port \"http\")",
+        ),
+    ] {
+        let error = read(keys).expect_err(keys);
+        assert!(error.contains("run.require_zero_loss") && error.contains(said), "{error}");
+    }
+}
+
+#[test]
+fn the_epoch_of_the_data_is_a_whole_number_and_1_unless_told() {
+    let epoch =
+        |key: &str| good(&format!("app: a\nbuild: {{ cargo: }}\nrun: {{ exec: a{key} }}\n")).run.expect("it runs").data_epoch;
+    assert_eq!((epoch(""), epoch(", data_epoch: 1"), epoch(", data_epoch: 4294967295")), (1, 1, u32::MAX));
+    for bad in ["0", "-1", "1.5", "4294967296", "'2'", "two", "[2]"] {
+        let error = parse(&format!("app: a\nbuild: {{ cargo: }}\nrun: {{ exec: a, data_epoch: {bad} }}\n")).expect_err(bad);
+        assert!(error.starts_with("df.yaml:3:") && error.contains("run.data_epoch: a whole number"), "{error}");
+    }
 }
 
 #[test]
