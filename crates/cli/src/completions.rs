@@ -2,7 +2,7 @@
 //!
 //! Nodes and versions come from `df __complete`, which reads the records here and contacts nobody. Words that are not ours complete as
 //! paths, because they go to the next df. Arguments that name a node or a version carry a hint of clap's that is otherwise unused
-//! (`args::NODES`, `args::VERSIONS`); what clap makes of it is replaced by our lookup.
+//! (`args::word`); what clap makes of it is replaced by our lookup.
 
 use crate::args::{self, Shell};
 use crate::name;

@@ -184,7 +184,6 @@ fn what_does_not_work_yet_is_not_there() {
         "cp --codec c",
         "cp --level best",
         "cp --full --codec elf",
-        "rollback --pick",
         "deploy --watch",
     ] {
         refused(line);
@@ -285,7 +284,7 @@ fn hostile_words_are_refused_not_kept() {
         args.push(std::ffi::OsStr::from_bytes(address).to_owned());
         assert_eq!(parse(&args).map(|_| ()).map_err(|error| error.exit_code()), Err(2), "{address:?}");
     }
-    let long = "x".repeat(MAX_TEXT_BYTES + 1);
+    let long = "x".repeat(word::MAX_TEXT_BYTES + 1);
     assert!(parse(&[OsString::from("rm"), long.into()]).is_err());
     // Paths are whatever the system takes.
     let path = std::ffi::OsStr::from_bytes(b"-C\xff").to_owned();
