@@ -90,6 +90,7 @@ impl Record {
             image: self.release.image,
             since: self.since,
             result: self.result,
+            data_epoch: self.release.data_epoch(),
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod choosing;
 pub mod connection;
 pub mod context;
 pub mod deltas;
+pub mod going_back;
 pub mod inventory;
 pub mod multiplex;
 pub mod partial;

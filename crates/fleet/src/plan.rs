@@ -163,6 +163,7 @@ mod tests {
             image: image(name),
             since: Timestamp(0),
             result: GenerationResult::Good,
+            data_epoch: 1,
         }
     }
 

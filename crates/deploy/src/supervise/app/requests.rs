@@ -32,8 +32,9 @@ impl App {
                 self.activate(&release, expect, soak, who, listen, &answer)
             }
             Request::TakeBack { expect, to, who, why, listen, .. } => self.take_back(expect, to, who, &why, listen, &answer),
-            Request::Rollback { to, expect, soak, who, listen, .. } => {
-                self.roll_back(to.as_ref(), expect, soak, who, listen, &answer)
+            Request::Rollback { to, expect, soak, who, listen, force, .. } => {
+                let checked = if force { Ok(()) } else { self.check_epoch(to.as_ref(), expect) };
+                checked.and_then(|()| self.roll_back(to.as_ref(), expect, soak, who, listen, &answer))
             }
             Request::Start { listen, .. } => self.start(listen, &answer),
             Request::Stop { all, now, .. } => self.stop(all, now).map(|stopped| {
@@ -97,6 +98,22 @@ impl App {
         self.check_start(&release, generation, listen)?;
         self.begin(Wish { generation, release, listen, soak, what: "rollback", who }, answer.clone());
         Ok(())
+    }
+
+    /// Refuses an earlier version that may not understand the data as it is since. What df itself puts back is not asked: that version served beside the new
+    /// one until a moment ago.
+    fn check_epoch(&self, to: Option<&RollbackTarget>, current: u64) -> Result<(), Box<Fault>> {
+        let records = generation::list(&self.node.layout, &self.app).map_err(failed)?;
+        // What is not there is said by whoever looks for it.
+        let Some(target) = choose(&records, current, to) else { return Ok(()) };
+        match crossed(&records, current, target) {
+            None => Ok(()),
+            Some((from, safe)) => {
+                let (number, knows) = (target.number, target.release.data_epoch());
+                let message = format!("generation {number} is for data of epoch {knows}, and the data is of epoch {from} now");
+                Err(fault(FaultKind::Epoch { safe }, message))
+            }
+        }
     }
 
     fn start(&mut self, listen: IpAddr, answer: &Answer) -> Result<(), Box<Fault>> {
@@ -281,6 +298,20 @@ fn choose<'a>(records: &'a [Record], current: u64, to: Option<&RollbackTarget>) 
     }
 }
 
+/// Returns the form of the data that a version does not know, and the last generation before the current one that does; the current one when there is none.
+fn crossed(records: &[Record], current: u64, target: &Record) -> Option<(u32, u64)> {
+    let serving = &records.iter().find(|record| record.number == current)?.release;
+    let from = serving.data_epoch();
+    if target.release.data_epoch() == from {
+        return None;
+    }
+    let is_safe = |record: &&Record| {
+        let is_good = record.number < current && record.result == GenerationResult::Good;
+        is_good && record.release != *serving && record.release.data_epoch() == from
+    };
+    Some((from, records.iter().rev().find(is_safe).map_or(current, |record| record.number)))
+}
+
 fn no_target(to: Option<&RollbackTarget>) -> String {
     match to {
         None => "no good generation of another release came before the current one".into(),
@@ -329,5 +360,25 @@ mod tests {
         check(5, commit(0xaaaa), Some(1));
         check(5, commit(0xcccc), Some(3));
         check(5, Some(RollbackTarget::Commit("00".into())), None);
+    }
+
+    #[test]
+    fn a_version_that_does_not_know_the_data_is_told_from_one_that_does() {
+        use GenerationResult::{Bad, Good};
+        let record = |number: u64, epoch: u32, result| {
+            let run = format!(r#"{{"exec":"a","ready":1,"drain":1,"data_epoch":{epoch}}}"#);
+            let run = serde_json::from_str(&run).expect("a section");
+            let release = Release { run: Some(run), ..fixture::release("greeter", number) };
+            Record { number, release, from: 0, who: String::new(), since: Timestamp(0), result, why: String::new() }
+        };
+        let records = [record(1, 7, Good), record(2, 8, Good), record(3, 8, Bad), record(4, 8, Good)];
+        let check = |current, to: usize, expected| {
+            assert_eq!(crossed(&records, current, &records[to - 1]), expected, "{current} to {to}");
+        };
+        check(4, 2, None);
+        check(4, 1, Some((8, 2)));
+        check(2, 1, Some((8, 2)));
+        check(1, 2, Some((7, 1)));
+        check(9, 1, None);
     }
 }
