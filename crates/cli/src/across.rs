@@ -111,7 +111,7 @@ where
     Fut: Future<Output = Result<NodeEnd, NodeError>> + Send + 'static,
 {
     if session.is_dry_run() {
-        return plan(session, phase, intent);
+        return plan(session, phase, |_, survey| intent(survey));
     }
     let crew = reach(session, phase, true)?;
     let mut ends = crew.ends;
@@ -205,13 +205,18 @@ pub fn current_of(survey: &Survey, app: &AppName) -> u64 {
     state_of(survey, app).map_or(0, |state| state.current)
 }
 
-fn plan(session: &Session, phase: &'static str, intent: impl Fn(&Survey) -> Intent) -> Result<Exit, Failure> {
+/// Says what would be done on every node of the command: what `intent` says of what a node is called, and of what it holds.
+///
+/// # Errors
+/// As [`reach`].
+pub fn plan(session: &Session, phase: &'static str, intent: impl Fn(&str, &Survey) -> Intent) -> Result<Exit, Failure> {
     let crew = reach(session, phase, false)?;
     let mut changes = false;
     for reached in &crew.reached {
-        let intent = intent(&reached.survey);
+        let label = reached.connection.node.label();
+        let intent = intent(&label, &reached.survey);
         changes |= intent.changes;
-        session.output().result(&planned(Some(reached.connection.node.label()), intent, None));
+        session.output().result(&planned(Some(label), intent, None));
     }
     match of_nodes(&crew.ends) {
         _ if crew.ends.is_empty() => Ok(session.planned(changes)),

@@ -7,7 +7,7 @@
 
 use df_build::Difference;
 use df_core::{AppName, CommitId, Digest, ImageId, RecipeKey, ReleaseId, Timestamp};
-use df_fleet::message::ProbeOutcome;
+use df_fleet::message::{GenerationResult, ProbeOutcome};
 use serde::Serialize;
 use serde::Serializer;
 
@@ -108,8 +108,16 @@ pub enum Event {
         queued: u32,
         connections_handed_over: Option<u32>,
         connections_drained: Option<u32>,
-        lost: Option<u32>,
+        /// Requests of the node's own, as a client of the port; none where it was no client.
+        requests: Option<u64>,
+        /// How many of them were lost.
+        lost: Option<u64>,
+        /// The longest that one took.
         worst_ms: Option<u64>,
+        /// Whether a connection that was open before the switch was of use after it; none where the program keeps none open.
+        connection_kept: Option<bool>,
+        /// How the first request was lost.
+        first_loss: Option<String>,
     },
     /// A node, as it is.
     Node(NodeState),
@@ -167,6 +175,21 @@ pub enum Event {
     Context { depth: usize, nodes: Vec<String> },
     /// Something that df needs, and whether it is there.
     Check { what: String, ok: bool, found: String, mend: Option<String> },
+    /// One generation of an application on a node.
+    Generation {
+        node: String,
+        app: AppName,
+        generation: u64,
+        release: ReleaseId,
+        commit: CommitId,
+        image: ImageId,
+        #[serde(serialize_with = "moment")]
+        since: Timestamp,
+        result: GenerationResult,
+        data_epoch: u32,
+        /// Whether `current` names it.
+        current: bool,
+    },
     /// Something that was said beside the results.
     Note { message: String },
     /// Something failed.

@@ -177,6 +177,10 @@ fn next(node: &str, phase: &str, error: &NodeError) -> String {
                 "start" | "restart" => command("deploy"),
                 _ => command("cp"),
             },
+            FaultKind::Epoch { safe } => {
+                let is_serving = fault.serving.as_ref().is_some_and(|serving| serving.generation == *safe);
+                if is_serving { command("rollback --force") } else { command(&format!("rollback --to {safe}")) }
+            }
             FaultKind::DiskFull => command("gc"),
             FaultKind::Damaged => command("cp --full"),
             FaultKind::StartFailed | FaultKind::NotReady | FaultKind::ProbeFailed | FaultKind::Reverted => command("logs"),

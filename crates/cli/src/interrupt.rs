@@ -53,6 +53,12 @@ impl Interrupt {
         self.expected.store(true, Ordering::SeqCst);
     }
 
+    /// As [`Interrupt::expect`], until what is returned is dropped.
+    pub fn while_expected(&self) -> Expected {
+        self.expect();
+        Expected(self.expected.clone())
+    }
+
     /// Returns the flag for work that looks at it now and then.
     pub fn flag(&self) -> &AtomicBool {
         &self.flag
@@ -65,6 +71,16 @@ impl Interrupt {
             // Nobody listens any more, so nobody will press it.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// While this lives, Ctrl-C is expected.
+#[derive(Debug)]
+pub struct Expected(Arc<AtomicBool>);
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod across;
 pub mod args;
+mod asking;
 mod bucket;
 mod building;
 mod commands;
@@ -32,6 +33,7 @@ mod output;
 mod pipeline;
 mod preparing;
 mod progress;
+mod proof;
 mod render;
 mod rolling;
 mod session;

@@ -21,7 +21,7 @@ const N_DIFFERENCES: usize = 20;
 pub fn lines(event: &Event) -> Vec<String> {
     match event {
         Event::Version { .. } | Event::Result { .. } | Event::Node(_) | Event::Context { .. } | Event::Attempt { .. } => vec![],
-        Event::Release { .. } => vec![],
+        Event::Release { .. } | Event::Generation { .. } => vec![],
         Event::Built { commit, image, reused, why, seconds: s, .. } => {
             if *reused {
                 let text = format!("  {} is image {}  nothing changed: it is in the cache", commit.short(), image.short());
@@ -73,8 +73,12 @@ pub fn lines(event: &Event) -> Vec<String> {
             };
             vec![at(&a.node, &format!("{what}{why}"))]
         }
-        Event::Handoff { node, port, queued, .. } => {
-            vec![at(node, &format!("port {} went over, {queued} waiting connections taken", escape(port.as_bytes())))]
+        Event::Handoff { node, port, queued, requests, lost, worst_ms, first_loss, .. } => {
+            let loss = first_loss.as_ref().map_or_else(String::new, |loss| format!("; the first: {}", shorten(&esc(loss), 200)));
+            let seen = requests.map_or_else(String::new, |n| {
+                format!("; {}{loss}", units::requests(n, lost.unwrap_or(0), worst_ms.unwrap_or(0)))
+            });
+            vec![at(node, &format!("port {} went over, {queued} waiting connections taken{seen}", esc(port)))]
         }
         Event::Difference { node, path, kind, here, there } => {
             let text = format!("{:<10} {}  here {}, there {}", esc(kind), esc(path), short(here), short(there));

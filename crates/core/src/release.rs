@@ -172,7 +172,10 @@ mod tests {
         assert!(text.contains("\"drain\":30000,\"data_epoch\":2}"), "{text}");
         assert_eq!(Release::decode(text.as_bytes()).expect("a release").data_epoch(), 2);
         assert_eq!(example().data_epoch(), 1);
-        assert!(Release::decode(text.replace("\"data_epoch\":2", "\"data_epoch\":1").as_bytes()).is_err(), "two encodings of one");
+        assert!(
+            Release::decode(text.replace("\"data_epoch\":2", "\"data_epoch\":1").as_bytes()).is_err(),
+            "two encodings of one"
+        );
         assert_eq!(Release { run: None, ..other }.data_epoch(), 1);
     }
 

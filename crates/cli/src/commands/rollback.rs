@@ -1,15 +1,18 @@
 //! `df rollback`: an earlier generation serves again, from the node's own records; needs no build, no copy and no cache.
 
+mod pick;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use df_core::AppName;
-use df_fleet::NodeError;
-use df_fleet::message::{Generation, GenerationResult, Reply, Request, RollbackTarget, Survey};
+use df_fleet::going_back::{self, Epochs};
+use df_fleet::message::{AppState, Generation, Reply, Request, RollbackTarget};
+use df_fleet::{NodeError, Reached};
 
-use crate::across::{self, Intent, Work, current_of, state_of};
+use crate::across::{self, Crew, Intent, Work, current_of, state_of};
 use crate::args::{self, RollbackTo};
 use crate::event::Event;
-use crate::exit::{Exit, NodeEnd};
+use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::Failure;
 use crate::node_event::Teller;
 use crate::session::{Session, who};
@@ -24,36 +27,72 @@ pub struct Order {
     silence: Duration,
     who: String,
     reason: &'static str,
+    force: bool,
 }
 
 impl Order {
     /// Takes the order from what df.yaml says.
     pub fn new(session: &Session, reason: &'static str) -> Self {
-        Self { soak: session.config.rollout.soak, silence: silence(session), who: who(), reason }
+        Self { soak: session.config.rollout.soak, silence: silence(session), who: who(), reason, force: false }
     }
 }
 
-/// Goes back to the previous good generation, or the one that is named.
+/// Where the nodes go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Aim {
+    /// Each to what the word means there; `None`: to its previous good generation.
+    Word(Option<RollbackTarget>),
+    /// Each, by what it is called, to a generation that a person picked.
+    Picked(BTreeMap<String, u64>),
+}
+
+/// Goes back to the previous good generation, or the one that is named or picked.
 pub fn run(args: &args::Rollback, session: &Session) -> Result<Exit, Failure> {
-    let app = session.app().clone();
-    let target = args.to.clone().map(|to| match to {
-        RollbackTo::Generation(n) => RollbackTarget::Generation(n),
-        RollbackTo::Commit(commit) => RollbackTarget::Commit(commit),
-    });
-    let order = Order::new(session, "rollback");
-    let intent = |survey: &Survey| intent(survey, &app, target.as_ref());
-    across::each(session, "rollback", intent, |work: Work| {
-        let (target, order) = (target.clone(), order.clone());
+    let aim = if args.pick {
+        Aim::Picked(pick::pick(session, args.force)?)
+    } else {
+        Aim::Word(args.to.clone().map(|to| match to {
+            RollbackTo::Generation(n) => RollbackTarget::Generation(n),
+            RollbackTo::Commit(commit) => RollbackTarget::Commit(commit),
+        }))
+    };
+    let app = session.app();
+    if session.is_dry_run() {
+        return across::plan(session, "rollback", |node, survey| intent(node, state_of(survey, app), &aim, args.force));
+    }
+    let crew = across::reach(session, "rollback", true)?;
+    let refusal = |reached: &Reached| {
+        refusal(&reached.connection.node.label(), state_of(&reached.survey, app), &aim, args.force)
+    };
+    let refusals: Vec<Event> = crew.reached.iter().filter_map(refusal).collect();
+    if !refusals.is_empty() {
+        return Ok(refuse(session, crew, &refusals));
+    }
+    let order = Order { force: args.force, ..Order::new(session, "rollback") };
+    let mut ends = crew.ends;
+    ends.extend(across::run(session, "rollback", crew.reached, |work: Work| {
+        let (target, order) = (aim.of(&work.label), order.clone());
         async move { perform(work, target, &order).await }
-    })
+    }));
+    Ok(of_nodes(&ends))
+}
+
+impl Aim {
+    fn of(&self, node: &str) -> Option<RollbackTarget> {
+        match self {
+            Self::Word(target) => target.clone(),
+            Self::Picked(of_nodes) => of_nodes.get(node).copied().map(RollbackTarget::Generation),
+        }
+    }
 }
 
 /// Makes an earlier generation serve on a node.
-pub async fn perform(work: Work, target: Option<RollbackTarget>, order: &Order) -> Result<NodeEnd, NodeError> {
+async fn perform(work: Work, target: Option<RollbackTarget>, order: &Order) -> Result<NodeEnd, NodeError> {
     let Work { label, app, mut reached, output } = work;
     let teller = Teller::new(label, app.clone(), &reached.survey, None, order.reason);
     let from = current_of(&reached.survey, &app);
-    let target = target.or_else(|| previous(&reached.survey, &app).map(|g| RollbackTarget::Generation(g.number)));
+    let found = state_of(&reached.survey, &app).and_then(|state| going_back::target(state, target.as_ref()));
+    let target = target.or_else(|| found.map(|g| RollbackTarget::Generation(g.number)));
     let request = Request::Rollback {
         app,
         to: target,
@@ -61,6 +100,7 @@ pub async fn perform(work: Work, target: Option<RollbackTarget>, order: &Order) 
         soak: order.soak,
         who: order.who.clone(),
         listen: reached.connection.node.listen(),
+        force: order.force,
     };
     let told = |event| {
         if let Some(event) = teller.tell(event) {
@@ -92,31 +132,76 @@ pub fn silence(session: &Session) -> Duration {
     allowed + session.config.rollout.soak + MARGIN
 }
 
-/// Returns the newest good generation before the current one that holds another release: after a restart, the one before holds the same.
-fn previous<'a>(survey: &'a Survey, app: &AppName) -> Option<&'a Generation> {
-    let state = state_of(survey, app)?;
-    let current = state.generations.iter().find(|g| g.number == state.current).map(|g| g.release);
-    let is_good = |g: &&Generation| g.number < state.current && g.result == GenerationResult::Good;
-    state.generations.iter().rev().filter(is_good).find(|g| Some(g.release) != current)
+/// Reports why nodes are not asked, and leaves the others as they are, too: nodes on different versions would be worse than the rollback is good.
+fn refuse(session: &Session, crew: Crew, refusals: &[Event]) -> Exit {
+    refusals.iter().for_each(|refusal| session.output().error(refusal));
+    let mut ends = crew.ends;
+    ends.extend(refusals.iter().map(|_| NodeEnd::Failed));
+    let others = crew.reached.len() - refusals.len();
+    ends.extend(std::iter::repeat_n(NodeEnd::NotAsked, others));
+    if others > 0 {
+        session.output().note("nothing was changed on the other nodes either");
+    }
+    of_nodes(&ends)
+}
+
+/// Returns why a node that answered is not asked; none when it shall decide for itself.
+fn refusal(node: &str, state: Option<&AppState>, aim: &Aim, force: bool) -> Option<Event> {
+    let serving = state.and_then(going_back::serving);
+    let error = |message: String, next: String| Event::Error {
+        node: Some(node.to_owned()),
+        phase: "rollback".into(),
+        message,
+        serving: serving.map(|g| format!("generation {}, commit {}; nothing was changed", g.number, g.commit.short())),
+        next: Some(next),
+        log: vec![],
+    };
+    if matches!(aim, Aim::Picked(of_nodes) if !of_nodes.contains_key(node)) {
+        return Some(error("it has no generation of the version that was picked".into(), format!("df history --address {node}")));
+    }
+    let state = state?;
+    let target = going_back::target(state, aim.of(node).as_ref())?;
+    let epochs = going_back::crosses(state, target).filter(|_| !force)?;
+    Some(error(crossing(target, epochs), next(node, epochs, state.current)))
 }
 
 /// Says where a rollback would go; the node decides by the same rule.
-fn intent(survey: &Survey, app: &AppName, target: Option<&RollbackTarget>) -> Intent {
-    let nothing = |reason: &str| Intent { action: "nothing".into(), reason: reason.into(), changes: false };
-    let Some(state) = state_of(survey, app) else { return nothing("no version was ever deployed there") };
-    let mut candidates = state.generations.iter().rev();
-    let found = match target {
-        None => previous(survey, app),
-        Some(RollbackTarget::Generation(n)) => candidates.find(|g| g.number == *n),
-        Some(RollbackTarget::Commit(prefix)) => candidates.find(|g| g.commit.to_string().starts_with(prefix.as_str())),
+fn intent(node: &str, state: Option<&AppState>, aim: &Aim, force: bool) -> Intent {
+    let nothing = |reason: String| Intent { action: "nothing".into(), reason, changes: false };
+    let Some(state) = state else { return nothing("no version was ever deployed there".into()) };
+    let wanted = aim.of(node);
+    let found = match (aim, &wanted) {
+        (Aim::Picked(_), None) => None,
+        (_, wanted) => going_back::target(state, wanted.as_ref()),
     };
-    match found {
-        None => nothing("no such generation there"),
-        Some(g) if g.number == state.current => nothing("it serves already"),
-        Some(g) => Intent {
+    let Some(g) = found else { return nothing("no such generation there".into()) };
+    if g.number == state.current {
+        return nothing("it serves already".into());
+    }
+    match going_back::crosses(state, g) {
+        Some(epochs) if !force => nothing(format!("refused: {}", crossing(g, epochs))),
+        _ => Intent {
             action: format!("rollback to generation {}, commit {}", g.number, g.commit.short()),
             reason: format!("generation {} serves", state.current),
             changes: true,
         },
     }
 }
+
+/// Says why the data does not stand a rollback.
+fn crossing(target: &Generation, Epochs { to, from, .. }: Epochs) -> String {
+    format!("generation {} is for data of epoch {to}, and the data is of epoch {from} now", target.number)
+}
+
+/// Returns what to type instead of a rollback that the data does not stand.
+fn next(node: &str, epochs: Epochs, current: u64) -> String {
+    match epochs.safe {
+        safe if safe == current => {
+            format!("df deploy, generation {safe} is the last safe one; df rollback --force goes back all the same")
+        }
+        safe => format!("df rollback --to {safe} --address {node}, the last safe generation; --force goes back all the same"),
+    }
+}
+
+#[cfg(test)]
+mod tests;
