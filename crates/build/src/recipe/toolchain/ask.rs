@@ -125,7 +125,11 @@ impl Asker<'_> {
     fn rust(&self, choice: &Choice, toolchain: &mut Toolchain) -> Result<Vec<Tool>, ToolchainError> {
         let mut tools = vec![];
         if let Some(found) = self.found.path("rustc") {
-            let verbose = self.said("rustc", &["-vV"]).map_err(|error| not_installed(error, choice))?;
+            let verbose = match self.said("rustc", &["-vV"]).map_err(|error| not_installed(error, choice)) {
+                // rustup without a default toolchain: the command finds no compiler either, and may want none.
+                Err(ToolchainError::Refused { .. }) if !self.wanted.cargo && choice.channel.is_none() => return Ok(tools),
+                answer => answer?,
+            };
             let version = version_of(&verbose, "rustc ");
             toolchain.commit_hash = verbose.lines().find_map(|line| line.strip_prefix("commit-hash: ")).map(str::to_owned);
             let sysroot = PathBuf::from(self.said("rustc", &["--print", "sysroot"])?.trim());

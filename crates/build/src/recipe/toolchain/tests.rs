@@ -134,3 +134,17 @@ fn a_program_that_is_missing_is_named() {
     assert_eq!(ask("/nowhere"), "rustc is not on PATH; install Rust from https://rustup.rs");
     assert!(ask("SHIM").starts_with("cc is not on PATH; install a C compiler"), "{}", ask("SHIM"));
 }
+
+#[test]
+fn a_command_builds_where_rustup_is_there_and_no_compiler_of_its_own() {
+    let machine = machine();
+    machine.shims("echo 'error: rustup could not choose a version of rustc to run' >&2; exit 1");
+    let ask = |cargo| {
+        let chosen = Chosen { digests: vec![], read: &|_| None };
+        of(&machine.host("SHIM:/usr/bin:/bin"), &machine.keep, &chosen, Wanted { cargo, strict: true })
+    };
+    let tools = ask(false).expect("tools");
+    assert!(!tools.versions.contains_key("rustc") && tools.versions.contains_key("cc"), "{:?}", tools.versions);
+    let said = ask(true).expect_err("refused").to_string();
+    assert!(said.starts_with("rustc does not work here: error: rustup could not choose"), "{said}");
+}
