@@ -161,10 +161,7 @@ fn make_versions() -> Versions {
         ("crates/reload/examples/greeter.rs".into(), greeter.clone()),
         ("Cargo.lock".into(), lock_file()),
     ];
-    for entry in std::fs::read_dir(source.join("src")).expect("a directory of this repository") {
-        let name = entry.expect("an entry").file_name().into_string().expect("UTF-8");
-        files.push((format!("crates/reload/src/{name}"), read(&format!("src/{name}"))));
-    }
+    files.extend(sources(&source, "src").into_iter().map(|path| (format!("crates/reload/{path}"), read(&path))));
     let commit = |files: &[(String, String)], message: &str| {
         let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
         repo.commit(&files, message)
@@ -187,6 +184,14 @@ fn make_versions() -> Versions {
     let broken =
         commit(&[("crates/reload/examples/greeter.rs".into(), "fn main() { this does not compile }\n".into())], "broken");
     Versions { repo: dir, v1, v2, exits, never_ready, sick, dies, no_env, binding, broken }
+}
+
+/// Returns the files below a directory of a crate, with paths in the crate.
+fn sources(of: &Path, directory: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(of.join(directory)).expect("a directory of this repository");
+    let paths = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"));
+    let paths = paths.map(|name| format!("{directory}/{name}"));
+    paths.flat_map(|path| if of.join(&path).is_dir() { sources(of, &path) } else { vec![path] }).collect()
 }
 
 fn df_yaml(settings: &str, handoff: &str) -> String {

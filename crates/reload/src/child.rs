@@ -1,8 +1,10 @@
 //! The service's end: what it was given, and what it says.
 
+use crate::connection::{self, Choice, Handoff};
 use crate::descriptor::{self, Kind};
 use crate::draining::Draining;
 use crate::protocol::{self, AddressError, ListenError, ListenVariables, Message, NotifyAddress};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -24,6 +26,8 @@ pub struct Service {
     /// Whether descriptors were passed at all; the list above only shrinks.
     is_passed: bool,
     notify: Option<NotifyAddress>,
+    handoff: Option<NotifyAddress>,
+    connections: BTreeMap<String, Choice>,
     app: Option<String>,
     commit: Option<String>,
     generation: Option<u64>,
@@ -41,8 +45,13 @@ pub enum StartError {
     Listen(ListenError),
     /// A descriptor that the variables speak of is not open.
     Closed(io::Error),
-    /// `NOTIFY_SOCKET` makes no sense.
-    Notify(AddressError),
+    /// `NOTIFY_SOCKET` or `DF_HANDOFF` makes no sense.
+    Address {
+        /// The variable.
+        name: &'static str,
+        /// Why.
+        source: AddressError,
+    },
     /// A `DF_` variable makes no sense.
     Variable {
         /// The variable.
@@ -128,6 +137,14 @@ impl Service {
         Draining::on_term()
     }
 
+    /// Returns the way of live connections from the version before, and to the next one.
+    ///
+    /// Call it once, before [`Service::ready`]: the second call finds its address in use. Without a supervisor nobody is ever introduced,
+    /// so every connection is kept.
+    pub fn handoff(&self) -> io::Result<Handoff> {
+        Handoff::new(self.handoff.as_ref(), self.connections.clone())
+    }
+
     /// Whether a supervisor started this process: it passed descriptors, or wants to be told.
     pub fn is_supervised(&self) -> bool {
         self.is_passed || self.notify.is_some()
@@ -171,8 +188,10 @@ impl Service {
         let (pid, fds, names) = (get(protocol::LISTEN_PID), get(protocol::LISTEN_FDS), get(protocol::LISTEN_FDNAMES));
         let listen = ListenVariables { pid: pid.as_deref(), fds: fds.as_deref(), names: names.as_deref() };
         let names = protocol::parse_listen(own_pid, &listen).map_err(StartError::Listen)?;
-        let notify = get(protocol::NOTIFY_SOCKET).filter(|v| !v.is_empty());
-        let notify = notify.map(|v| NotifyAddress::parse(&v)).transpose().map_err(StartError::Notify)?;
+        let (notify, handoff) = (address(get, protocol::NOTIFY_SOCKET)?, address(get, protocol::DF_HANDOFF)?);
+        let connections = text(get, protocol::DF_CONNECTIONS)?.unwrap_or_default();
+        let connections = connection::parse_choices(&connections)
+            .map_err(|found| StartError::Variable { name: protocol::DF_CONNECTIONS, found })?;
         let generation = text(get, protocol::DF_GENERATION)?.map(parse_generation).transpose()?;
         // The descriptors last: nothing may fail after they are owned, or they would be closed.
         let (app, commit) = (text(get, protocol::DF_APP)?, text(get, protocol::DF_COMMIT)?);
@@ -182,6 +201,8 @@ impl Service {
             is_passed: !passed.is_empty(),
             passed: Mutex::new(passed),
             notify,
+            handoff,
+            connections,
             app,
             commit,
             generation,
@@ -223,7 +244,7 @@ impl fmt::Display for StartError {
             Self::Again => write!(f, "the descriptors of this process have been taken before"),
             Self::Listen(_) => write!(f, "read which descriptors were passed"),
             Self::Closed(_) => write!(f, "take the descriptors that {} speaks of", protocol::LISTEN_FDS),
-            Self::Notify(_) => write!(f, "read where the supervisor listens"),
+            Self::Address { name, .. } => write!(f, "read {name}"),
             Self::Variable { name, found } => write!(f, "{name} makes no sense: \"{found}\""),
         }
     }
@@ -234,7 +255,7 @@ impl std::error::Error for StartError {
         match self {
             Self::Listen(e) => Some(e),
             Self::Closed(e) => Some(e),
-            Self::Notify(e) => Some(e),
+            Self::Address { source, .. } => Some(source),
             Self::Again | Self::Variable { .. } => None,
         }
     }
@@ -267,6 +288,12 @@ fn missing(name: &str, passed: &[Passed]) -> String {
     }
     let names: Vec<&str> = passed.iter().map(|p| p.name.as_str()).collect();
     format!("no descriptor was passed as \"{name}\", only as: {}", names.join(", "))
+}
+
+/// Reads an address of a socket; an empty variable says as little as none.
+fn address(get: &dyn Fn(&str) -> Option<OsString>, name: &'static str) -> Result<Option<NotifyAddress>, StartError> {
+    let value = get(name).filter(|v| !v.is_empty());
+    value.map(|v| NotifyAddress::parse(&v)).transpose().map_err(|source| StartError::Address { name, source })
 }
 
 fn text(get: &dyn Fn(&str) -> Option<OsString>, name: &'static str) -> Result<Option<String>, StartError> {

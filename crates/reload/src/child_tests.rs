@@ -95,9 +95,9 @@ fn variables_that_make_no_sense_are_refused_in_words() {
         (
             "NOTIFY_SOCKET",
             "here",
-            "read where the supervisor listens: NOTIFY_SOCKET is neither an absolute path nor @name of at most 107 \
-             bytes: \"here\"",
+            "read NOTIFY_SOCKET: the address is neither an absolute path nor @name of at most 107 bytes: \"here\"",
         ),
+        ("DF_CONNECTIONS", "http=keep", "DF_CONNECTIONS makes no sense: \"http=keep\""),
     ] {
         let refused = service(&[(name, value)], Vec::new()).expect_err(words);
         assert_eq!(io::Error::from(refused).to_string(), words);

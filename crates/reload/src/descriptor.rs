@@ -51,24 +51,40 @@ pub(crate) fn is_kind(fd: BorrowedFd<'_>, kind: Kind) -> bool {
 
 /// Returns which descriptors can be read (or have ended); all false when the deadline came first. `None` waits for ever.
 pub(crate) fn wait_readable<const N: usize>(fds: [BorrowedFd<'_>; N], deadline: Option<Instant>) -> io::Result<[bool; N]> {
-    let mut polled = fds.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+    let mut polled = fds.map(to_poll);
+    wait(&mut polled, deadline)?;
+    Ok(polled.map(|p| p.revents != 0))
+}
+
+/// Waits until one of the descriptors can be read (or has ended); false when the deadline came first.
+pub(crate) fn poll_readable(fds: &[BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<bool> {
+    let mut polled: Vec<libc::pollfd> = fds.iter().copied().map(to_poll).collect();
+    wait(&mut polled, deadline)
+}
+
+/// Returns the moment `timeout` from now; `None`, for ever, when the clock cannot count that far.
+pub(crate) fn deadline_in(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}
+
+fn to_poll(fd: BorrowedFd<'_>) -> libc::pollfd {
+    libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }
+}
+
+/// Polls until something happened (true) or the deadline has passed (false).
+fn wait(polled: &mut [libc::pollfd], deadline: Option<Instant>) -> io::Result<bool> {
     loop {
-        // SAFETY: the array holds N valid entries and lives through the call.
-        let n = unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, timeout_ms(deadline)) };
+        // SAFETY: the slice holds as many valid entries as stated and lives through the call.
+        let n = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout_ms(deadline)) };
         match n {
             0 if deadline.is_some_and(|d| Instant::now() < d) => continue,
-            0.. => return Ok(polled.map(|p| p.revents != 0)),
+            0.. => return Ok(n > 0),
             _ => match io::Error::last_os_error() {
                 e if e.kind() == io::ErrorKind::Interrupted => continue,
                 e => return Err(e),
             },
         }
     }
-}
-
-/// Returns the moment `timeout` from now; `None`, for ever, when the clock cannot count that far.
-pub(crate) fn deadline_in(timeout: Duration) -> Option<Instant> {
-    Instant::now().checked_add(timeout)
 }
 
 /// Reads one integer option of a socket.

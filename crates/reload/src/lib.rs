@@ -1,4 +1,4 @@
-//! Makes a service hot-reloadable: listeners by name, readiness, draining.
+//! Makes a service hot-reloadable: listeners by name, readiness, draining, live connections handed over.
 //!
 //! A service that links this crate can be upgraded while clients are using it. Its supervisor opens the ports, keeps
 //! them open across versions and passes them on; the service says when it is ready, and finishes what it has begun
@@ -25,6 +25,8 @@
 //! }
 //! ```
 //!
+//! Connections that are open then can go to the next version instead, so that their clients notice nothing: see [`connection`].
+//!
 //! `examples/greeter.rs` is a whole service: threads, keep-alive, slow answers and streams, and what each of them
 //! does while draining.
 //!
@@ -35,7 +37,9 @@
 //!   Two versions that each bind one port lose the clients queued at the one that leaves.
 //! - [`Draining`] goes one way. Once it is set it stays set, and its descriptor stays readable, for every thread.
 //! - [`Draining::incoming`] ends only when draining has begun *and* the accept queue is empty.
-//! - Everything read from the environment or from a datagram is bounded and checked; none of it makes this crate panic.
+//! - A connection that is handed over is served by exactly one version, whichever side dies at whatever moment; while it is on its way nobody
+//!   touches it.
+//! - Everything read from the environment or from a socket is bounded and checked; none of it makes this crate panic.
 //!
 //! # What it refuses to do
 //! - Start threads, allocate in a signal handler, read the clock behind your back, print, or exit.
@@ -46,6 +50,7 @@
 //! The semver promise covers what a service calls: the names exported here. [`parent`] is the other end, for supervisors.
 
 pub mod child;
+pub mod connection;
 mod credentials;
 mod descriptor;
 pub mod draining;
@@ -54,4 +59,5 @@ pub mod protocol;
 mod signal;
 
 pub use child::{Service, StartError};
+pub use connection::{Connection, Handoff};
 pub use draining::{Draining, Incoming, Wake};

@@ -1,9 +1,11 @@
 //! The supervisor's end: what to tell a service, and hearing what it says.
 
+use crate::connection::{message::Role, socket};
 use crate::credentials;
 use crate::descriptor::wait_readable;
 use crate::protocol::{self, DatagramError, ListenError, MAX_DATAGRAM, NotifyAddress};
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
@@ -32,6 +34,48 @@ pub enum Received {
         /// Why it was refused.
         why: DatagramError,
     },
+}
+
+/// Why two versions were not introduced to each other. Open connections drain then, as if nobody took any.
+#[derive(Debug)]
+pub enum IntroduceError {
+    /// Nobody listens: the program does not use the library, has ended, or is not ready yet.
+    Nobody(Role),
+    /// A process listens that is not the program.
+    Stranger {
+        /// In whose place.
+        role: Role,
+        /// The process.
+        pid: i32,
+    },
+    /// The system refused.
+    System(Role, io::Error),
+}
+
+/// Introduces two versions to each other, so that `giver` hands its live connections to `taker`: both get an end of one socket pair. Both are
+/// addresses that stood in `DF_HANDOFF`.
+///
+/// Call it before `giver` is told to drain. It waits for nobody: both hear it when they look. `is_program` says whether a process belongs to the program that is
+/// meant; everyone in the network namespace could listen at an abstract address that was given up.
+pub fn introduce(
+    giver: &NotifyAddress,
+    taker: &NotifyAddress,
+    is_program: impl Fn(Role, i32) -> bool,
+) -> Result<(), IntroduceError> {
+    let meet = |role, address| {
+        let to = socket::connect(address).map_err(|e| match e.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => IntroduceError::Nobody(role),
+            _ => IntroduceError::System(role, e),
+        })?;
+        let peer = socket::peer(to.as_fd()).map_err(|e| IntroduceError::System(role, e))?;
+        if is_program(role, peer.pid) { Ok(to) } else { Err(IntroduceError::Stranger { role, pid: peer.pid }) }
+    };
+    let (to_giver, to_taker) = (meet(Role::Give, giver)?, meet(Role::Take, taker)?);
+    let [giver_end, taker_end] = socket::pair().map_err(|e| IntroduceError::System(Role::Give, e))?;
+    for (role, to, end) in [(Role::Take, to_taker, taker_end), (Role::Give, to_giver, giver_end)] {
+        socket::send(to.as_fd(), &role.encode(), Some(end.as_fd())).map_err(|e| IntroduceError::System(role, e))?;
+    }
+    Ok(())
 }
 
 /// Returns the variables that tell a service about passed descriptors with these names, in order, from
@@ -88,6 +132,26 @@ impl NotifySocket {
             if wait_readable([self.as_fd()], Some(deadline))? == [false] {
                 return Ok(None);
             }
+        }
+    }
+}
+
+impl fmt::Display for IntroduceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let who = |role: &Role| if *role == Role::Give { "the version that leaves" } else { "the version that stays" };
+        match self {
+            Self::Nobody(role) => write!(f, "{} takes part in no handing over of connections", who(role)),
+            Self::Stranger { role, pid } => write!(f, "process {pid} listens in place of {}", who(role)),
+            Self::System(role, _) => write!(f, "introduce {}", who(role)),
+        }
+    }
+}
+
+impl std::error::Error for IntroduceError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::System(_, e) => Some(e),
+            Self::Nobody(_) | Self::Stranger { .. } => None,
         }
     }
 }

@@ -8,6 +8,8 @@
 //! | `LISTEN_PID` | whom they are for, decimal. Set by the process that execs; another's pid means: not for us |
 //! | `NOTIFY_SOCKET` | a datagram socket: `/path`, or `@name` for an abstract one |
 //! | `DF_APP`, `DF_COMMIT`, `DF_GENERATION` | the application's name, the commit, the number of the generation |
+//! | `DF_HANDOFF` | where to listen for whom to give live connections to, and take them from (see `connection::message`): as `NOTIFY_SOCKET` |
+//! | `DF_CONNECTIONS` | what becomes of open connections, for each port: `name=drain`, `name=hand-over` or `name=drop`, separated by `:` |
 //! | `DF_IMAGE`, `DF_DATA`, `DF_TMP` | directories: the program's own image (read-only), its lasting state, its scratch space |
 //!
 //! A name is 1 to [`MAX_NAME`] bytes of printable ASCII without `:`. Several descriptors may share a name (the same port
@@ -56,6 +58,10 @@ pub const DF_APP: &str = "DF_APP";
 pub const DF_COMMIT: &str = "DF_COMMIT";
 /// The number of the generation that the program runs as.
 pub const DF_GENERATION: &str = "DF_GENERATION";
+/// Where the program listens for whom to give live connections to, and take them from.
+pub const DF_HANDOFF: &str = "DF_HANDOFF";
+/// What becomes of open connections, for each port.
+pub const DF_CONNECTIONS: &str = "DF_CONNECTIONS";
 /// The directory of the program's image, read-only.
 pub const DF_IMAGE: &str = "DF_IMAGE";
 /// The directory of the application's own state, kept across versions.
@@ -287,7 +293,7 @@ impl fmt::Display for ListenError {
 impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let found = &self.found;
-        write!(f, "{NOTIFY_SOCKET} is neither an absolute path nor @name of at most {MAX_ADDRESS} bytes: \"{found}\"")
+        write!(f, "the address is neither an absolute path nor @name of at most {MAX_ADDRESS} bytes: \"{found}\"")
     }
 }
 

@@ -23,9 +23,16 @@ pub(crate) fn event() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Raises an eventfd: from now on it is readable, because nothing ever reads it.
+/// Raises an eventfd: from now on it is readable, until it is lowered. The one that SIGTERM raises never is.
 pub(crate) fn raise(event: BorrowedFd<'_>) {
     raise_raw(event.as_raw_fd());
+}
+
+/// Lowers an eventfd; one that is not raised stays as it is.
+pub(crate) fn lower(event: BorrowedFd<'_>) {
+    let mut count: u64 = 0;
+    // SAFETY: eight bytes are written into a live integer; not raised says EAGAIN.
+    let _ = unsafe { libc::read(event.as_raw_fd(), (&raw mut count).cast(), size_of::<u64>()) };
 }
 
 /// Lets SIGTERM raise this eventfd from now on. Refused when the program has a handler of its own.
