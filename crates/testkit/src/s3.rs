@@ -23,6 +23,7 @@ mod guarded;
 mod lists;
 mod moto;
 mod objects;
+mod raw;
 mod record;
 mod server;
 mod sign;

@@ -3,6 +3,7 @@
 use super::bodies::{Cut, Drip, Endless};
 use super::fault::Act;
 use super::lists::ListFault;
+use super::raw;
 use super::record::Request;
 use super::server::Shared;
 use hyper::body::{Body as _, Incoming};
@@ -74,6 +75,12 @@ impl Exchange {
                 self.done(request).await?;
                 Err(self.end())
             }
+            Act::Raw { first, then } => {
+                swallow(request.body_mut(), u64::MAX).await;
+                let socket = Arc::clone(&self.socket);
+                let _ = tokio::task::spawn_blocking(move || raw::say(&socket, &first, &then)).await;
+                Err(self.end())
+            }
             Act::Hold => std::future::pending().await,
             Act::HoldDone => {
                 self.done(request).await?;
@@ -135,6 +142,15 @@ impl Exchange {
                 *place.unwrap_or_else(|| panic!("{} has no byte {at} to flip", record.key)) ^= 1;
             }
             Act::Body(other) => bytes = other,
+            Act::Holds(whole) => {
+                let (start, len) = asked(record, whole.len() as u64);
+                bytes = whole.get(start as usize..(start + len) as usize).unwrap_or_default().to_vec();
+                if record.range.is_some() {
+                    let named = format!("bytes {start}-{}/{}", (start + len).saturating_sub(1), whole.len());
+                    head.status = StatusCode::PARTIAL_CONTENT;
+                    head.headers.insert(CONTENT_RANGE, value(&named));
+                }
+            }
             Act::Swap { with } => bytes = slice(&self.object(&with), record, 0),
             Act::Etag(other) => {
                 head.headers.insert(ETAG, value(&format!("\"{other}\"")));

@@ -48,6 +48,15 @@ pub enum Act {
     },
     /// Sends these bytes as the object, well formed.
     Body(Vec<u8>),
+    /// Has these bytes as the whole object, ranges kept: what somebody wrote there who may write.
+    Holds(Vec<u8>),
+    /// Says these bytes in place of an answer, then those again and again until the client goes: what no server of HTTP says.
+    Raw {
+        /// Said once.
+        first: Vec<u8>,
+        /// Said until the client goes; nothing: the connection ends.
+        then: Vec<u8>,
+    },
     /// Sends another object of the bucket, well formed.
     Swap {
         /// Its key.
@@ -123,12 +132,13 @@ pub struct Fault {
     key: String,
     skip: u64,
     times: u64,
+    pub(super) struck: u64,
 }
 
 impl Fault {
     /// Misbehaves once, at the first request.
     pub fn new(act: Act) -> Fault {
-        Fault { act, verb: None, key: "*".to_owned(), skip: 0, times: 1 }
+        Fault { act, verb: None, key: "*".to_owned(), skip: 0, times: 1, struck: 0 }
     }
 
     /// Only for requests of this kind.
@@ -160,6 +170,11 @@ impl Fault {
         self.times(u64::MAX)
     }
 
+    /// Returns the pattern of the keys.
+    pub(super) fn pattern(&self) -> &str {
+        &self.key
+    }
+
     /// Returns whether it is time to misbehave at this request, and counts it.
     pub(super) fn strikes(&mut self, request: &Request) -> bool {
         let named = self.verb.is_none_or(|verb| verb == request.verb) && matches(&self.key, &request.key);
@@ -171,6 +186,7 @@ impl Fault {
             return false;
         }
         self.times = self.times.saturating_sub(u64::from(self.times != u64::MAX));
+        self.struck += 1;
         true
     }
 }

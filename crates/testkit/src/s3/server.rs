@@ -104,6 +104,11 @@ impl Server {
         self.shared.past().struck
     }
 
+    /// Returns how often the faults struck that are set for keys of exactly this pattern.
+    pub fn struck_at(&self, pattern: &str) -> u64 {
+        self.shared.past().faults.iter().filter(|fault| fault.pattern() == pattern).map(|fault| fault.struck).sum()
+    }
+
     /// Returns all requests since the start or the last [`Server::forget`], in order of their arrival.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.past().requests.clone()

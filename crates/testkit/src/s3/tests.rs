@@ -43,6 +43,30 @@ fn ok(body: &[u8]) -> Result<Answer, Loss> {
 }
 
 #[test]
+fn an_object_holds_other_bytes_in_ranges_too_and_it_is_known_where_it_struck() {
+    let server = Server::start();
+    server.write("a", b"true");
+    server.fault(Fault::new(Act::Holds(b"another".to_vec())).on(Verb::Get).key("a").always());
+    assert_eq!(fetch(&server, "a"), ok(b"another"));
+    let part = ask(&server, "GET", "a", "Range: bytes=2-9\r\n", b"").to_ascii_lowercase();
+    assert!(part.contains("content-range: bytes 2-6/7") && part.ends_with("other"), "{part}");
+    assert_eq!((server.struck_at("a"), server.struck_at("b")), (2, 0));
+}
+
+#[test]
+fn bytes_of_no_server_come_as_they_are_and_until_the_client_goes() {
+    let server = Server::start();
+    server.fault(Fault::new(Act::Raw { first: b"SSH-2.0-x\r\n".to_vec(), then: vec![] }));
+    assert_eq!(ask(&server, "GET", "a", "", b""), "SSH-2.0-x\r\n");
+    server.fault(Fault::new(Act::Raw { first: vec![], then: b"again ".to_vec() }));
+    let mut stream = TcpStream::connect(addr(&server)).expect("a server");
+    stream.write_all(b"GET /df-test/a HTTP/1.1\r\nHost: a\r\n\r\n").expect("asked");
+    let mut many = vec![0; 6 << 20];
+    stream.read_exact(&mut many).expect("as much as anybody wants");
+    assert!(many.chunks(6).all(|word| word == b"again "));
+}
+
+#[test]
 fn conditions_hold_and_signatures_count() {
     let server = Server::start();
     assert_eq!(status(&ask(&server, "PUT", "a/head", "If-None-Match: *\r\n", b"one")), 200);
