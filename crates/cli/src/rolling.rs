@@ -14,6 +14,7 @@ use crate::exit::NodeEnd;
 use crate::failure;
 use crate::node_event::Teller;
 use crate::output::Output;
+use crate::proof::Proof;
 use crate::session::{Session, who};
 
 /// How long a node may think beyond what the release allows its program.
@@ -28,6 +29,8 @@ pub struct Orders {
     who: String,
     reason: &'static str,
     policy: Policy,
+    /// What all nodes together saw as clients of their ports.
+    pub proof: Proof,
 }
 
 impl Orders {
@@ -43,6 +46,7 @@ impl Orders {
             who: who(),
             reason,
             policy: Policy { canary: rollout.canary, parallel, max_failures: rollout.max_failures },
+            proof: Proof::default(),
         }
     }
 
@@ -151,6 +155,7 @@ pub async fn activate(mut reached: Reached, orders: &Orders, from: u64, output: 
             generation = Some(*started);
         }
         if let Some(event) = teller.tell(event) {
+            orders.proof.hear(&event);
             output.step(&event);
         }
     };

@@ -34,6 +34,10 @@ pub struct Plan {
     pub soak: Duration,
     /// After SIGTERM the old version has this time before SIGKILL (exclusive only; else it drains after the activation).
     pub drain: Duration,
+    /// Whether the node is a client of the ports itself while they go over, and for how long it waits for an answer.
+    pub watch: Option<Duration>,
+    /// Whether a request that it loses takes the activation back.
+    pub zero_loss: bool,
 }
 
 /// How two versions change places.
@@ -69,7 +73,7 @@ pub enum State {
     Moving,
     /// Connections are being steered to it.
     Steering,
-    /// It serves; connections that were queued at the old one are being taken.
+    /// It serves; connections that were queued at the old one are being taken, and what clients lost is counted.
     Handing { deadline: Duration },
     /// It serves and has to stay well.
     Soaking { until: Duration },
@@ -134,8 +138,8 @@ pub enum Event {
     Steered,
     /// They are not.
     SteerFailed(String),
-    /// The old version's queue is empty.
-    QueueEmpty,
+    /// The old version's queue is empty, and the node's own requests have ended: what was lost of them, in words.
+    Handed { lost: Option<String> },
     /// The old version runs again and is ready.
     Restored,
     /// It does not.
@@ -153,10 +157,12 @@ pub enum Action {
     Probe { after: Duration },
     /// Name this generation in `current`, durably; 0: name none.
     MoveCurrent(u64),
+    /// Begin to be a client of the ports that both versions have.
+    Watch,
     /// Send new connections to this generation.
     Steer(u64),
-    /// Tell when the old version's queue is empty.
-    AwaitQueueEmpty,
+    /// Tell when the old version's queue is empty, and what the node saw as a client.
+    AwaitHanded,
     /// SIGTERM.
     Terminate(u64),
     /// SIGKILL to it and all it started. Its end is told, also when it had ended before.
@@ -218,6 +224,8 @@ pub enum FailureKind {
 pub const QUIET: Duration = Duration::from_secs(1);
 /// Connections queued at the old version have this long to be taken before the soak begins.
 const HANDING: Duration = Duration::from_secs(5);
+/// What a request of the node's own may take beyond its time.
+const MARGIN: Duration = Duration::from_secs(1);
 /// The probes at the end of a soak have this long.
 const ASKING: Duration = Duration::from_secs(30);
 /// A process has this long to vanish after SIGKILL.
@@ -252,7 +260,13 @@ pub fn step(plan: &Plan, state: State, event: Event, now: Duration) -> (State, V
         (S::Steering, E::SteerFailed(why)) => {
             take_back(plan, Failure::new(FailureKind::System, format!("steer connections: {why}")))
         }
-        (S::Handing { .. }, E::QueueEmpty) => soak(plan, now),
+        (S::Handing { .. }, E::Handed { lost: Some(why) }) if plan.zero_loss => {
+            revert(plan, format!("{why} (run.require_zero_loss)"))
+        }
+        (S::Handing { .. }, E::Handed { .. }) => soak(plan, now),
+        (S::Handing { deadline }, E::Tick) if now >= deadline && plan.zero_loss => {
+            revert(plan, "requests were not answered, and run.require_zero_loss forbids to lose any".into())
+        }
         (S::Handing { deadline }, E::Tick) if now >= deadline => soak(plan, now),
         (S::Soaking { until }, E::Tick) if now >= until => soaked(plan, now),
         (S::Asking { .. }, E::Probed { failed: None, .. }) => confirm(plan),
@@ -310,7 +324,8 @@ fn begin(plan: &Plan, now: Duration) -> (State, Vec<Action>) {
     match plan.style {
         Style::Files => (State::Moving, vec![Action::MoveCurrent(plan.new)]),
         Style::Exclusive if plan.old_runs => {
-            (State::Stopping { deadline: now + plan.drain, killed: false }, vec![Action::Terminate(plan.old)])
+            let actions = [watch(plan), vec![Action::Terminate(plan.old)]].concat();
+            (State::Stopping { deadline: now + plan.drain, killed: false }, actions)
         }
         Style::Beside | Style::Exclusive => launch(plan, now),
     }
@@ -375,7 +390,18 @@ fn judge(plan: &Plan, mut starting: Starting, n_passed: usize, failed: Option<St
 }
 
 fn verified(plan: &Plan) -> (State, Vec<Action>) {
-    (State::Moving, vec![Action::Tell(Milestone::Verified), Action::MoveCurrent(plan.new)])
+    // One that is stopped for the other is watched since then.
+    let watch = if plan.style == Style::Beside { watch(plan) } else { vec![] };
+    (State::Moving, [vec![Action::Tell(Milestone::Verified)], watch, vec![Action::MoveCurrent(plan.new)]].concat())
+}
+
+/// Where nothing ran there are no clients that could lose something.
+fn watch(plan: &Plan) -> Vec<Action> {
+    if is_watched(plan) { vec![Action::Watch] } else { vec![] }
+}
+
+fn is_watched(plan: &Plan) -> bool {
+    plan.watch.is_some() && plan.old_runs
 }
 
 fn too_late(plan: &Plan, starting: &Starting) -> Failure {
@@ -389,8 +415,9 @@ fn too_late(plan: &Plan, starting: &Starting) -> Failure {
 
 fn activated(plan: &Plan, now: Duration) -> (State, Vec<Action>) {
     let told = Action::Tell(Milestone::Activated);
-    if plan.style == Style::Beside && plan.old_runs {
-        return (State::Handing { deadline: now + HANDING }, vec![told, Action::AwaitQueueEmpty]);
+    if plan.old_runs && (plan.style == Style::Beside || (plan.style == Style::Exclusive && is_watched(plan))) {
+        let deadline = now + HANDING + plan.watch.map_or(Duration::ZERO, |patience| patience + MARGIN);
+        return (State::Handing { deadline }, vec![told, Action::AwaitHanded]);
     }
     let (state, then) = soak(plan, now);
     (state, [vec![told], then].concat())

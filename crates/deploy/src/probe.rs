@@ -6,6 +6,7 @@
 mod command;
 mod http;
 mod relay;
+mod steady;
 mod tcp;
 
 use df_wire::message::ProbeOutcome;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 pub use command::command;
 pub use http::{HttpProbe, http};
 pub use relay::Relay;
+pub use steady::{Pace, Question, Steady};
 pub use tcp::tcp;
 
 /// Connects within a time to whoever is asked.

@@ -8,6 +8,7 @@
 
 mod app;
 mod probing;
+mod proving;
 mod records;
 mod start;
 

@@ -51,6 +51,7 @@ pub(crate) fn event(event: &mut Event) {
     match event {
         Event::Verified { probes: it, .. } => probes(it),
         Event::RolledBack { reason, .. } => text(reason),
+        Event::Handoff { seen: Some(seen), .. } => text(&mut seen.first_loss),
         Event::Applied { .. }
         | Event::Started { .. }
         | Event::Ready { .. }

@@ -50,6 +50,7 @@ pub fn run(args: &args::Deploy, session: &Session) -> Result<Exit, Failure> {
         reached.extend(node);
     }
     summarize(session, reached);
+    session.output().table(&[], &orders.proof.lines());
     Ok(exit(session, &ends))
 }
 

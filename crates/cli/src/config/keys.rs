@@ -42,6 +42,7 @@ pub(crate) const SECTIONS: &[(&str, &[&str])] = &[
             "exclusive",
             "ready",
             "drain",
+            "prove",
             "require_zero_loss",
             "data_epoch",
         ],

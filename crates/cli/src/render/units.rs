@@ -39,6 +39,22 @@ pub fn count(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
+/// Returns `41,203 requests, 0 failed, worst 9 ms`.
+pub fn requests(n: u64, failed: u64, worst_ms: u64) -> String {
+    format!("{} requests, {} failed, worst {worst_ms} ms", thousands(n), thousands(failed))
+}
+
+/// Returns `1,234,567`.
+fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let first = digits.len() % 3;
+    let mut groups: Vec<&str> = (first..digits.len()).step_by(3).map(|at| &digits[at..at + 3]).collect();
+    if first > 0 {
+        groups.insert(0, &digits[..first]);
+    }
+    groups.join(",")
+}
+
 /// Returns how long ago a moment was, in one unit: `5 min`, `3 h`, `12 d`.
 pub fn age(since: Timestamp, now: Timestamp) -> String {
     let s = now.0.saturating_sub(since.0).max(0);
@@ -53,6 +69,13 @@ pub fn age(since: Timestamp, now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_are_counted_as_people_read_numbers() {
+        assert_eq!(requests(41_203, 0, 9), "41,203 requests, 0 failed, worst 9 ms");
+        let shown = [0, 7, 999, 1000, 12_345, 123_456, 1_234_567].map(thousands);
+        assert_eq!(shown, ["0", "7", "999", "1,000", "12,345", "123,456", "1,234,567"]);
+    }
 
     #[test]
     fn are_short() {

@@ -19,11 +19,31 @@ struct World {
     move_back_failed: bool,
     recorded: Option<bool>,
     answer: Option<Result<(), FailureKind>>,
+    watching: bool,
+    /// A request was lost, or nobody knows.
+    lost: bool,
 }
 
 fn plan(style: Style, readiness: Readiness, old: u64, old_runs: bool, soak: u64) -> Plan {
     let seconds = Duration::from_secs;
-    Plan { new: NEW, old, old_runs, style, readiness, ready: seconds(30), soak: seconds(soak), drain: seconds(30) }
+    Plan {
+        new: NEW,
+        old,
+        old_runs,
+        style,
+        readiness,
+        ready: seconds(30),
+        soak: seconds(soak),
+        drain: seconds(30),
+        watch: None,
+        zero_loss: false,
+    }
+}
+
+/// The same plan without a client of the node's own, with one, and with one that must lose nothing.
+fn watched(plan: &Plan) -> [Plan; 3] {
+    let watch = Some(Duration::from_secs(5));
+    [plan.clone(), Plan { watch, ..plan.clone() }, Plan { watch, zero_loss: true, ..plan.clone() }]
 }
 
 fn plans() -> Vec<Plan> {
@@ -31,7 +51,7 @@ fn plans() -> Vec<Plan> {
     for style in [Style::Beside, Style::Exclusive, Style::Files] {
         for readiness in [Readiness::Probes, Readiness::Lives] {
             for (old, old_runs) in [(0, false), (OLD, false), (OLD, true)] {
-                all.extend([0, 10].map(|soak| plan(style, readiness, old, old_runs, soak)));
+                all.extend([0, 10].iter().flat_map(|soak| watched(&plan(style, readiness, old, old_runs, *soak))));
             }
         }
     }
@@ -56,7 +76,8 @@ fn events() -> Vec<Event> {
         Event::MoveFailed(why()),
         Event::Steered,
         Event::SteerFailed(why()),
-        Event::QueueEmpty,
+        Event::Handed { lost: None },
+        Event::Handed { lost: Some(why()) },
         Event::Restored,
         Event::RestoreFailed(why()),
         Event::Tick,
@@ -76,6 +97,8 @@ impl World {
             move_back_failed: false,
             recorded: None,
             answer: None,
+            watching: false,
+            lost: false,
         }
     }
 
@@ -88,6 +111,7 @@ impl World {
             (State::Returning(_), Event::Moved) => self.current = plan.old,
             (State::Returning(_), Event::MoveFailed(_)) => self.move_back_failed = true,
             (State::Steering, Event::Steered) => self.steered = plan.new,
+            (State::Handing { .. }, Event::Handed { lost: Some(_) } | Event::Tick) => self.lost = true,
             _ => {}
         }
     }
@@ -100,13 +124,19 @@ impl World {
                 Action::Launch => {
                     let alone = plan.style != Style::Exclusive || self.running.is_empty();
                     assert!(alone, "two at once");
+                    let is_watched = plan.watch.is_none() || plan.style == Style::Beside || !plan.old_runs || self.watching;
+                    assert!(is_watched, "the old version was stopped, and nobody looked");
                     self.running.insert(plan.new);
                 }
                 Action::StartOld => {
                     assert!(plan.old_runs, "an old version is started that did not run");
                     self.running.insert(plan.old);
                 }
-                Action::MoveCurrent(to) => assert!([plan.old, plan.new].contains(to), "current names a stranger"),
+                Action::MoveCurrent(to) => {
+                    assert!([plan.old, plan.new].contains(to), "current names a stranger");
+                    let is_watched = *to != plan.new || plan.watch.is_none() || !plan.old_runs || plan.style == Style::Files;
+                    assert!(is_watched || self.watching, "the switch begins, and nobody looks");
+                }
                 Action::Steer(to) => {
                     assert!([plan.old, plan.new].contains(to));
                     assert!(*to != plan.new || self.current == plan.new, "steered before current moved");
@@ -135,7 +165,16 @@ impl World {
                     self.confirmed |= good;
                 }
                 Action::Answer(answer) => self.answer = Some(answer.as_ref().copied().map_err(|f| f.kind)),
-                Action::Probe { .. } | Action::AwaitQueueEmpty | Action::Tell(_) => {}
+                Action::Watch => {
+                    assert!(plan.watch.is_some() && plan.old_runs && !self.watching, "nobody to be watched, or twice");
+                    assert_eq!((self.steered, self.current), (plan.old, plan.old), "it began after the switch");
+                    self.watching = true;
+                }
+                Action::AwaitHanded => {
+                    assert_eq!(self.watching, plan.watch.is_some(), "nothing to wait for, or nobody looked");
+                    self.watching = false;
+                }
+                Action::Probe { .. } | Action::Tell(_) => {}
             }
         }
     }
@@ -145,6 +184,7 @@ impl World {
         assert!([plan.old, plan.new].contains(&self.current) && [plan.old, plan.new].contains(&self.steered));
         let State::Ended { good } = state else { return assert!(self.answer.is_none(), "answered before its end") };
         assert_eq!(self.recorded, Some(*good));
+        assert!(!(*good && plan.zero_loss && self.lost), "a request was lost, and it stays");
         assert_eq!(self.answer.map(|answer| answer.is_ok()), Some(*good));
         let serves = if *good { plan.new } else { plan.old };
         assert!(self.current == serves || self.move_back_failed, "current names {} at the end", self.current);
@@ -215,7 +255,7 @@ fn run(plan: &Plan, script: &[(&str, Event)]) -> (State, Vec<Action>) {
                 Action::Probe { .. } => queue.push_back(Event::Probed { n_passed: 1, failed: None }),
                 Action::MoveCurrent(_) => queue.push_back(Event::Moved),
                 Action::Steer(generation) if *generation == plan.new => queue.push_back(Event::Steered),
-                Action::AwaitQueueEmpty => queue.push_back(Event::QueueEmpty),
+                Action::AwaitHanded => queue.push_back(Event::Handed { lost: None }),
                 Action::Terminate(_) => queue.push_back(Event::OldExited),
                 Action::Kill(generation) if *generation == plan.new => queue.push_back(Event::NewExited("killed".into())),
                 Action::StartOld => queue.push_back(Event::Restored),
@@ -260,10 +300,26 @@ fn bad_versions_are_told_apart() {
     check_failure(&plan, &[("Launch", Event::LaunchFailed("no such file".into()))], FailureKind::Start);
     check_failure(&plan, &[("Launch", exited())], FailureKind::Start);
     check_failure(&plan, &[("Launch", Event::Ready), ("Probe", sick())], FailureKind::Probe);
-    check_failure(&plan, &[("AwaitQueueEmpty", exited())], FailureKind::Reverted);
+    check_failure(&plan, &[("AwaitHanded", exited())], FailureKind::Reverted);
     check_failure(&plan, &[("MoveCurrent(2)", Event::MoveFailed("no space".into()))], FailureKind::System);
     let (state, _) = step(&plan, State::Soaking { until: Duration::from_secs(10) }, exited(), Duration::ZERO);
     assert!(matches!(state, State::Returning(_)));
+}
+
+#[test]
+fn a_lost_request_takes_it_back_only_where_none_may_be_lost() {
+    let lost = || Event::Handed { lost: Some("1 of 20 requests was lost".into()) };
+    for style in [Style::Beside, Style::Exclusive] {
+        let [_, told, required] = watched(&plan(style, Readiness::Probes, OLD, true, 0));
+        assert_eq!(run(&told, &[("AwaitHanded", lost())]).0, State::Ended { good: true });
+        let (state, log) = run(&required, &[("AwaitHanded", lost())]);
+        assert_eq!(state, State::Ended { good: false });
+        let Some(Action::Answer(Err(failure))) = log.last() else { panic!("no failure: {log:?}") };
+        assert_eq!(failure.kind, FailureKind::Reverted);
+        assert!(failure.message.starts_with("1 of 20 requests was lost"), "{}", failure.message);
+        // What nobody answered within its time is no proof either.
+        assert_eq!(run(&required, &[("AwaitHanded", Event::Tick)]).0, State::Ended { good: false });
+    }
 }
 
 #[test]

@@ -22,11 +22,19 @@ pub struct HttpProbe {
 pub fn http(name: &str, probe: &HttpProbe, dial: Dial<'_>, timeout: Duration) -> ProbeOutcome {
     let deadline = Instant::now() + timeout;
     outcome(name, || {
-        let request = request(probe).ok_or("the path or host can't be put into a request")?;
-        let stream = dial(timeout).map_err(|e| format!("connect: {}", words(&e)))?;
-        let answer = ask(stream, &request, deadline)?;
+        let request = request(probe, "close").ok_or("the path or host can't be put into a request")?;
+        let mut stream = dial(timeout).map_err(|e| format!("connect: {}", words(&e)))?;
+        let answer = ask(&mut stream, &request, deadline)?;
         judge(&answer, probe.status)
     })
+}
+
+/// Asks as [`http`] does over a connection that may be asked again; returns whether the other side keeps it open.
+pub fn http_again(stream: &mut TcpStream, probe: &HttpProbe, timeout: Duration) -> Result<bool, String> {
+    let deadline = Instant::now() + timeout;
+    let request = request(probe, "keep-alive").ok_or("the path or host can't be put into a request")?;
+    let answer = ask(stream, &request, deadline)?;
+    judge(&answer, probe.status).map(|_| answer.keeps)
 }
 
 const MAX_ANSWER_LEN: usize = 64 * 1024;
@@ -40,25 +48,38 @@ struct Answer {
     status: u16,
     body: Vec<u8>,
     cut: Option<String>,
+    /// The connection stays open, and where this answer ends is known.
+    keeps: bool,
 }
 
-fn request(probe: &HttpProbe) -> Option<Vec<u8>> {
+/// What a head says.
+struct Head {
+    status: u16,
+    /// The length of the head.
+    len: usize,
+    /// The announced length of the body.
+    body_len: Option<usize>,
+    keeps: bool,
+}
+
+fn request(probe: &HttpProbe, connection: &str) -> Option<Vec<u8>> {
     let visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
     let fits = probe.path.starts_with('/') && visible(&probe.path) && visible(&probe.host) && !probe.host.is_empty();
     let HttpProbe { host, path, .. } = probe;
-    let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: df-probe\r\nAccept: */*\r\nConnection: close\r\n\r\n");
+    let text =
+        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: df-probe\r\nAccept: */*\r\nConnection: {connection}\r\n\r\n");
     fits.then(|| text.into_bytes())
 }
 
-fn ask(mut stream: TcpStream, request: &[u8], deadline: Instant) -> Result<Answer, String> {
+fn ask(stream: &mut TcpStream, request: &[u8], deadline: Instant) -> Result<Answer, String> {
     let send = left(deadline).and_then(|time| stream.set_write_timeout(Some(time)));
     send.and_then(|()| stream.write_all(request)).map_err(|e| format!("send: {}", words(&e)))?;
     let mut received = Vec::new();
-    let (status, head_len, body_len) = loop {
+    let Head { status, len: head_len, body_len, keeps } = loop {
         if let Some(head) = parse_head(&received)? {
             break head;
         }
-        match receive(&mut stream, &mut received, deadline) {
+        match receive(stream, &mut received, deadline) {
             Ok(0) if received.is_empty() => return Err("closed without an answer".to_owned()),
             Ok(0) => return Err("the answer ends within its head".to_owned()),
             Ok(_) => {}
@@ -68,7 +89,7 @@ fn ask(mut stream: TcpStream, request: &[u8], deadline: Instant) -> Result<Answe
     let wanted = body_len.map_or(MAX_ANSWER_LEN, |len| head_len.saturating_add(len));
     let mut cut = None;
     while received.len() < wanted.min(MAX_ANSWER_LEN) {
-        match receive(&mut stream, &mut received, deadline) {
+        match receive(stream, &mut received, deadline) {
             Ok(0) => {
                 cut = body_len.map(|len| format!("the answer ends after {} of {len} bytes", received.len() - head_len));
                 break;
@@ -82,7 +103,8 @@ fn ask(mut stream: TcpStream, request: &[u8], deadline: Instant) -> Result<Answe
             }
         }
     }
-    Ok(Answer { status, body: received.split_off(head_len), cut })
+    let keeps = keeps && received.len() == wanted;
+    Ok(Answer { status, body: received.split_off(head_len), cut, keeps })
 }
 
 /// Receives some more, never beyond the limit in total.
@@ -95,8 +117,8 @@ fn receive(stream: &mut TcpStream, received: &mut Vec<u8>, deadline: Instant) ->
     Ok(n)
 }
 
-/// Returns status, length of the head and announced length of the body, once the head is whole; heads of 1xx are skipped.
-fn parse_head(received: &[u8]) -> Result<Option<(u16, usize, Option<usize>)>, String> {
+/// Returns what the head says, once it is whole; heads of 1xx are skipped.
+fn parse_head(received: &[u8]) -> Result<Option<Head>, String> {
     let mut start = 0;
     loop {
         let rest = &received[start..];
@@ -111,7 +133,8 @@ fn parse_head(received: &[u8]) -> Result<Option<(u16, usize, Option<usize>)>, St
         let status = parse_status(&head).ok_or("the answer is not HTTP/1")?;
         start += end + 4;
         if !(100..200).contains(&status) {
-            return Ok(Some((status, start, content_len(&head))));
+            let body_len = content_len(&head);
+            return Ok(Some(Head { status, len: start, body_len, keeps: body_len.is_some() && keeps_open(&head) }));
         }
     }
 }
@@ -122,6 +145,17 @@ fn parse_status(head: &str) -> Option<u16> {
     let code = rest.strip_prefix(' ')?.split(' ').next()?;
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
     if digits(version) && code.len() == 3 && digits(code) { code.parse().ok() } else { None }
+}
+
+/// Returns whether the other side says that it keeps the connection open: HTTP/1.1 without a word against it, or HTTP/1.0 with one for it.
+fn keeps_open(head: &str) -> bool {
+    let headers = head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
+    let words: Vec<String> = headers
+        .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))
+        .map(|(_, value)| value.to_ascii_lowercase())
+        .collect();
+    let says = |what: &str| words.iter().any(|word| word.split(',').any(|word| word.trim() == what));
+    if head.starts_with("HTTP/1.0") { says("keep-alive") } else { !says("close") }
 }
 
 fn content_len(head: &str) -> Option<usize> {
@@ -211,6 +245,20 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_is_kept_only_where_both_ends_know_where_the_answer_ends() {
+        let keeps = |head: &str| parse_head(head.as_bytes()).unwrap().unwrap().keeps;
+        assert!(keeps("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"));
+        assert!(keeps("HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: Keep-Alive\r\n\r\n"));
+        for head in [
+            "HTTP/1.1 200 OK\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nconnection: x, Close\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n",
+        ] {
+            assert!(!keeps(head), "{head}");
+        }
+    }
+
+    #[test]
     fn half_an_answer_is_none() {
         check(b"", Then::Close, SOON, (false, "closed without an answer"));
         check(b"HTTP/1.1 200 OK\r\n", Then::Close, SOON, (false, "the answer ends within its head"));
@@ -243,8 +291,8 @@ mod tests {
     #[test]
     fn a_path_can_not_smuggle_a_second_request() {
         for path in ["/ HTTP/1.1\r\nX: y", "health", "", "/a b", "/\u{e9}"] {
-            assert_eq!(request(&HttpProbe { path: path.into(), ..probe() }), None, "{path}");
+            assert_eq!(request(&HttpProbe { path: path.into(), ..probe() }, "close"), None, "{path}");
         }
-        assert_eq!(request(&HttpProbe { host: "a\r\nb".into(), ..probe() }), None);
+        assert_eq!(request(&HttpProbe { host: "a\r\nb".into(), ..probe() }, "close"), None);
     }
 }

@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 
 use df_core::name::Label;
 use df_core::{AppName, Release, Timestamp};
-use df_wire::message::{HistoryEntry, ProbeOutcome, RunState, Running, Serving};
+use df_wire::message::{HistoryEntry, ProbeOutcome, RunState, Running, Seen, Serving};
 use df_wire::{Event, Reply, Request};
 
 use super::Node;
+use super::proving::Watch;
 use super::start::Place;
 use crate::activation;
 use crate::launch::LaunchSpec;
@@ -56,12 +57,22 @@ pub enum Message {
     Notified { run: u64, ready: bool, extend: Option<Duration> },
     /// A round of probes of the activation in progress ended.
     Probed { run: u64, outcomes: Vec<ProbeOutcome> },
-    /// The queue of the version that served before is empty, or was waited for long enough: the ports whose clients were all taken, and how many waited.
-    QueueEmpty { run: u64, taken: Vec<(Label, u32)> },
+    /// The queue of the version that served before a run is empty, or was waited for long enough, and the node's own requests have ended.
+    Handed { run: u64, ports: Vec<HandedPort> },
     /// A version that was started to serve is ready, or is not.
     Ready { run: u64, pid: u32, result: Result<(), String>, outcomes: Vec<ProbeOutcome> },
     /// A version that served before has ended, and its listeners are closed.
     Retired { run: u64 },
+}
+
+/// A port that went over.
+pub struct HandedPort {
+    /// Its name.
+    pub port: Label,
+    /// How many clients waited in the old version's queue, when all of them were taken.
+    pub taken: Option<u32>,
+    /// What the node saw as a client of it.
+    pub seen: Option<Seen>,
 }
 
 /// What an operator is told.
@@ -99,6 +110,8 @@ struct Flight {
     what: &'static str,
     who: String,
     outcomes: Vec<ProbeOutcome>,
+    /// The node's own clients, from just before the switch until the old version's queue is empty.
+    watch: Option<Watch>,
     answer: Sender<Told>,
     /// It failed because somebody else has a port.
     port_held: bool,
@@ -182,12 +195,7 @@ impl App {
             Message::Ended { run, pid, exit } => self.ended(run, pid, exit),
             Message::Notified { run, ready, extend } => self.notified(run, ready, extend),
             Message::Probed { run, outcomes } => self.probed(run, outcomes),
-            Message::QueueEmpty { run, taken } => {
-                if self.flight.as_ref().is_some_and(|flight| flight.old_run == Some(run)) {
-                    taken.into_iter().for_each(|(port, queued)| self.say(Event::Handoff { port, queued }));
-                    self.advance(activation::Event::QueueEmpty);
-                }
-            }
+            Message::Handed { run, ports } => self.handed(run, ports),
             Message::Ready { run, pid, result, outcomes } => {
                 // A round that was begun for a process that crashed since says nothing of the one that runs now.
                 let process = self.versions.get(&run).and_then(|version| version.process.as_ref());

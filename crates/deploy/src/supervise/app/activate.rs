@@ -7,15 +7,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use df_core::Release;
+use df_core::name::Label;
 use df_core::spec::Handoff;
-use df_wire::message::{Fault, FaultKind, GenerationResult, ProbeOutcome, RunState};
+use df_wire::message::{Fault, FaultKind, GenerationResult, ProbeOutcome, RunState, Seen};
 use df_wire::{Event, Reply};
 
+use super::super::proving::{PATIENCE, Watch};
 use super::super::start::Place;
-use super::super::{probing, start};
+use super::super::{probing, proving, start};
 use super::ports::Entrance;
 use super::versions::LaunchFailed;
-use super::{App, Flight, Message, Starting, Told};
+use super::{App, Flight, HandedPort, Message, Starting, Told, Version};
 use crate::activation::{self, Action, Failure, FailureKind, Milestone, Plan, Readiness, State, Style};
 use crate::generation;
 use crate::listeners::Group;
@@ -55,17 +57,23 @@ impl App {
         let run = self.next_run;
         self.next_run += 1;
         let section = wish.release.run.as_ref();
+        let style = style(&wish.release, wish.listen, old_run.map(|run| &self.versions[&run].places[..]));
         let plan = Plan {
             new: wish.generation,
             old,
             old_runs,
-            style: style(&wish.release, wish.listen, old_run.map(|run| &self.versions[&run].places[..])),
+            style,
             readiness: readiness(&wish.release),
             ready: section.map_or(Duration::ZERO, |section| section.ready),
             soak: wish.soak,
             drain: old_run
                 .and_then(|run| self.versions[&run].release.run.as_ref())
                 .map_or(Duration::ZERO, |section| section.drain),
+            watch: section
+                .filter(|section| section.prove && !section.ports.is_empty())
+                .map(|section| proving::patience(section, style == Style::Exclusive)),
+            // Who goes back wants to be rid of what serves, and would be given it again.
+            zero_loss: wish.what == "activate" && section.is_some_and(|section| section.require_zero_loss),
         };
         // A start that waits to be ready is overtaken: its version is the old one now.
         if let Some(Starting { answer: Some(waiting), .. }) = self.starting.take() {
@@ -84,6 +92,7 @@ impl App {
             what: wish.what,
             who: wish.who,
             outcomes: vec![],
+            watch: None,
             answer,
             port_held: false,
         });
@@ -116,8 +125,12 @@ impl App {
             }
             Action::MoveCurrent(to) => Some(self.move_current(to)),
             Action::Steer(to) => Some(self.steer(run_of(to))),
-            Action::AwaitQueueEmpty => {
-                self.await_queue_empty();
+            Action::Watch => {
+                self.watch();
+                None
+            }
+            Action::AwaitHanded => {
+                self.await_handed();
                 None
             }
             Action::Terminate(which) => {
@@ -245,23 +258,58 @@ impl App {
         activation::Event::Steered
     }
 
-    fn await_queue_empty(&mut self) {
-        let Some(run) = self.flight.as_ref().and_then(|flight| flight.old_run) else { return };
-        let Some(version) = self.versions.get(&run) else { return };
-        let places = version.places.iter().filter(|place| probing::has_listener(place));
-        let ports: Vec<_> =
-            places.filter_map(|place| Some((place.label.clone(), self.groups.get(&place.address)?.clone()))).collect();
-        let waiting: Vec<u32> = ports.iter().map(|(_, group)| group.queue_len(run).unwrap_or(0)).collect();
+    /// Becomes a client of the ports that the version that serves hands over.
+    fn watch(&mut self) {
+        let Some(flight) = &self.flight else { return };
+        let (Some(old), Some(section)) = (flight.old_run.and_then(|run| self.versions.get(&run)), &flight.release.run) else {
+            return;
+        };
+        let places = start::places(section, flight.listen);
+        let targets = proving::targets((&old.release, &old.places), (&flight.release, &places));
+        // A version that is stopped closes its connections itself.
+        let stays = flight.plan.style == Style::Beside;
+        let watch = Watch::start(targets, flight.plan.watch.unwrap_or(PATIENCE), stays);
+        if let Some(flight) = &mut self.flight {
+            flight.watch = Some(watch);
+        }
+    }
+
+    /// Waits, on a thread, until the version before has taken its clients, then stops being one.
+    fn await_handed(&mut self) {
+        let Some(flight) = &mut self.flight else { return };
+        let (new, watch) = (flight.new_run, flight.watch.take());
+        let old =
+            flight.old_run.filter(|_| flight.plan.style == Style::Beside).and_then(|run| Some((run, self.versions.get(&run)?)));
+        let with_queue = |(run, version): (u64, &Version)| {
+            let places = version.places.iter().filter(|place| probing::has_listener(place));
+            let groups = places.filter_map(|place| Some((place.label.clone(), self.groups.get(&place.address)?.clone())));
+            groups.map(|(label, group)| (run, label, group.queue_len(run).unwrap_or(0), group)).collect()
+        };
+        let queues: Vec<(u64, Label, u32, Arc<Group>)> = old.map(with_queue).unwrap_or_default();
         let inbox = self.inbox.clone();
         thread::spawn(move || {
-            let mut taken = vec![];
-            for ((port, group), queued) in ports.into_iter().zip(waiting) {
-                if group.wait_drained(run, HANDED, HANDING).unwrap_or(false) {
-                    taken.push((port, queued));
-                }
-            }
-            let _ = inbox.send(Message::QueueEmpty { run, taken });
+            let deadline = Instant::now() + HANDING;
+            let took_all = |run, group: &Group| {
+                let left = deadline.saturating_duration_since(Instant::now());
+                group.wait_drained(run, HANDED, left).unwrap_or(false)
+            };
+            let taken: Vec<(Label, Option<u32>)> =
+                queues.into_iter().map(|(run, label, queued, group)| (label, took_all(run, &group).then_some(queued))).collect();
+            let seen = watch.map(Watch::finish).unwrap_or_default();
+            let _ = inbox.send(Message::Handed { run: new, ports: handed(taken, seen) });
         });
+    }
+
+    /// The ports went over, as far as they did.
+    pub(super) fn handed(&mut self, run: u64, ports: Vec<HandedPort>) {
+        if self.flight.as_ref().is_none_or(|flight| flight.new_run != run) {
+            return;
+        }
+        let seen: Vec<(Label, Seen)> = ports.iter().filter_map(|port| Some((port.port.clone(), port.seen.clone()?))).collect();
+        for HandedPort { port, taken, seen } in ports.into_iter().filter(|port| port.taken.is_some() || port.seen.is_some()) {
+            self.say(Event::Handoff { port, queued: taken.unwrap_or(0), seen });
+        }
+        self.advance(activation::Event::Handed { lost: proving::lost(&seen) });
     }
 
     fn kill(&mut self, run: Option<u64>, is_new: bool) -> Option<activation::Event> {
@@ -406,6 +454,17 @@ impl App {
             ..*fault(kind, failure.message.clone())
         }
     }
+}
+
+/// Puts together what is known of each port.
+fn handed(taken: Vec<(Label, Option<u32>)>, mut seen: Vec<(Label, Seen)>) -> Vec<HandedPort> {
+    let mut ports: Vec<HandedPort> = taken.into_iter().map(|(port, taken)| HandedPort { port, taken, seen: None }).collect();
+    for port in &mut ports {
+        let at = seen.iter().position(|(label, _)| *label == port.port);
+        port.seen = at.map(|at| seen.swap_remove(at).1);
+    }
+    ports.extend(seen.into_iter().map(|(port, seen)| HandedPort { port, taken: None, seen: Some(seen) }));
+    ports
 }
 
 /// Returns how a release changes places with the one before it.
