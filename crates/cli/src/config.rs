@@ -26,6 +26,7 @@ use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::Duration;
 
 use df_core::attestation::Policy;
 use df_core::name::AppName;
@@ -64,6 +65,8 @@ pub struct Config {
     pub paths: Paths,
     /// Who must have vouched for a release.
     pub trust: Policy,
+    /// How long what was published last counts as the newest.
+    pub newest: Duration,
 }
 
 impl Config {
@@ -111,6 +114,7 @@ fn check(top: &Value<'_>) -> Result<Config, Fault> {
         keep: section.or("keep", Keep::default(), place::keep)?,
         paths: section.or("paths", Paths::default(), place::paths)?,
         trust: section.or("trust", Policy::default(), trust::read)?,
+        newest: section.or("trust", trust::NEWEST, trust::newest)?,
     })
 }
 

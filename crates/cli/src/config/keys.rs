@@ -52,7 +52,7 @@ pub(crate) const SECTIONS: &[(&str, &[&str])] = &[
     ("verify[]", &["http", "tcp", "command", "target"]),
     ("verify[].http", &["port", "path", "status"]),
     ("verify[].tcp", &["port"]),
-    ("trust", &["threshold", "keys"]),
+    ("trust", &["threshold", "keys", "newest"]),
     ("cache", &["local", "remote", "region", "endpoint"]),
     ("rollout", &["parallel", "canary", "max_failures", "soak", "confirm_above"]),
     ("keep", &["count", "older"]),

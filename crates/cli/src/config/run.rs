@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use df_core::name::{Label, PathText};
-use df_core::spec::{FIRST_EPOCH, Handoff, Port, RunLimits, RunSection};
+use df_core::spec::{Connections, FIRST_EPOCH, Handoff, Port, RunLimits, RunSection};
 
 use super::argv::{self, Ask};
 use super::error::{Fault, show};
@@ -14,13 +14,22 @@ use super::value::{Section, Value};
 const DAY: Duration = Duration::from_secs(86_400);
 const HALF_A_MINUTE: Duration = Duration::from_secs(30);
 
+/// What a port does unless it says otherwise.
+#[derive(Clone, Copy)]
+struct Usual {
+    handoff: Handoff,
+    connections: Connections,
+}
+
 /// Reads the section.
 pub(super) fn read(value: &Value<'_>) -> Result<RunSection, Fault> {
     refuse_several(value)?;
     let section = Section::open(value, "run")?;
-    refuse_unbuilt(&section)?;
-    let default = section.or("handoff", Handoff::Listener, handoff)?;
-    let ports = section.or("ports", BTreeMap::new(), |value| ports(value, default))?;
+    let usual = Usual {
+        handoff: section.or("handoff", Handoff::Listener, handoff)?,
+        connections: section.or("connections", Connections::Drain, connections)?,
+    };
+    let ports = section.or("ports", BTreeMap::new(), |value| ports(value, usual))?;
     let require_zero_loss = zero_loss(&section, &ports)?;
     Ok(RunSection {
         exec: section.need("exec")?.path()?,
@@ -69,21 +78,13 @@ fn refuse_several(value: &Value<'_>) -> Result<(), Fault> {
     if several { Err(value.not_built("several executables of one application are")) } else { Ok(()) }
 }
 
-fn refuse_unbuilt(section: &Section<'_>) -> Result<(), Fault> {
-    section.option("connections", connections)?;
-    Ok(())
-}
-
 fn epoch(value: &Value<'_>) -> Result<u32, Fault> {
     let epoch = value.whole(1, u32::MAX.into())?;
     Ok(u32::try_from(epoch).expect("bounded one line above"))
 }
 
-fn connections(value: &Value<'_>) -> Result<(), Fault> {
-    match value.choice(&[("drain", true), ("hand over", false), ("drop", false)])? {
-        true => Ok(()),
-        false => Err(value.not_built("anything but \"drain\" is")),
-    }
+fn connections(value: &Value<'_>) -> Result<Connections, Fault> {
+    value.choice(&[("drain", Connections::Drain), ("hand over", Connections::HandOver), ("drop", Connections::Drop)])
 }
 
 fn handoff(value: &Value<'_>) -> Result<Handoff, Fault> {
@@ -96,11 +97,11 @@ fn handoff(value: &Value<'_>) -> Result<Handoff, Fault> {
     value.choice(&choices)?.ok_or_else(|| value.not_built("a proxy in front of the program is"))
 }
 
-fn ports(value: &Value<'_>, default: Handoff) -> Result<BTreeMap<Label, Port>, Fault> {
+fn ports(value: &Value<'_>, usual: Usual) -> Result<BTreeMap<Label, Port>, Fault> {
     let mut ports: BTreeMap<Label, Port> = BTreeMap::new();
     for entry in value.entries()? {
         let name = Label::new(entry.name).map_err(|error| entry.refuse(error.to_string()))?;
-        let port = port(&entry.value, default)?;
+        let port = port(&entry.value, usual)?;
         if let Some((other, _)) = ports.iter().find(|(_, other)| other.port == port.port && other.host == port.host) {
             return Err(entry.refuse(format!("listens where \"{other}\" does")));
         }
@@ -109,15 +110,20 @@ fn ports(value: &Value<'_>, default: Handoff) -> Result<BTreeMap<Label, Port>, F
     Ok(ports)
 }
 
-fn port(value: &Value<'_>, default: Handoff) -> Result<Port, Fault> {
-    if !value.is_map() {
+fn port(value: &Value<'_>, usual: Usual) -> Result<Port, Fault> {
+    let port = if value.is_map() {
+        let section = Section::open(value, "run.ports.*")?;
+        let (host, port) = listen(&section.need("listen")?)?;
+        let handoff = section.or("handoff", usual.handoff, handoff)?;
+        Port { host, port, handoff, connections: section.or("connections", usual.connections, connections)? }
+    } else {
         let (host, port) = listen(value)?;
-        return Ok(Port { host, port, handoff: default });
+        Port { host, port, handoff: usual.handoff, connections: usual.connections }
+    };
+    if port.handoff == Handoff::Restart && port.connections == Connections::HandOver {
+        return Err(value.refuse("\"connections: hand over\" needs two versions at once, and \"handoff: restart\" never has them".to_owned()));
     }
-    let section = Section::open(value, "run.ports.*")?;
-    section.option("connections", connections)?;
-    let (host, port) = listen(&section.need("listen")?)?;
-    Ok(Port { host, port, handoff: section.or("handoff", default, handoff)? })
+    Ok(port)
 }
 
 /// Returns where a port listens: `8080` on the node's own address, or `0.0.0.0:8080`.

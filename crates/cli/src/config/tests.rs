@@ -53,7 +53,7 @@ fn a_run_section_is_read() {
     let config = good(
         "app: a\nbuild: { cargo: }\nrun:\n  exec: bin/a\n  args: [--port, 8080, '{fd:http}', '{{}']\n  env: { A: 1, B: no, C: '' }\n  \
          env_file: secrets.env\n  user: www\n  limits: { memory: 512M, nofile: 4096 }\n  handoff: restart\n  exclusive: true\n  ready: 500ms\n  \
-         drain: 2h\n  ports:\n    http: { listen: '0.0.0.0:8080', handoff: listener, connections: drain }\n    v6: '[::1]:81'\n    own: 82\n",
+         drain: 2h\n  ports:\n    http: { listen: '0.0.0.0:8080', handoff: listener, connections: hand over }\n    v6: '[::1]:81'\n    own: 82\n",
     );
     let run = config.run.expect("a run section");
     assert_eq!(run.args, ["--port", "8080", "{fd:http}", "{{}"]);
@@ -61,13 +61,17 @@ fn a_run_section_is_read() {
     assert_eq!((run.env_file.as_deref(), run.user.as_deref(), run.exclusive), (Some("secrets.env"), Some("www"), true));
     assert_eq!(run.limits, RunLimits { memory: Some(512 << 20), nofile: Some(4096) });
     assert_eq!((run.ready, run.drain), (Duration::from_millis(500), Duration::from_secs(7200)));
-    let port =
-        |host: Option<&str>, port, handoff| Port { host: host.map(|host| host.parse().expect("an address")), port, handoff };
+    let port = |host: Option<&str>, port, handoff, connections| Port {
+        host: host.map(|host| host.parse().expect("an address")),
+        port,
+        handoff,
+        connections,
+    };
     let label = |name| Label::new(name).expect("a label");
     let expected = [
-        (label("http"), port(Some("0.0.0.0"), 8080, Handoff::Listener)),
-        (label("own"), port(None, 82, Handoff::Restart)),
-        (label("v6"), port(Some("::1"), 81, Handoff::Restart)),
+        (label("http"), port(Some("0.0.0.0"), 8080, Handoff::Listener, Connections::HandOver)),
+        (label("own"), port(None, 82, Handoff::Restart, Connections::Drop)),
+        (label("v6"), port(Some("::1"), 81, Handoff::Restart, Connections::Drop)),
     ];
     assert_eq!(run.ports.into_iter().collect::<Vec<_>>(), expected);
 }
@@ -373,11 +377,6 @@ fn what_is_not_built_is_refused_in_words_and_its_default_is_not() {
         ("run: { exec: a, ports: { dns: { listen: 'udp:53' } } }", "run.ports.dns.listen: a UDP port is not built yet"),
         ("run: { exec: a, ports: { s: 'unix:/run/s' } }", "run.ports.s: a unix socket is not built yet"),
         ("run: { exec: a, handoff: proxy }", "run.handoff: a proxy in front of the program is not built yet"),
-        ("run: { exec: a, connections: hand over }", "run.connections: anything but \"drain\" is not built yet"),
-        (
-            "run: { exec: a, ports: { a: { listen: 1, connections: drop } } }",
-            "run.ports.a.connections: anything but \"drain\" is not built yet",
-        ),
         ("run: { web: { exec: a }, worker: { exec: b } }", "run: several executables of one application are not built yet"),
         ("backend: container", "backend: any backend but local and ssh is not built yet"),
         ("image: debian-12", "image: making nodes from machine images is not built yet"),
