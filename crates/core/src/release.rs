@@ -115,7 +115,7 @@ impl Release {
 mod tests {
     use super::*;
     use crate::name::Label;
-    use crate::spec::{Handoff, Port, RunLimits};
+    use crate::spec::{Connections, Handoff, Port, RunLimits};
     use std::time::Duration;
 
     fn example() -> Release {
@@ -137,7 +137,11 @@ mod tests {
                 env_file: None,
                 user: None,
                 limits: RunLimits { memory: None, nofile: Some(4096) },
-                ports: [(http.clone(), Port { host: None, port: 8080, handoff: Handoff::Listener })].into(),
+                ports: [(
+                    http.clone(),
+                    Port { host: None, port: 8080, handoff: Handoff::Listener, connections: Connections::Drain },
+                )]
+                .into(),
                 exclusive: false,
                 ready: Duration::from_secs(30),
                 drain: Duration::from_secs(30),

@@ -244,6 +244,9 @@ pub struct Port {
     pub port: u16,
     /// How the port goes from one version to the next.
     pub handoff: Handoff,
+    /// What becomes of connections that are open then.
+    #[serde(default, skip_serializing_if = "Connections::is_default")]
+    pub connections: Connections,
 }
 
 /// How a port goes from one version to the next.
@@ -256,6 +259,35 @@ pub enum Handoff {
     Reuseport,
     /// The program binds by itself: the old is stopped, then the new started.
     Restart,
+}
+
+/// What becomes of the open connections of a port when its version leaves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Connections {
+    /// They are served to their end, or to the end of the time for that.
+    #[default]
+    Drain,
+    /// They go to the next version: for programs that use the library.
+    HandOver,
+    /// They are closed.
+    Drop,
+}
+
+impl Connections {
+    /// Returns the word for it in DF_CONNECTIONS.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::HandOver => "hand-over",
+            Self::Drop => "drop",
+        }
+    }
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One question to a running version.
