@@ -5,6 +5,7 @@
 #   need program git git         the command `git`, from the Debian package `git`
 #   need header zlib.h zlib1g-dev
 #   need venv venv python3-venv  Python's own environments
+#   need_room 14 target          14 GB of disk below that directory, what lies in it already included
 #   settle "$yes"                installs what is missing with permission ($yes = yes, or CI=true), or says what to type and fails
 
 MISSING=()
@@ -45,6 +46,18 @@ settle() { # YES
     fail "the packages could not be installed; all that apt-get said is in $log"
   fi
   rm -f "$log"
+}
+
+# Fails at once rather than after an hour of building.
+need_room() { # GB DIRECTORY
+  local wanted=$1 there=$2 free held=0
+  while [[ ! -d $there ]]; do there=$(dirname "$there"); done
+  # Not by `df`, which may be the one of this repository.
+  free=$(($(stat -f -c '%a * %S' -- "$there") / 1000000))
+  ((free < wanted * 1000)) || return 0
+  if [[ -d $2 ]]; then held=$(($(du -sk -- "$2" | cut -f1) * 1024 / 1000000)); fi
+  ((free + held < wanted * 1000)) || return 0
+  fail "$wanted GB are needed where $2 lies: $free MB are free and it holds $held MB already; make room, or name a directory elsewhere by CARGO_TARGET_DIR"
 }
 
 # Rust is not installed by us: which way is the person's choice.
