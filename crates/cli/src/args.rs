@@ -19,7 +19,7 @@ pub use building::{Build, Hook, HookCommand, HookInstall, Hooked, Init};
 pub use cache::{Cache, CacheCommand, CacheVerify, Gc, Old, Persist};
 pub use moving::{Codec, CompareChecksums, Cp, Level, Packing, Prepare};
 pub use nodes::{Add, Doctor, List, Listed, Remove, Trust, With};
-pub use running::{Deploy, History, Logs, Restart, Rollback, RollbackTo, Start, Status, Stop, Verify};
+pub use running::{Deploy, History, Logs, Repair, Restart, Rollback, RollbackTo, Start, Status, Stop, Verify};
 pub use shell::{Complete, Completed, Completions, Man, Shell};
 use word::{NODES, text};
 
@@ -160,6 +160,9 @@ pub enum Command {
     /// Serve the previous good generation again, from the node's own records
     #[command(after_help = running::ROLLBACK_EXAMPLES)]
     Rollback(Rollback),
+    /// Kill what fails its verification, copy it again where it is damaged, start and verify it
+    #[command(after_help = running::REPAIR_EXAMPLES)]
+    Repair(Repair),
     /// Collect old versions here and on the nodes
     #[command(after_help = cache::GC_EXAMPLES)]
     Gc(Gc),

@@ -14,6 +14,7 @@ mod init;
 mod listing;
 mod nodes;
 mod records;
+mod repair;
 mod rollback;
 mod running;
 mod trust;
@@ -36,6 +37,7 @@ pub fn run(command: &Command, call: Call) -> Result<Exit, Failure> {
         Command::Man(args) => write_man(&call, &args.dir),
         Command::Doctor(_) => doctor::run(&call),
         Command::Complete(args) => complete::run(args.what, &call),
+        Command::Deploy(args) if args.watch => deploy::watch(args, call.session()?),
         command => with_session(command, &call.session()?),
     }
 }
@@ -58,6 +60,7 @@ fn with_session(command: &Command, session: &Session) -> Result<Exit, Failure> {
         Command::Verify(_) => listing::verify(session),
         Command::Deploy(args) => deploy::run(args, session),
         Command::Rollback(args) => rollback::run(args, session),
+        Command::Repair(args) => repair::run(*args, session),
         Command::Prepare(_) => preparing::run(session),
         Command::Gc(args) => gc::run(args, session),
         Command::Status(_) => listing::status(session),

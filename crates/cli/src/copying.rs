@@ -217,7 +217,7 @@ pub fn gather(
 }
 
 /// What every journey of a command needs.
-struct Courier {
+pub struct Courier {
     phase: &'static str,
     app: AppName,
     freight: Freight,
@@ -232,7 +232,11 @@ struct Courier {
 }
 
 impl Courier {
-    fn of(session: &Session, phase: &'static str, freight: &Freight) -> Result<Self, Failure> {
+    /// Prepares journeys with a release.
+    ///
+    /// # Errors
+    /// There is no program for nodes.
+    pub fn of(session: &Session, phase: &'static str, freight: &Freight) -> Result<Self, Failure> {
         Ok(Self {
             phase,
             app: session.app().clone(),
@@ -325,7 +329,7 @@ impl Courier {
     }
 
     /// Brings the image to a node that was surveyed, and tells how it went.
-    async fn bring(&self, reached: &mut Reached) -> Result<(), NodeEnd> {
+    pub async fn bring(&self, reached: &mut Reached) -> Result<(), NodeEnd> {
         let label = reached.connection.node.label();
         let bar = self.output.progress().spinner(&label);
         let mut told = |progress| match progress {

@@ -190,6 +190,12 @@ pub enum Event {
         /// Whether `current` names it.
         current: bool,
     },
+    /// A commit was dealt with, and the next one is waited for.
+    Waiting {
+        commit: CommitId,
+        /// How it ended, as the exit code of a deploy by itself.
+        exit: u8,
+    },
     /// Something that was said beside the results.
     Note { message: String },
     /// Something failed.

@@ -16,6 +16,7 @@ mod bucket;
 mod building;
 mod commands;
 mod completions;
+mod confirming;
 pub mod config;
 mod copying;
 mod documents;
@@ -47,7 +48,7 @@ pub use df_fleet::Paged;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use args::{Cli, Globals};
+use args::{Cli, Command, Globals};
 use exit::Exit;
 use failure::Failure;
 use interrupt::Interrupt;
@@ -70,9 +71,11 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Exit {
     let Globals { json, quiet, color, .. } = cli.globals;
-    // Scripts read events; nobody looks at bars then.
-    let progress = Progress::new(Mode::choose(quiet || json, color, Terminal::of_stderr()));
+    // Scripts read events; nobody looks at bars then, nor in a log.
+    let is_log = matches!(&cli.command, Command::Repair(repair) if repair.watch);
+    let progress = Progress::new(Mode::choose(quiet || json || is_log, color, Terminal::of_stderr()));
     let output = Output::begin(json, quiet, progress);
+    let output = if is_log { output.as_log() } else { output };
     let ended = begin(&cli, &output).and_then(|call| commands::run(&cli.command, call));
     let exit = ended.unwrap_or_else(|failure| {
         output.progress().finish();

@@ -81,6 +81,7 @@ pub const COMMANDS: &[Word] = &[
     word("verify", true),
     word("deploy", true),
     word("rollback", true),
+    word("repair", true),
     word("gc", true),
     word("status", true),
     word("logs", true),

@@ -1,26 +1,38 @@
 //! Where events go: results to stdout, steps and errors to stderr; with `--json` every event to stdout.
 
+use std::borrow::Cow;
 use std::io::{self, Write as _};
+
+use df_core::Timestamp;
 
 use crate::event::{Event, FORMAT};
 use crate::exit::Exit;
 use crate::progress::Progress;
 use crate::render;
+use crate::session::now;
 
 /// The output of one command; clones write to the same place, from any thread.
 #[derive(Debug, Clone)]
 pub struct Output {
     json: bool,
     quiet: bool,
+    /// Each event is one line that begins with the time.
+    is_log: bool,
     progress: Progress,
 }
 
 impl Output {
     /// Begins the output of a command: with `--json` by saying which df speaks.
     pub fn begin(json: bool, quiet: bool, progress: Progress) -> Self {
-        let output = Self { json, quiet, progress };
+        let output = Self { json, quiet, is_log: false, progress };
         output.script(&Event::Version { df: env!("CARGO_PKG_VERSION"), format: FORMAT });
         output
+    }
+
+    /// Writes each event as one line from now on, the time before it.
+    #[must_use]
+    pub fn as_log(self) -> Self {
+        Self { is_log: true, ..self }
     }
 
     /// Returns the progress that shows on the same terminal.
@@ -55,6 +67,11 @@ impl Output {
         }
     }
 
+    /// Tells scripts what people need not read.
+    pub fn only_scripts(&self, event: &Event) {
+        self.script(event);
+    }
+
     /// Mentions something beside the results.
     pub fn note(&self, message: impl Into<String>) {
         self.step(&Event::Note { message: message.into() });
@@ -84,18 +101,34 @@ impl Output {
 
     /// A reader that went away (`| head`) is no failure of the command: what it does goes on.
     fn to_stdout(&self, lines: &[String]) {
+        let lines = &self.laid_out(lines);
         self.progress.suspend(|| {
             let mut out = io::stdout().lock();
             let _ = lines.iter().try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush());
         });
     }
 
+    /// Returns the lines of one event as they are written.
+    fn laid_out<'a>(&self, lines: &'a [String]) -> Cow<'a, [String]> {
+        match self.is_log && !self.json && !lines.is_empty() {
+            false => Cow::Borrowed(lines),
+            true => Cow::Owned(vec![log_line(now(), lines)]),
+        }
+    }
+
     fn to_stderr(&self, lines: &[String]) {
+        let lines = &self.laid_out(lines);
         self.progress.suspend(|| {
             let mut out = io::stderr().lock();
             let _ = lines.iter().try_for_each(|line| writeln!(out, "{line}"));
         });
     }
+}
+
+/// Returns the lines of one event as one, behind the time; a name's column is not wider than the name there.
+fn log_line(at: Timestamp, lines: &[String]) -> String {
+    let words = |line: &String| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("{at} {}", lines.iter().map(words).collect::<Vec<_>>().join("; "))
 }
 
 /// Returns a JSON text with what steers a terminal or is not shown written as `\uNNNN`: the same value, and harmless where it is looked at.
@@ -120,6 +153,16 @@ fn plain(json: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_is_one_line_of_a_log() {
+        let lines =
+            ["df: n1: repair: it ended".to_owned(), "  serves now: generation 2".to_owned(), "  n1               x".to_owned()];
+        assert_eq!(
+            log_line(Timestamp(0), &lines),
+            "1970-01-01T00:00:00Z df: n1: repair: it ended; serves now: generation 2; n1 x"
+        );
+    }
 
     #[test]
     fn json_holds_no_byte_that_steers_a_terminal_and_means_the_same() {

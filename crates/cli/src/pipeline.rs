@@ -15,7 +15,7 @@ use df_build::{BuildEvent, Builder, Built, Commit, Made, Packages, Repository, R
 use df_cache::import::{self, ImportOptions};
 use df_cache::store::Store;
 use df_core::release::ProgramNeeds;
-use df_core::{ImageId, Recipe, Release, TreePath};
+use df_core::{CommitId, ImageId, Recipe, Release, TreePath};
 
 use crate::building::Building;
 use crate::config::{Config, commit_sections_differ};
@@ -244,6 +244,15 @@ pub fn planned(
     }
     let journey = begin(session, revision)?;
     Ok(journey.known(session, shelf.store())?.ok_or_else(|| Box::new(journey)))
+}
+
+/// Returns the commit that a revision is now.
+///
+/// # Errors
+/// There is no repository, or no such commit.
+pub fn commit(session: &Session, revision: &str) -> Result<CommitId, Failure> {
+    let commit = open(session)?.resolve(revision);
+    commit.map(|commit| commit.id).map_err(|error| Failure::usage("source", &error).next("git log --oneline"))
 }
 
 /// A version is named by the beginning of an id, or by a tag or branch whose commit is known here.

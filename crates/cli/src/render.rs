@@ -109,6 +109,13 @@ pub fn lines(event: &Event) -> Vec<String> {
             lines.extend(mend.iter().map(|mend| format!("      {:<24} -> {}", "", esc(mend))));
             lines
         }
+        Event::Waiting { commit, exit } => {
+            let ended = match exit {
+                0 => "serves",
+                _ => "did not come to serve",
+            };
+            vec![format!("{} {ended}; waiting for the next commit (Ctrl-C ends this)", commit.short())]
+        }
         Event::Note { message } => vec![esc(message)],
         Event::Error { node, phase, message, serving, next, log } => {
             error(node.as_deref(), phase, message, serving.as_deref(), next.as_deref(), log)

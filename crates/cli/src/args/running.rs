@@ -37,9 +37,23 @@ pub struct Deploy {
     /// Deploy this version, which is known here, without building
     #[arg(long, value_name = "V", value_parser = revision, value_hint = VERSIONS)]
     pub version: Option<String>,
+    /// Then deploy each new commit when it is there, until Ctrl-C: of HEAD, or of the branch that --commit-hash names
+    #[arg(long, conflicts_with = "version")]
+    pub watch: bool,
     /// How the bytes are packed.
     #[command(flatten)]
     pub packing: Packing,
+}
+
+/// `df repair`
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Repair {
+    /// Send the image whole, also where every file of it is what it should be
+    #[arg(long)]
+    pub full_copy: bool,
+    /// Look again and again, and repair what falls ill, until Ctrl-C; one line of log for each event
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// `df rollback`
@@ -101,7 +115,15 @@ pub(super) const DEPLOY_EXAMPLES: &str = "\
 Examples:
   df deploy
   df deploy --dry-run --detailed-exitcode
-  df deploy --commit-hash v1.2.0 --address web1";
+  df deploy --commit-hash v1.2.0 --address web1
+  df deploy --watch         while you work: each commit is deployed when it is made";
+
+pub(super) const REPAIR_EXAMPLES: &str = "\
+Examples:
+  df repair --dry-run       say which nodes are ill, and of what
+  df repair
+  df repair --full-copy --address web1
+  df repair --watch >> repair.log 2>&1";
 
 pub(super) const ROLLBACK_EXAMPLES: &str = "\
 Examples:

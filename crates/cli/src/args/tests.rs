@@ -123,6 +123,12 @@ fn every_form_of_the_contract_is_read() {
         "deploy --version V",
         "rollback",
         "rollback --to 3",
+        "rollback --to 3 --force",
+        "rollback --pick",
+        "deploy --watch",
+        "deploy --watch --commit-hash main",
+        "repair",
+        "repair --full-copy --watch",
         "gc",
         "gc --count 2 --older 30d --why",
         "gc --older 2026-01-31",
@@ -175,17 +181,9 @@ fn every_form_of_the_contract_is_read() {
 
 #[test]
 fn what_does_not_work_yet_is_not_there() {
-    for line in [
-        "provision --backend x",
-        "destroy n",
-        "containerize",
-        "plan",
-        "repair",
-        "cp --codec c",
-        "cp --level best",
-        "cp --full --codec elf",
-        "deploy --watch",
-    ] {
+    for line in
+        ["provision --backend x", "destroy n", "containerize", "plan", "cp --codec c", "cp --level best", "cp --full --codec elf"]
+    {
         refused(line);
     }
 }
@@ -206,6 +204,8 @@ fn wrong_words_are_refused() {
         "with a --pop",
         "with --pop --clear",
         "deploy --version a --commit-hash b",
+        "deploy --version a --watch",
+        "rollback --pick --to 3",
         "add",
         "add --name x",
         "add -x",

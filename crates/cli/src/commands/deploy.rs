@@ -1,13 +1,18 @@
 //! `df deploy`: build, copy, then node by node: start beside the old, verify, switch, drain the old. A failure leaves, or brings back, what served.
 
-use std::io::{IsTerminal as _, Write as _};
+mod watching;
+
+use std::io::IsTerminal as _;
 
 use df_core::Release;
 use df_fleet::Reached;
 use df_fleet::message::{RunState, Survey};
 
+pub use watching::watch;
+
 use crate::across::{self, current_of, state_of};
 use crate::args;
+use crate::asking;
 use crate::commands::{cp, listing};
 use crate::copying::{self, Freight, Gathered};
 use crate::exit::{Exit, NodeEnd, of_nodes};
@@ -86,10 +91,12 @@ fn confirm(session: &Session, n_nodes: usize) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return refuse(format!("{n_nodes} nodes would change, and nobody is here to confirm it"));
     }
-    let _ = write!(std::io::stderr(), "Deploy to {n_nodes} nodes? [y/N] ");
-    let mut answer = String::new();
-    let _ = std::io::stdin().read_line(&mut answer);
-    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { refuse("not confirmed; nothing was changed".into()) }
+    let answer = asking::line(&session.call, "deploy", &format!("Deploy to {n_nodes} nodes? [y/N] "))?;
+    if matches!(answer.as_deref(), Some("y" | "Y" | "yes")) {
+        Ok(())
+    } else {
+        refuse("not confirmed; nothing was changed".into())
+    }
 }
 
 /// Shows what the nodes themselves say at the end, and ends the sessions.

@@ -61,9 +61,7 @@ pub fn run(args: &args::Rollback, session: &Session) -> Result<Exit, Failure> {
         return across::plan(session, "rollback", |node, survey| intent(node, state_of(survey, app), &aim, args.force));
     }
     let crew = across::reach(session, "rollback", true)?;
-    let refusal = |reached: &Reached| {
-        refusal(&reached.connection.node.label(), state_of(&reached.survey, app), &aim, args.force)
-    };
+    let refusal = |reached: &Reached| refusal(&reached.connection.node.label(), state_of(&reached.survey, app), &aim, args.force);
     let refusals: Vec<Event> = crew.reached.iter().filter_map(refusal).collect();
     if !refusals.is_empty() {
         return Ok(refuse(session, crew, &refusals));
@@ -162,7 +160,16 @@ fn refusal(node: &str, state: Option<&AppState>, aim: &Aim, force: bool) -> Opti
     let state = state?;
     let target = going_back::target(state, aim.of(node).as_ref())?;
     let epochs = going_back::crosses(state, target).filter(|_| !force)?;
-    Some(error(crossing(target, epochs), next(node, epochs, state.current)))
+    let message = |safe: &str| format!("{}; {safe}, and --force goes all the same", crossing(target, epochs));
+    Some(match epochs.safe {
+        safe if safe == state.current => {
+            error(message("what serves is the last safe one"), format!("df deploy --address {node}"))
+        }
+        safe => error(
+            message(&format!("generation {safe} is the last safe one")),
+            format!("df rollback --to {safe} --address {node}"),
+        ),
+    })
 }
 
 /// Says where a rollback would go; the node decides by the same rule.
@@ -191,16 +198,6 @@ fn intent(node: &str, state: Option<&AppState>, aim: &Aim, force: bool) -> Inten
 /// Says why the data does not stand a rollback.
 fn crossing(target: &Generation, Epochs { to, from, .. }: Epochs) -> String {
     format!("generation {} is for data of epoch {to}, and the data is of epoch {from} now", target.number)
-}
-
-/// Returns what to type instead of a rollback that the data does not stand.
-fn next(node: &str, epochs: Epochs, current: u64) -> String {
-    match epochs.safe {
-        safe if safe == current => {
-            format!("df deploy, generation {safe} is the last safe one; df rollback --force goes back all the same")
-        }
-        safe => format!("df rollback --to {safe} --address {node}, the last safe generation; --force goes back all the same"),
-    }
 }
 
 #[cfg(test)]

@@ -65,10 +65,12 @@ fn what_the_data_does_not_stand_is_refused_with_what_is_safe() {
     // The node says what is wrong with these.
     assert_eq!([refused(&state(3), &of(9), false), refused(&state(3), &of(3), false)], [None, None]);
     let (message, next) = refused(&state(3), &of(1), false).expect("refused");
-    assert_eq!(message, "generation 1 is for data of epoch 1, and the data is of epoch 2 now");
-    assert!(next.starts_with("df rollback --to 2 --address n1, the last safe generation"), "{next}");
-    let (_, next) = refused(&state(2), &Aim::Word(None), false).expect("refused");
-    assert!(next.starts_with("df deploy, generation 2 is the last safe one"), "{next}");
+    let why = "generation 1 is for data of epoch 1, and the data is of epoch 2 now";
+    assert_eq!(message, format!("{why}; generation 2 is the last safe one, and --force goes all the same"));
+    assert_eq!(next, "df rollback --to 2 --address n1");
+    let (message, next) = refused(&state(2), &Aim::Word(None), false).expect("refused");
+    assert_eq!(message, format!("{why}; what serves is the last safe one, and --force goes all the same"));
+    assert_eq!(next, "df deploy --address n1");
     let (message, _) = refused(&state(2), &Aim::Picked(BTreeMap::new()), false).expect("refused");
     assert!(message.contains("no generation of the version that was picked"), "{message}");
 }
