@@ -2,8 +2,10 @@
 
 use crate::survivors::{descendants, send};
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -54,6 +56,13 @@ pub struct Child {
     status: Option<ExitStatus>,
     stdout: Capture,
     stderr: Capture,
+}
+
+/// A running program on a terminal, and who sits there; killed as a [`Child`] is.
+#[derive(Debug)]
+pub struct Typist {
+    child: Child,
+    keys: File,
 }
 
 impl Run {
@@ -126,18 +135,9 @@ impl Run {
     /// Starts it and returns at once.
     #[track_caller]
     pub fn spawn(&self) -> Child {
-        let mut command = Command::new(&self.program);
-        command.args(&self.args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut command = self.command();
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command.stdin(if self.stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
-        for (key, value) in &self.env {
-            match value {
-                Some(value) => command.env(key, value),
-                None => command.env_remove(key),
-            };
-        }
-        if let Some(dir) = &self.dir {
-            command.current_dir(dir);
-        }
         let line = self.line();
         let started = Instant::now();
         let mut process = command.spawn().unwrap_or_else(|error| panic!("start {line}: {error}"));
@@ -149,6 +149,47 @@ impl Run {
         let stdout = Capture::of(process.stdout.take().expect("a pipe asked for above"));
         let stderr = Capture::of(process.stderr.take().expect("a pipe asked for above"));
         Child { command: line, process, started, status: None, stdout, stderr }
+    }
+
+    /// Starts it on a terminal of its own, 100 columns wide, and returns at once.
+    #[track_caller]
+    pub fn on_terminal(&self) -> Typist {
+        let (ours, theirs) = terminal().unwrap_or_else(|error| panic!("open a terminal: {error}"));
+        let mut command = self.command();
+        let line = self.line();
+        let end = || Stdio::from(theirs.try_clone().unwrap_or_else(|error| panic!("copy a descriptor: {error}")));
+        command.stdin(end()).stdout(end()).stderr(end());
+        // SAFETY: system calls that may be called between fork and exec; descriptor 0 is the terminal then.
+        unsafe {
+            command.pre_exec(|| {
+                // A test that runs in the background was told to ignore Ctrl-C; who sits at this terminal was not.
+                libc::signal(libc::SIGINT, libc::SIG_DFL);
+                if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        let started = Instant::now();
+        let process = command.spawn().unwrap_or_else(|error| panic!("start {line}: {error}"));
+        let screen = ours.try_clone().unwrap_or_else(|error| panic!("copy a descriptor: {error}"));
+        let (stdout, stderr) = (Capture::of(screen), Capture::of(std::io::empty()));
+        Typist { child: Child { command: line, process, started, status: None, stdout, stderr }, keys: ours }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args);
+        for (key, value) in &self.env {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        if let Some(dir) = &self.dir {
+            command.current_dir(dir);
+        }
+        command
     }
 
     fn line(&self) -> String {
@@ -267,6 +308,51 @@ impl Child {
     }
 }
 
+impl Typist {
+    /// Waits until the screen shows a text; panics with all it shows when that does not come.
+    #[track_caller]
+    pub fn wait_for(&self, text: &str) {
+        let shown = wait_until(DEFAULT_DEADLINE, || self.child.stdout().contains(text).then_some(()));
+        assert!(shown.is_some(), "{text:?} never came:\n{}", self.child.stdout());
+    }
+
+    /// Types; `\n` is Enter and `\x03` is Ctrl-C.
+    #[track_caller]
+    pub fn types(&mut self, text: &str) {
+        self.keys.write_all(text.as_bytes()).unwrap_or_else(|error| panic!("type {text:?}: {error}"));
+    }
+
+    /// Returns all that was ever shown.
+    pub fn screen(&self) -> String {
+        self.child.stdout()
+    }
+
+    /// Waits for the program's end, as [`Child::finish`]; all that was shown is its `stdout`.
+    #[track_caller]
+    pub fn finish(self, deadline: Duration) -> Output {
+        self.child.finish(deadline)
+    }
+}
+
+/// Opens a terminal; returns the end of the person and that of the program.
+fn terminal() -> std::io::Result<(File, OwnedFd)> {
+    let size = libc::winsize { ws_row: 40, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    let (mut ours, mut theirs) = (-1, -1);
+    // SAFETY: the two descriptors are written to locals and owned at once; no name or settings are asked for.
+    unsafe {
+        let done = libc::openpty(&raw mut ours, &raw mut theirs, std::ptr::null_mut(), std::ptr::null(), &raw const size);
+        if done < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        let (ours, theirs) = (File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs));
+        // The program's copies are made on purpose; no other child of the test may hold the terminal open.
+        for fd in [ours.as_raw_fd(), theirs.as_raw_fd()] {
+            libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
+        Ok((ours, theirs))
+    }
+}
+
 impl Drop for Child {
     fn drop(&mut self) {
         self.end();
@@ -326,6 +412,22 @@ mod tests {
     use crate::survivors::state;
 
     const SOON: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn a_program_on_a_terminal_sees_one_and_what_is_typed() {
+        let script = "test -t 0 && test -t 1 && test -t 2 && stty size && read word && echo got $word";
+        let mut typist = sh(script).on_terminal();
+        typist.wait_for("40 100");
+        typist.types("hello\n");
+        let output = typist.finish(SOON).expect_code(0);
+        assert!(output.stdout.contains("got hello"), "{output}");
+        // No shell: it may lose a signal while it starts another program.
+        let mut typist = Run::new("cat").on_terminal();
+        typist.types("here\n");
+        typist.wait_for("here\r\nhere");
+        typist.types("\x03");
+        assert_eq!(typist.finish(SOON).signal, Some(libc::SIGINT));
+    }
 
     fn sh(script: &str) -> Run {
         Run::new("sh").arg("-c").arg(script)
