@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `magic` has 4 bytes, the last of them the version; both lengths have 4, little-endian as all numbers here. `codec` is 0 (the body as it is) or 1 (one zstd frame; only for bodies of
-//! 4 KiB and more, and only when that makes it smaller). `head`, log records, root tables, lists of the condemned, index segments and the footers of packs are frames; what the
+//! 4 KiB and more, only when that makes it smaller, and beyond 1 MiB never to less than a 256th). `head`, log records, root tables, lists of the condemned, index segments and the footers of packs are frames; what the
 //! bodies hold is said in each module. A reader refuses a magic that it does not know, a length above its bound, and any byte that the digest does not fit; a new version gets a new
 //! fourth byte. The worked examples are `testdata/s3-*-v1.bin`.
 
@@ -28,6 +28,11 @@ pub(crate) use bytes::{Reader, Writer};
 
 /// What a body of a frame may have at most, when nothing says less.
 pub(crate) const BODY_LEN: usize = 1 << 30;
+/// No frame is longer.
+pub(crate) const FRAME_LEN: usize = PREFIX_LEN + BODY_LEN + Digest::LEN;
+/// A body that is longer than this stays as it is rather than become so many times shorter: a reader would make room for it on a stranger's word.
+const TRUSTED_LEN: usize = 1 << 20;
+const RATIO: usize = 256;
 /// Below this a body stays as it is.
 const COMPRESSED_FROM: usize = 4 << 10;
 const LEVEL: i32 = 3;
@@ -41,7 +46,8 @@ pub struct FormatError(pub(crate) &'static str);
 /// Returns the frame around a body.
 pub(crate) fn seal(magic: [u8; 4], body: &[u8]) -> Vec<u8> {
     let compressed = (body.len() >= COMPRESSED_FROM).then(|| zstd::bulk::compress(body, LEVEL).ok()).flatten();
-    let (codec, stored) = compressed.as_deref().filter(|c| c.len() < body.len()).map_or((0, body), |c| (1, c));
+    let (codec, stored) =
+        compressed.as_deref().filter(|c| c.len() < body.len() && !is_bomb(body.len(), c.len())).map_or((0, body), |c| (1, c));
     let mut out = Vec::with_capacity(PREFIX_LEN + stored.len() + Digest::LEN);
     out.extend_from_slice(&magic);
     out.extend_from_slice(&[codec, 0, 0, 0]);
@@ -72,12 +78,19 @@ pub(crate) fn open(magic: [u8; 4], frame: &[u8], limit: usize) -> Result<Vec<u8>
     if len > limit {
         return Err(FormatError("it is longer than it may be"));
     }
+    if is_bomb(len, stored.len()) {
+        return Err(FormatError("it unpacks to more than anything honest does"));
+    }
     let body = match codec {
         0 => stored.to_vec(),
         1 => zstd::bulk::decompress(stored, len).map_err(|_| FormatError("it is not compressed as it says"))?,
         _ => return Err(FormatError("it has a codec that this program does not know")),
     };
     if body.len() == len { Ok(body) } else { Err(FormatError("it has another length than it says")) }
+}
+
+fn is_bomb(len: usize, stored: usize) -> bool {
+    len > TRUSTED_LEN && len / RATIO > stored
 }
 
 #[cfg(test)]
@@ -124,6 +137,30 @@ pub(crate) mod tests {
         assert_guarded(&frame, |bytes| open(*b"tst\x01", bytes, 100));
         assert!(open(*b"tst\x02", &frame, 100).is_err());
         assert!(open(*b"tst\x01", &frame, 3).is_err());
+    }
+
+    #[test]
+    fn kilobytes_that_unpack_to_gigabytes_are_refused_before_there_is_room_for_them() {
+        let bomb = |blocks: u32| {
+            // Blocks of 128 KiB that are one byte, repeated: four bytes each.
+            let mut stored = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 17 << 3];
+            for n in 1..=blocks {
+                stored.extend_from_slice(&(u32::from(n == blocks) | 1 << 1 | (128 << 10) << 3).to_le_bytes()[..3]);
+                stored.push(0);
+            }
+            let mut frame = b"tst\x01\x01\0\0\0".to_vec();
+            frame.extend_from_slice(&(blocks * (128 << 10)).to_le_bytes());
+            frame.extend_from_slice(&u32::try_from(stored.len()).expect("kilobytes").to_le_bytes());
+            frame.extend_from_slice(&stored);
+            let check = Digest::of(&frame);
+            [&frame, &check.as_bytes()[..]].concat()
+        };
+        let opened = open(*b"tst\x01", &bomb(8192), BODY_LEN).map(|body| body.len());
+        assert_eq!(opened, Err(FormatError("it unpacks to more than anything honest does")));
+        let zeros = vec![0; 8 << 20];
+        assert_eq!(open(*b"tst\x01", &seal(*b"tst\x01", &zeros), BODY_LEN).as_ref(), Ok(&zeros), "so nobody writes one");
+        // The control: it is a frame.
+        assert_eq!(open(*b"tst\x01", &bomb(1), BODY_LEN), Ok(vec![0; 128 << 10]));
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::s3::objects::{Etag, Key, Object, ObjectError};
 /// What a whole object is taken to hold in memory while its length is not known, in bytes.
 const UNKNOWN_LEN: u64 = 1 << 20;
 
+/// Room that is made for a body before any of it came, at most, in bytes: what it announces is a stranger's word.
+const ROOM: usize = 64 << 20;
+
 /// The longest state a server may give an object, in bytes.
 const ETAG_LEN: usize = 256;
 
@@ -49,7 +52,8 @@ impl AwsObjects {
     /// Takes a body that must have `len` bytes. The time it may take grows only with what came: a server that drips is left.
     async fn receive(&self, mut body: ByteStream, len: u64) -> Result<Vec<u8>, Failure> {
         let begun = Instant::now();
-        let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(|_| Failure::new(Kind::TooLong(len), ""))?);
+        let whole = usize::try_from(len).map_err(|_| Failure::new(Kind::TooLong(len), ""))?;
+        let mut bytes = Vec::with_capacity(whole.min(ROOM));
         loop {
             let time = self.patience.time_for(bytes.len() as u64);
             let left = time.checked_sub(begun.elapsed()).unwrap_or(Duration::ZERO);

@@ -10,7 +10,7 @@
 //! finds out here whether it was done. `roots` and `condemned` are none or one reference, `segment*` up to 512; references as in `name`. Sessions that began at or below `fence` may not commit.
 
 use super::name::{Reference, Txid};
-use super::{FormatError, Reader, Writer, open, seal};
+use super::{FRAME_LEN, FormatError, Reader, Writer, open, seal};
 
 /// The longest head, in bytes.
 pub(crate) const HEAD_LEN: u64 = 64 << 10;
@@ -93,6 +93,10 @@ impl Head {
         };
         let (roots, segments, condemned) = (references(1)?, references(SEGMENTS)?, references(1)?);
         reader.end()?;
+        // Each is read into memory whole.
+        if [&roots, &segments, &condemned].into_iter().flatten().any(|reference| reference.len as usize > FRAME_LEN) {
+            return Err(FormatError("it names what is longer than it may be"));
+        }
         // No commit made the first head; one that was made again from the log may remember fewer.
         if sequence == 0 || txids.len() as u64 > (sequence - 1).min(TXIDS as u64) || fence >= sequence {
             return Err(FormatError("its numbers do not fit together"));
@@ -123,6 +127,17 @@ pub(crate) mod tests {
         assert_golden("s3-head-v1.bin", &example().encode());
         assert_eq!(Head::decode(&example().encode()), Ok(example()));
         assert_guarded(&example().encode(), Head::decode);
+    }
+
+    #[test]
+    fn what_is_longer_than_any_table_is_not_asked_for() {
+        let with = |len| {
+            let mut head = example();
+            head.segments[1].len = len;
+            Head::decode(&head.encode()).map(drop)
+        };
+        assert_eq!(with(FRAME_LEN as u32), Ok(()));
+        assert_eq!(with(FRAME_LEN as u32 + 1), Err(FormatError("it names what is longer than it may be")));
     }
 
     #[test]

@@ -177,6 +177,9 @@ fn release_row(reader: &mut Reader<'_>) -> Result<ReleaseRow, FormatError> {
             return Err(FormatError("a document in it is too long"));
         }
         let object = Reference::read(reader)?;
+        if object.len as usize > Document::ALL.len() * document::LEN {
+            return Err(FormatError("documents in it are too long"));
+        }
         if offset.checked_add(stored).is_none_or(|end| end > object.len) {
             return Err(FormatError("a document in it leaves its object"));
         }

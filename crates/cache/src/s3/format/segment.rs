@@ -10,6 +10,7 @@
 use df_core::Digest;
 
 use super::name::Reference;
+use super::pack::PACK_LEN;
 use super::slot::{self, Slot};
 use super::{BODY_LEN, FormatError, Reader, Writer, open, seal};
 
@@ -76,6 +77,10 @@ impl Segment {
         let slots = slot::read(&mut reader, packs.len())?;
         reader.end()?;
         let inside = |slot: &Slot| slot.offset.checked_add(slot.stored).is_some_and(|end| end <= packs[slot.pack as usize].len);
+        // Whoever verifies a pack reads it whole.
+        if packs.iter().any(|pack| u64::from(pack.len) > PACK_LEN) {
+            return Err(FormatError("a pack in it is longer than any"));
+        }
         if packs.is_sorted_by(|a, b| a < b) && slots.iter().all(inside) {
             Ok(Self { packs, slots })
         } else {
@@ -119,5 +124,16 @@ pub(crate) mod tests {
         let mut segment = example();
         segment.slots[0].offset = 5001;
         assert!(Segment::decode(&segment.encode()).is_err());
+    }
+
+    #[test]
+    fn a_pack_longer_than_any_is_refused() {
+        let with = |len| {
+            let mut segment = example();
+            segment.packs[0].len = len;
+            Segment::decode(&segment.encode()).map(drop)
+        };
+        assert_eq!(with(PACK_LEN as u32), Ok(()));
+        assert_eq!(with(PACK_LEN as u32 + 1), Err(FormatError("a pack in it is longer than any")));
     }
 }
