@@ -168,7 +168,7 @@ impl Offer {
     fn encode(&self) -> Vec<u8> {
         let len = |part: &[u8]| u32::try_from(part.len()).unwrap_or(u32::MAX).to_le_bytes();
         let tag_len = u8::try_from(self.tag.len()).unwrap_or(u8::MAX);
-        let head = [&[b'O'], self.number.to_le_bytes().as_slice(), &[tag_len], &len(&self.state), &len(&self.unread)].concat();
+        let head = [b"O", self.number.to_le_bytes().as_slice(), &[tag_len], &len(&self.state), &len(&self.unread)].concat();
         [head.as_slice(), self.tag.as_bytes(), &self.state, &self.unread].concat()
     }
 
