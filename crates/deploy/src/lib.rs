@@ -19,6 +19,7 @@ mod serve;
 mod collect;
 mod generation;
 mod held;
+mod handing;
 mod history;
 mod lock;
 mod logs;

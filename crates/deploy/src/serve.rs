@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use df_cache::export::ExportError;
 use df_core::attestation::Subject;
-use df_core::{AppName, ImageId, Release, Timestamp};
+use df_core::{AppName, Digest, ImageId, Release, Timestamp};
 use df_wire::message::{AppState, Difference, Fault, FaultKind, LockHolder, Serving, Slice, Source, Survey, Trust};
 use df_wire::{Event, Reply, Request};
 
@@ -18,7 +18,7 @@ use crate::lock::{Lock, LockError};
 use crate::receive::{self, Parcel, ReceiveError};
 use crate::store::StoreError;
 use crate::trust::TrustError;
-use crate::{control, fetch, generation, held, history, logs, machine, staged, store, trust};
+use crate::{control, fetch, generation, handing, held, history, logs, machine, staged, store, trust};
 
 /// Bytes of the signatures of one request: twice those of 1 GiB in blocks of 704 bytes, which is the most that df asks for.
 const SIGNATURES_LEN: u64 = 64 << 20;
@@ -57,6 +57,7 @@ impl<R: Read, W: Write> Node<'_, R, W> {
         match request {
             Request::Logs { app, generation, lines, follow } => self.logs(&app, generation, lines, follow),
             Request::Manifest { image } => self.manifest(image),
+            Request::Blobs { image, digests } => self.blobs(image, &digests),
             Request::Sign { image, stretches, block_len } => self.sign(image, &stretches, block_len),
             Request::Receive { image, base, delta, from, len, image_len } => {
                 self.receive(&Parcel { image, base, delta, from }, len, image_len)
@@ -84,6 +85,7 @@ impl<R: Read, W: Write> Node<'_, R, W> {
             Request::Lock { who, command } => self.take_lock(who, command),
             Request::Check { image } => check(self.layout, image),
             Request::Stage { release } => stage(self.layout, &release),
+            Request::Release { app, release } => handing::release(self.layout, &app, release),
             Request::Pin { policy } => done(trust::pin(self.layout, &policy)),
             Request::Trust { pinned, attestations } => done(trust::change(self.layout, &pinned, &attestations)),
             Request::Admit { subject, attestations } => self.admit(subject, &attestations),
@@ -145,6 +147,13 @@ impl<R: Read, W: Write> Node<'_, R, W> {
     }
 
     fn sign(&mut self, image: ImageId, stretches: &[Vec<Slice>], block_len: u32) -> Result<(), TalkError> {
+    fn blobs(&mut self, image: ImageId, digests: &[Digest]) -> Result<(), TalkError> {
+        match handing::open(self.layout, image, digests) {
+            Ok(files) => files.send(digests, &mut self.talk),
+            Err(fault) => self.fault(fault),
+        }
+    }
+
         match signatures(self.layout, image, stretches, block_len) {
             Ok(signatures) => {
                 self.talk.reply(&Reply::Signatures { lens: signatures.iter().map(|s| s.len() as u64).collect() })?;
@@ -225,6 +234,8 @@ fn needs_lock(request: &Request) -> bool {
         | Request::Lock { .. }
         | Request::Manifest { .. }
         | Request::Sign { .. }
+        | Request::Blobs { .. }
+        | Request::Release { .. }
         | Request::Check { .. }
         | Request::Verify { .. }
         | Request::Logs { .. }
@@ -276,6 +287,7 @@ fn survey(layout: &Layout) -> Result<Survey, Box<Fault>> {
         trust: Some(Trust { pinned: trust::pinned(layout).ok().flatten() }),
         apps,
     })
+        hands_out: true,
 }
 
 /// Reads an image back from disk.
@@ -347,7 +359,7 @@ fn signature(contents: &store::Contents, stretch: &[Slice], block_len: u32) -> R
     df_delta::signature(&bytes, block_len).map_err(|error| fault(FaultKind::Refused, error.to_string()))
 }
 
-fn of_store(error: StoreError) -> Box<Fault> {
+pub(crate) fn of_store(error: StoreError) -> Box<Fault> {
     let kind = match error {
         StoreError::Missing(_) => FaultKind::Missing,
         StoreError::Damaged(_) => FaultKind::Damaged,

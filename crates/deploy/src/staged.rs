@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 
 use df_cache::durable;
-use df_core::{AppName, Release, Timestamp};
+use df_core::{AppName, Release, ReleaseId, Timestamp};
 use df_wire::message::Staged;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,14 @@ pub fn list(layout: &Layout, app: &AppName) -> io::Result<Vec<Staged>> {
         .collect();
     found.sort_by_key(|staged| (staged.since, staged.release));
     Ok(found)
+}
+
+/// Returns a release that was copied here.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn find(layout: &Layout, app: &AppName, id: ReleaseId) -> io::Result<Option<Release>> {
+    Ok(releases(layout, app)?.into_iter().map(|(release, _)| release).find(|release| release.id() == id))
 }
 
 /// Removes records older than a moment.

@@ -249,6 +249,7 @@ impl Supervisor {
             incoming: vec![],
             lock: None,
             trust: None,
+            hands_out: false,
             apps: states.collect(),
         }))
     }

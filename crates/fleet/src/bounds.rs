@@ -36,6 +36,8 @@ pub(crate) fn reply(reply: &mut Reply) {
         }
         Reply::Collected { collected } => collected.iter_mut().for_each(|it| text(&mut it.why)),
         Reply::Fault(it) => fault(it),
+        // Canonical bytes: cut ones are none.
+        Reply::Release { .. } => {}
         Reply::Done
         | Reply::Held
         | Reply::Bytes { .. }
@@ -60,6 +62,8 @@ pub(crate) fn event(event: &mut Event) {
         | Event::Confirmed { .. }
         | Event::Stopped { .. }
         | Event::Log { .. } => {}
+        | Event::Blob { .. }
+        | Event::NoBlob { .. }
     }
 }
 
@@ -74,7 +78,8 @@ fn survey(survey: &mut Survey) {
     survey.lock.iter_mut().for_each(holder);
 }
 
-fn fault(fault: &mut Fault) {
+/// Cuts the texts of a fault.
+pub(crate) fn fault(fault: &mut Fault) {
     text(&mut fault.message);
     // The last lines say most.
     let surplus = fault.log.len().saturating_sub(LOG_LEN);

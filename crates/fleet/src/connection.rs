@@ -1,6 +1,7 @@
 //! A session with one node: the state machine of `df-wire`, over the streams of a child process.
 
 mod exchange;
+mod taking;
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,6 +24,8 @@ use crate::program::NodeProgram;
 use crate::transport::{self, BootstrapError, Places, Through};
 
 pub(crate) use exchange::Say;
+pub(crate) use taking::Landing;
+pub use taking::TakeError;
 
 /// How much of what a node says beside the protocol is kept.
 const SAID_LEN: usize = 4096;

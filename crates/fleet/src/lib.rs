@@ -18,6 +18,7 @@ pub mod deltas;
 pub mod going_back;
 pub mod inventory;
 pub mod multiplex;
+pub mod node_store;
 pub mod partial;
 pub mod plan;
 pub mod program;
@@ -32,12 +33,13 @@ pub mod trust;
 
 pub use address::Address;
 pub use choosing::{Chosen, Codec, Wish};
-pub use connection::{Connection, NodeError, Options};
+pub use connection::{Connection, NodeError, Options, TakeError};
 pub use context::Context;
 pub use deltas::{Deltas, Images};
 /// How hard a delta is squeezed.
 pub use df_delta::{Level, Paged};
 pub use inventory::{Inventory, Node};
+pub use node_store::NodeStore;
 pub use program::NodeProgram;
 pub use seen::Seen;
 pub use survey::{Claim, Reached};

@@ -191,6 +191,7 @@ mod tests {
             incoming: vec![],
             lock: None,
             trust: None,
+            hands_out: true,
             apps: apps.collect(),
         }
     }

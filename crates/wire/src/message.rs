@@ -12,8 +12,8 @@ mod reply;
 mod request;
 mod survey;
 
-pub use event::{Event, Seen};
+pub use event::{Event, Seen, Unread};
 pub use fault::{Fault, FaultKind};
 pub use reply::{Collected, Difference, HistoryEntry, ProbeOutcome, Reply, Serving};
-pub use request::{Request, RollbackTarget, Secret, Slice, Source};
+pub use request::{BLOBS, Request, RollbackTarget, Secret, Slice, Source};
 pub use survey::{AppState, Generation, GenerationResult, Incoming, LockHolder, RunState, Running, Staged, Survey, Trust};

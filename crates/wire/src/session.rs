@@ -168,7 +168,7 @@ impl OperatorSession {
             }
             FrameKind::Event => {
                 let event: Event = decode_json(frame)?;
-                self.incoming.due = if let Event::Log { len } = event { len } else { 0 };
+                self.incoming.due = if let Event::Log { len } | Event::Blob { len, .. } = event { len } else { 0 };
                 Ok(FromNode::Event(event))
             }
             _ => Err(SessionError::Order("request")),
@@ -313,6 +313,37 @@ mod tests {
         let Reply::Survey(survey) = serde_json::from_str(survey).expect("of an older side") else { panic!("a survey") };
         assert_eq!((survey.incoming, survey.trust), (vec![], None));
         assert_eq!(serde_json::to_string(&Request::Survey).expect("JSON"), r#""survey""#, "what older supervisors know");
+    }
+
+    #[test]
+    fn what_an_older_node_says_of_itself_is_that_it_hands_out_nothing() {
+        let survey = r#"{"survey":{"arch":"","kernel":"","libc":null,"free":0,"now":0,"images":[],"lock":null,"apps":[]}}"#;
+        let Reply::Survey(survey) = serde_json::from_str(survey).expect("of an older side") else { panic!("a survey") };
+        assert!(!survey.hands_out);
+    }
+
+    #[test]
+    fn as_many_contents_as_may_be_asked_for_fit_a_message() {
+        let digest = df_core::Digest::of(b"");
+        let request = Request::Blobs { image: df_core::ImageId(digest), digests: vec![digest; crate::message::BLOBS] };
+        assert!(OperatorSession::new().request(&request).len() <= frame::PAYLOAD_LEN);
+    }
+
+    #[test]
+    fn of_a_content_come_as_many_bytes_as_were_announced() {
+        let digest = df_core::Digest::of(b"abc");
+        let blob = |len| encode_event(&Event::Blob { digest, len });
+        let said = |bytes: &[&[u8]]| {
+            let mut operator = greeted();
+            let _ = operator.request(&Request::Blobs { image: df_core::ImageId(digest), digests: vec![digest] });
+            operator.receive(&bytes.concat())
+        };
+        let heard = said(&[&blob(3), &encode_bytes(b"abc"), &encode_reply(&Reply::Done)]).expect("a good stream");
+        assert_eq!(heard.len(), 3);
+        assert!(said(&[&blob(3), &encode_bytes(b"abcd")]).is_err(), "more than announced");
+        assert!(said(&[&blob(3), &encode_bytes(b"ab"), &encode_reply(&Reply::Done)]).is_err(), "fewer than announced");
+        assert!(said(&[&blob(0), &encode_bytes(b"a")]).is_err(), "an empty one has none");
+        assert!(said(&[&encode_bytes(b"abc")]).is_err(), "without being announced");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a node tells while it works.
 
+use df_core::Digest;
 use df_core::name::Label;
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +77,20 @@ pub enum Event {
         /// How many.
         len: u64,
     },
+    /// A content that was asked for: it is what its digest says. So many bytes follow in frames.
+    Blob {
+        /// Which.
+        digest: Digest,
+        /// How many.
+        len: u64,
+    },
+    /// A content that was asked for and is not handed out.
+    NoBlob {
+        /// Which.
+        digest: Digest,
+        /// Why.
+        why: Unread,
+    },
 }
 
 /// What the node saw as a client of a port, from just before the switch until the old version's queue was empty.
@@ -92,4 +107,16 @@ pub struct Seen {
     /// How the first that failed did so; foreign bytes, to be escaped when printed.
     #[serde(default)]
     pub first_loss: String,
+}
+
+/// Why a content is not handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unread {
+    /// The image has no such content, or its file is gone.
+    Missing,
+    /// What lies there are other bytes.
+    Damaged,
+    /// It cannot be read.
+    Unreadable,
 }

@@ -20,6 +20,13 @@ pub enum Reply {
         /// How many.
         len: u64,
     },
+    /// A release that was asked for.
+    Release {
+        /// Its canonical bytes.
+        release: String,
+        /// The bundle of attestations that it was admitted with.
+        attestations: Option<String>,
+    },
     /// Signatures of the given lengths follow as bytes, one after the other.
     Signatures {
         /// The length of each.

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 #[cfg(doc)]
 use super::{Event, FaultKind, Incoming, Reply};
 
+/// How many contents are asked for at once: as JSON, one takes 67 bytes.
+pub const BLOBS: usize = 4096;
+
 /// What the operator asks. One at a time is served, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,6 +39,22 @@ pub enum Request {
     Manifest {
         /// Which.
         image: ImageId,
+    },
+    /// The contents of files of an image that the node holds, each read back and compared with its digest before any of it is sent. Answer: for each, in the
+    /// order asked, [`Event::Blob`] and its bytes, or [`Event::NoBlob`]; then [`Reply::Done`]. Whoever was cut off asks for what is lacking. Only for a node
+    /// whose survey says that it hands out: older ones do not know this request, nor the one below.
+    Blobs {
+        /// Which image.
+        image: ImageId,
+        /// Which contents of it, at most [`BLOBS`].
+        digests: Vec<Digest>,
+    },
+    /// A release that the node has a generation of, or that was copied there. Answer: [`Reply::Release`] or [`FaultKind::Missing`].
+    Release {
+        /// Whose.
+        app: AppName,
+        /// Which.
+        release: ReleaseId,
     },
     /// Signatures (fast_rsync, MD4, 16 bytes) of stretches of an image's files, one after the other. Answer: [`Reply::Signatures`], then bytes.
     Sign {

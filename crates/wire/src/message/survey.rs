@@ -34,6 +34,9 @@ pub struct Survey {
     /// Whom the node believes; `None` from a node that is too old to know.
     #[serde(default)]
     pub trust: Option<Trust>,
+    /// Whether the node hands out what it holds: releases, and the contents of files.
+    #[serde(default)]
+    pub hands_out: bool,
     /// Applications, by name.
     pub apps: Vec<AppState>,
 }
