@@ -1,20 +1,19 @@
 //! `df start`, `df stop`, `df restart`: the executable on the nodes.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
-use df_core::AppName;
-use df_fleet::NodeError;
+use df_core::{AppName, Release};
 use df_fleet::message::{Reply, Request, RunState, Survey};
+use df_fleet::{NodeError, Reached, going_back};
 
 use crate::across::{self, Intent, Work, current_of, state_of};
 use crate::args;
 use crate::commands::rollback;
 use crate::event::Event;
-use crate::exit::{Exit, NodeEnd};
-use crate::failure::Failure;
+use crate::exit::{Exit, NodeEnd, of_nodes};
+use crate::failure::{self, Failure};
 use crate::rolling::{self, Orders};
 use crate::session::Session;
-use crate::store::Shelf;
 
 /// Starts what `current` says.
 pub fn start(session: &Session) -> Result<Exit, Failure> {
@@ -71,32 +70,63 @@ pub fn stop(args: &args::Stop, session: &Session) -> Result<Exit, Failure> {
 
 /// Starts the serving version anew beside itself, as a generation of its own, and switches to the new process.
 ///
-/// That takes the release, which the cache here has; without it the version is stopped and started, which clients notice.
+/// The release is the one that the node recorded, so nothing is needed here but df.yaml.
 pub fn restart(session: &Session) -> Result<Exit, Failure> {
-    let app = session.app().clone();
-    let releases = Shelf::open(session)?.releases(&app)?;
-    let (order, silence) = (rollback::Order::new(session, "restart"), rollback::silence(session));
-    let intent = |survey: &Survey| match current_of(survey, &app) {
-        0 => Intent { action: "nothing".into(), reason: "no version was ever deployed there".into(), changes: false },
-        n => Intent { action: format!("restart generation {n}"), reason: String::new(), changes: true },
-    };
-    across::each(session, "restart", intent, |work: Work| {
-        let current = state_of(&work.reached.survey, &app).and_then(|s| s.generations.iter().find(|g| g.number == s.current));
-        let release = current.and_then(|current| releases.iter().find(|stored| stored.id == current.release));
-        let orders = release.map(|stored| Orders::new(session, &stored.release, "restart"));
+    let app = session.app();
+    if session.is_dry_run() {
+        return across::plan(session, "restart", |_, survey| match current_of(survey, app) {
+            0 => Intent { action: "nothing".into(), reason: "no version was ever deployed there".into(), changes: false },
+            n => Intent { action: format!("restart generation {n}"), reason: String::new(), changes: true },
+        });
+    }
+    let crew = across::reach(session, "restart", true)?;
+    let mut ends = crew.ends;
+    let jobs = crew.reached.into_iter().map(|mut reached| {
+        let app = app.clone();
+        async move {
+            let recorded = recorded(&mut reached, &app).await;
+            (reached, recorded)
+        }
+    });
+    let (mut there, mut releases) = (vec![], BTreeMap::new());
+    for (reached, recorded) in session.call.block_on(across::all(jobs.collect(), session.parallel())) {
+        let node = reached.connection.node.label();
+        match recorded {
+            Ok(release) => {
+                releases.extend(release.map(|release| (node, release)));
+                there.push(reached);
+            }
+            Err(error) => {
+                session.output().error(&failure::of_node(&node, "restart", &error));
+                ends.push(failure::end_of(&error));
+            }
+        }
+    }
+    let order = rollback::Order::new(session, "restart");
+    ends.extend(across::run(session, "restart", there, |work: Work| {
+        let orders = releases.get(&work.label).map(|release| Orders::new(session, release, "restart"));
         let order = order.clone();
         async move {
             match orders {
-                _ if serving(&work.reached.survey, &work.app).is_none() => rollback::start_again(work, &order).await,
                 Some(orders) => anew(work, &orders).await,
-                None => {
-                    work.output
-                        .note(format!("  {:<16} its release is not in the cache here: stopping, then starting", work.label));
-                    stop_and_start(work, &order, silence).await
-                }
+                None => rollback::start_again(work, &order).await,
             }
         }
-    })
+    }));
+    Ok(of_nodes(&ends))
+}
+
+/// Returns the release that runs on a node, as the node recorded it; none where nothing runs.
+async fn recorded(reached: &mut Reached, app: &AppName) -> Result<Option<Release>, NodeError> {
+    let current = state_of(&reached.survey, app).and_then(going_back::serving);
+    let Some(id) = current.filter(|_| serving(&reached.survey, app).is_some()).map(|g| g.release) else { return Ok(None) };
+    match reached.connection.ask(&Request::Release { app: app.clone(), release: id }).await? {
+        Reply::Release { release, .. } => {
+            let release = Release::decode(release.as_bytes()).ok().filter(|release| release.id() == id);
+            release.map(Some).ok_or(NodeError::Answer)
+        }
+        _ => Err(NodeError::Answer),
+    }
 }
 
 async fn anew(work: Work, orders: &Orders) -> Result<NodeEnd, NodeError> {
@@ -108,12 +138,6 @@ async fn anew(work: Work, orders: &Orders) -> Result<NodeEnd, NodeError> {
     // The new process was told of when it started; scripts need not hear it twice.
     output.table(&[], &[format!("  {node:<16} generation {generation} serves, {} by a new process", orders.commit().short())]);
     Ok(NodeEnd::Done)
-}
-
-async fn stop_and_start(mut work: Work, order: &rollback::Order, silence: Duration) -> Result<NodeEnd, NodeError> {
-    let request = Request::Stop { app: work.app.clone(), all: false, now: false };
-    work.reached.connection.ask_with(&request, silence, &mut |_| {}).await?;
-    rollback::start_again(work, order).await
 }
 
 /// Returns the process that serves.
