@@ -38,6 +38,9 @@ pub trait Blobs: Sync {
     fn twins_are_durable(&self) -> bool {
         false
     }
+
+    /// Is told that so many more bytes of blobs arrived: a store that sends them long after it read them says so, for whoever shows progress.
+    fn arrived(&self, _len: u64) {}
 }
 
 impl<F: Fn(Digest) -> io::Result<Box<dyn Read + Send>> + Sync> Blobs for F {

@@ -4,7 +4,8 @@
 //! before, then a log record, and then swaps the head, after it looked that all it refers to is live in the head it replaces or its own and above the fence. Whoever is
 //! killed leaves objects that no head names. Only a collection deletes, in two steps; no clock makes it safe, clocks only pace it.
 //!
-//! Requests: a put costs one for each 32 MiB of new blobs, and five; a put of what is there costs one. Nothing but a collection lists.
+//! Requests: a put costs one for each 32 MiB of new blobs, and five; a put of what is there costs one. Nothing but a collection
+//! lists, and whoever finds no head where they would begin a cache: there may have been one.
 
 pub mod objects;
 
@@ -163,8 +164,7 @@ impl Store for S3Store {
 
     fn lacking(&self, manifest: &Manifest) -> Result<Vec<(Digest, u64)>, ReadError> {
         let mut blobs = manifest.blobs();
-        if let Some(view) = self.view()? {
-            let index = self.index(&view)?;
+        if let Some(index) = self.with_view(|view| self.index(view))? {
             blobs.retain(|&(digest, len)| !index.holds(digest, len));
         }
         Ok(blobs)
@@ -227,8 +227,9 @@ impl Store for S3Store {
     }
 
     fn stats(&self) -> Result<Stats, ReadError> {
-        let Some(view) = self.view()? else { return Ok(Stats::default()) };
-        let index = self.index(&view)?;
+        let Some((view, index)) = self.with_view(|view| Ok::<_, BucketError>((view.clone(), self.index(view)?)))? else {
+            return Ok(Stats::default());
+        };
         let mut seen = HashSet::new();
         let blobs: Vec<u64> = index
             .places()

@@ -25,6 +25,11 @@ pub enum BucketError {
     /// There is a cache, but its head is gone.
     #[error("the head of the cache is gone; a repair makes it again from the log")]
     HeadLost,
+    /// Nothing says any more what was in it.
+    #[error(
+        "the head of the cache is gone, and so is every record of its log: nothing says any more what was in it, and no repair can make it again"
+    )]
+    LogLost,
     /// It would lose what two writers write at once.
     #[error("the server writes even when a condition does not hold; with one writer at a time --single-writer makes do without")]
     Unconditional,
@@ -37,9 +42,10 @@ pub enum BucketError {
 impl From<BucketError> for io::Error {
     fn from(error: BucketError) -> Self {
         let kind = match &error {
-            BucketError::Object(ObjectError::Absent { .. }) | BucketError::Gone { .. } | BucketError::HeadLost => {
-                io::ErrorKind::NotFound
-            }
+            BucketError::Object(ObjectError::Absent { .. })
+            | BucketError::Gone { .. }
+            | BucketError::HeadLost
+            | BucketError::LogLost => io::ErrorKind::NotFound,
             BucketError::Object(ObjectError::Denied { .. }) => io::ErrorKind::PermissionDenied,
             BucketError::Object(ObjectError::Malformed { .. } | ObjectError::TooLong { .. }) | BucketError::Damaged { .. } => {
                 io::ErrorKind::InvalidData

@@ -83,8 +83,7 @@ impl S3Store {
     /// # Errors
     /// Those of reading the head, the root table and the index.
     pub fn fetch(&self, blobs: &[(Digest, u64)]) -> Result<Fetch, ReadError> {
-        let Some(view) = self.view()? else { return Err(ReadError::Store(io::ErrorKind::NotFound.into())) };
-        let index = self.index(&view)?;
+        let index = self.with_view(|view| self.index(view))?.ok_or(ReadError::Store(io::ErrorKind::NotFound.into()))?;
         let mut places: Vec<(usize, Place)> = vec![];
         let mut known = HashMap::new();
         for (order, &(digest, len)) in blobs.iter().enumerate() {

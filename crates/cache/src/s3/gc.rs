@@ -127,10 +127,9 @@ impl S3Store {
 
     /// Deletes the packs that are condemned for longer than the grace, then forgets them; returns how many.
     fn delete_condemned(&self) -> Result<u64, PutError> {
-        let Some(view) = self.view()? else { return Ok(0) };
+        let Some(condemned) = self.with_view(|view| self.condemned(&view.head))? else { return Ok(0) };
         let until = self.options.now.minus(self.options.grace);
-        let old: Vec<_> =
-            self.condemned(&view.head)?.0.into_iter().filter(|(_, since)| *since <= until).map(|(pack, _)| pack).collect();
+        let old: Vec<_> = condemned.0.into_iter().filter(|(_, since)| *since <= until).map(|(pack, _)| pack).collect();
         if old.is_empty() {
             return Ok(0);
         }

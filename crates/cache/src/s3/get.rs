@@ -22,8 +22,7 @@ const REMEMBERED: u64 = 64 << 20;
 impl S3Store {
     /// Returns an image's manifest.
     pub(super) fn read_manifest(&self, image: ImageId) -> Result<Manifest, ReadError> {
-        let view = self.view()?.ok_or(ReadError::NoImage { image })?;
-        self.manifest_in(&view, image)
+        self.with_view(|view| self.manifest_in(view, image))?.ok_or(ReadError::NoImage { image })
     }
 
     /// Returns an image's manifest as a view has it.
@@ -154,7 +153,7 @@ impl S3Store {
         }
     }
 
-    /// Does something with a blob's places; once more by the newest head, when those that were known do not have it.
+    /// Does something with a blob's places; once more by a newer head, when those that were known do not have it.
     fn with_found<T>(
         &self,
         digest: Digest,
@@ -163,18 +162,11 @@ impl S3Store {
     ) -> Result<T, ReadError> {
         let none = || ReadError::NoBlob { digest };
         let view = self.last_view()?.ok_or_else(none)?;
-        let try_one = |view: &View| {
+        self.with_newer(view, |view| {
             let index = self.index(view)?;
             let found = index.find(digest, len).ok_or_else(none)?;
             act(&index, &found)
-        };
-        match try_one(&view) {
-            Err(error @ (ReadError::NoBlob { .. } | ReadError::Damaged { .. } | ReadError::Store(_))) => match self.view()? {
-                Some(newer) if newer.head.sequence != view.head.sequence => try_one(&newer),
-                _ => Err(error),
-            },
-            result => result,
-        }
+        })
     }
 
     fn pieces(&self, index: &Arc<Index>, digest: Digest, found: &Found) -> Pieces {

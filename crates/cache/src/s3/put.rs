@@ -127,10 +127,11 @@ impl S3Store {
         release: ReleaseId,
         document: Document,
     ) -> Result<Option<Vec<u8>>, ReadError> {
-        let Some(view) = self.view()? else { return Ok(None) };
-        let row =
-            view.roots.release(release).filter(|row| row.stored.release.app == *app).and_then(|row| row.documents.get(&document));
-        row.map(|row| self.read_document(release, row)).transpose()
+        let found = self.with_view(|view| {
+            let row = view.roots.release(release).filter(|row| row.stored.release.app == *app);
+            row.and_then(|row| row.documents.get(&document)).map(|row| self.read_document(release, row)).transpose()
+        });
+        found.map(Option::flatten)
     }
 
     /// Reads a document, checked.
@@ -228,9 +229,11 @@ impl S3Store {
             let held = match (document, roots.releases[at].documents.get(&document)) {
                 (_, None) => None,
                 // Only these grow; of the others it counts that one is there.
-                (Document::Attestations | Document::Channel, Some(row)) => {
-                    Some(self.read_document(release, row).unwrap_or_default())
-                }
+                (Document::Attestations | Document::Channel, Some(row)) => Some(match self.read_document(release, row) {
+                    Err(ReadError::Damaged { .. }) => vec![],
+                    // That it could not be asked for says nothing about what it holds.
+                    result => result.map_err(std::io::Error::from)?,
+                }),
                 (Document::Provenance | Document::Sbom, Some(_)) => Some(vec![]),
             };
             let Some(new) = document.combined(held.as_deref(), bytes) else { continue };

@@ -45,13 +45,15 @@ impl S3Store {
     /// # Errors
     /// There is no record to make it from, or those of asking and writing.
     pub fn rebuild(&self) -> Result<Vec<String>, PutError> {
-        let mut words = vec![];
+        let mut words: Vec<String> = vec![];
         for _ in 0..TRIES {
             let findings = self.check_structure()?;
             if findings.objects.is_empty() {
                 return Ok(words);
             }
-            words = self.rebuild_once(&findings)?;
+            // What the first time made again may show only the second time what else is gone.
+            let more = self.rebuild_once(&findings)?;
+            words.extend(more.into_iter().filter(|word| !words.contains(word)).collect::<Vec<_>>());
         }
         Err(BucketError::Contended { tries: TRIES }.into())
     }
@@ -103,7 +105,7 @@ impl S3Store {
             Err(error) => return Err(BucketError::from(error).into()),
         };
         let records = self.records()?;
-        let (sequence, newest) = records.newest(self)?.ok_or(BucketError::HeadLost)?;
+        let (sequence, newest) = records.newest(self)?.ok_or(BucketError::LogLost)?;
         words.push(format!("the head, as commit {sequence} made it"));
         Ok((newest.head, etag))
     }

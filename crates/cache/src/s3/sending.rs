@@ -49,11 +49,16 @@ impl<'a> Sending<'a> {
             return Ok(Segment::default());
         }
         let uploads = store.local.of(view.head.cache).join("upload");
+        let is_first = self.journals.is_none();
         self.take_over(&uploads);
         usable(&mut self.mine, index, view.head.fence);
         usable(&mut self.pieces, index, view.head.fence);
         let own = Index::default().with(Segment::new(self.mine.iter().cloned()));
-        let missing: Vec<(Digest, u64)> = lacking.iter().copied().filter(|&(digest, len)| !own.holds(digest, len)).collect();
+        let (there, missing): (Vec<_>, Vec<_>) = lacking.iter().copied().partition(|&(digest, len)| own.holds(digest, len));
+        if is_first {
+            let blobs = there.iter().filter(|(digest, _)| !self.texts.contains_key(digest));
+            self.source.arrived(blobs.map(|(_, len)| len).sum());
+        }
         let sent = self.send(store, run, uploads, &missing)?;
         self.mine.extend(sent);
         Ok(select(&self.mine, lacking))

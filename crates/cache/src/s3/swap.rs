@@ -12,7 +12,7 @@ use super::format::FormatError;
 use super::format::condemned::Condemned;
 use super::format::head::{HEAD_LEN, Head};
 use super::format::log::{LOG_LEN, Record};
-use super::format::name::{Name, Reference, Session, Space, hex, log_key};
+use super::format::name::{Name, Reference, Session, Space, hex, log_key, owner};
 use super::format::roots::Roots;
 use super::format::segment::Segment;
 use super::index::Index;
@@ -22,6 +22,8 @@ use super::{S3Store, merge};
 
 /// So many swaps are tried before somebody is told.
 const TRIES: u32 = 100;
+/// So often others may take away what a reader is about to read.
+const READS: u32 = 8;
 /// So many requests whose reply was lost are sent again.
 const AGAIN: u32 = 3;
 
@@ -85,7 +87,7 @@ impl S3Store {
     pub(crate) fn view(&self) -> Result<Option<Arc<View>>, BucketError> {
         let mut last = None;
         loop {
-            let Some((head, etag)) = self.read_head()? else { return Ok(None) };
+            let Some((head, etag)) = self.head_unless_new()? else { return Ok(None) };
             let found = match self.roots_of(&head) {
                 // Another commit came, and a collection after it: the newer head names what is there.
                 Err(BucketError::Gone { .. }) if last != Some(head.sequence) => {
@@ -98,6 +100,27 @@ impl S3Store {
             self.remember(&view);
             return Ok(Some(view));
         }
+    }
+
+    /// Does something with the newest view; once more with a newer one when that fails and others took away meanwhile what the older one names. `None` when no cache was made here
+    /// yet.
+    pub(crate) fn with_view<T, E: From<BucketError>>(&self, act: impl Fn(&Arc<View>) -> Result<T, E>) -> Result<Option<T>, E> {
+        self.view()?.map(|view| self.with_newer(view, act)).transpose()
+    }
+
+    /// As [`S3Store::with_view`], beginning with a view that may be old.
+    pub(crate) fn with_newer<T, E: From<BucketError>>(
+        &self,
+        mut view: Arc<View>,
+        act: impl Fn(&Arc<View>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        for _ in 1..READS {
+            match act(&view) {
+                Err(error) => view = self.newer(&view)?.ok_or(error)?,
+                result => return result,
+            }
+        }
+        act(&view)
     }
 
     /// Returns the last view that was read, or reads one.
@@ -237,15 +260,39 @@ impl S3Store {
         }
     }
 
+    /// Reads the head; none when no cache was made here yet, which is more than that there is no head.
+    fn head_unless_new(&self) -> Result<Option<(Head, Etag)>, BucketError> {
+        match self.read_head()? {
+            None if self.has_remains()? => {
+                // Somebody may have begun it in between.
+                self.read_head()?.map(Some).ok_or(BucketError::HeadLost)
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// Returns whether there is something of a cache, when there is no head: what is written once with the first commit, a record, or a pack.
+    pub(crate) fn has_remains(&self) -> Result<bool, BucketError> {
+        match self.objects.get(&cache_key(), HEAD_LEN) {
+            Err(ObjectError::Absent { .. }) => {}
+            Ok(_) | Err(ObjectError::TooLong { .. } | ObjectError::Malformed { .. }) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        }
+        for prefix in ["log/", "p/"] {
+            match self.objects.list_few(prefix) {
+                Ok(few) if few.iter().any(|listed| owner(&listed.key).is_some()) => return Ok(true),
+                // Who may not list can begin a cache all the same: this look is a second guard.
+                Ok(_) | Err(ObjectError::Denied { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(false)
+    }
+
     /// Returns the newest view; makes the cache when there is none.
     fn view_or_first(&self) -> Result<Arc<View>, BucketError> {
         if let Some(view) = self.view()? {
             return Ok(view);
-        }
-        match self.objects.get(&cache_key(), HEAD_LEN) {
-            Err(ObjectError::Absent { .. }) => {}
-            Ok(_) => return Err(BucketError::HeadLost),
-            Err(error) => return Err(error.into()),
         }
         self.probe()?;
         let first = Head::first(self.random());

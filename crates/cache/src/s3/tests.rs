@@ -64,5 +64,7 @@ mod flips;
 mod hostile;
 mod killed;
 mod mending;
+mod overtaken;
+mod remains;
 mod sweeping;
 mod versions;

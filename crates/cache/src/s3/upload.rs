@@ -79,9 +79,8 @@ impl S3Store {
         let receiver = Mutex::new(receiver);
         let sent = Mutex::new(vec![]);
         let made = thread::scope(|scope| {
-            let senders: Vec<_> = (0..self.options.uploads.max(1))
-                .map(|_| scope.spawn(|| self.send_packs(&receiver, &sent, upload.arrived)))
-                .collect();
+            let senders: Vec<_> =
+                (0..self.options.uploads.max(1)).map(|_| scope.spawn(|| self.send_packs(&receiver, &sent, upload))).collect();
             let made = make_packs(blobs, upload, &sender);
             drop(sender);
             let failed = senders.into_iter().filter_map(|thread| thread.join().expect("senders do not panic").err()).next();
@@ -100,7 +99,7 @@ impl S3Store {
         &self,
         receiver: &Mutex<Receiver<Ready>>,
         sent: &Mutex<Vec<Sent>>,
-        arrived: &(dyn Fn(&Sent) + Sync),
+        upload: &Upload<'_>,
     ) -> Result<(), BucketError> {
         loop {
             let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -113,7 +112,9 @@ impl S3Store {
                 return Err(error);
             }
             let row = (reference, slots);
-            arrived(&row);
+            (upload.arrived)(&row);
+            let blobs = row.1.iter().filter(|slot| !upload.texts.contains_key(&slot.digest));
+            upload.source.arrived(blobs.map(|slot| slot.part_len() as u64).sum());
             sent.lock().unwrap_or_else(PoisonError::into_inner).push(row);
         }
     }
@@ -205,6 +206,7 @@ fn cut(digest: Digest, len: u64, upload: &Upload<'_>, mut push: impl FnMut(Work,
         hasher.update(&bytes);
         if upload.known.get(&(digest, part)).is_some_and(|known| *known == Digest::of(&bytes)) {
             upload.confirmed.lock().unwrap_or_else(PoisonError::into_inner).insert((digest, part));
+            upload.source.arrived(bytes.len() as u64);
             continue;
         }
         let cost = bytes.len() as u64;

@@ -24,7 +24,7 @@ use df_testkit::s3::Server;
 
 use member::{Answer, Member, Seat};
 use mortal::End;
-use progress::Progress;
+use progress::{Leaving, Progress};
 use report::Report;
 use versions::Dice;
 
@@ -69,9 +69,10 @@ impl Campaign {
 
     /// Puts version after version, each until it is acknowledged. Returns how many were.
     fn write(&self, writer: u64) -> u64 {
+        let _leaving = Leaving(&self.progress);
         let (who, mut dice, mut member) = (format!("writer-{writer}"), Dice::new([writer, 77]), None);
         let mut acknowledged = 0;
-        while self.taken.fetch_add(1, Ordering::Relaxed) < self.commits {
+        while !self.progress.is_draining() && self.taken.fetch_add(1, Ordering::Relaxed) < self.commits {
             self.until_done(&who, writer, &mut member, &format!("put {acknowledged}"), || {
                 End::draw(&mut dice, 14, writer < STOPPING)
             });
@@ -89,6 +90,7 @@ impl Campaign {
 
     /// Collects again and again.
     fn collect(&self, collector: u64) {
+        let _leaving = Leaving(&self.progress);
         let (who, mut dice, mut member) = (format!("collector-{collector}"), Dice::new([collector, 99]), None);
         while self.progress.wait_for_commits(BETWEEN) {
             let words =

@@ -25,8 +25,8 @@ impl S3Store {
             }
             Ok(Plan::Commit(Box::new(Change { fence: Some(view.head.sequence), ..Change::default() }), ()))
         })?;
-        let view = self.view()?.ok_or(BucketError::HeadLost)?;
-        let named = self.named(&view)?;
+        let (view, named) =
+            self.with_view(|view| Ok::<_, BucketError>((view.clone(), self.named(view)?)))?.ok_or(BucketError::HeadLost)?;
         let mut n = 0;
         for prefix in ["p/", "i/", "t/", "a/", "log/"] {
             let orphans = self.list(prefix)?.into_iter();

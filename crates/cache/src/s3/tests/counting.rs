@@ -1,14 +1,16 @@
 //! What a put and a get cost, in requests.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use df_core::{Digest, Manifest, Release};
 
 use super::super::Item;
-use super::super::memory::Action;
+use super::super::memory::{Action, Fate};
 use super::super::objects::Objects as _;
 use super::{Bench, NOW};
-use crate::blobs::Nothing;
+use crate::blobs::{Blobs, Bytes, Nothing};
 use crate::contract::{Source, assert_whole, image, release};
 use crate::document::Document;
 use crate::store::Store;
@@ -104,13 +106,14 @@ fn nothing_but_a_collection_lists_and_nothing_asks_whether_something_is_there() 
     let (manifest, blobs) = files(100, 300, 3);
     let release = release("greeter", 1, manifest.image());
     store.put(&release, &manifest, &blobs, NOW).expect("put");
+    let start = bench.bucket.calls().len();
     store.pin(manifest.image(), "for a test").expect("pinned");
     store.unpin(manifest.image()).expect("unpinned");
     store.attach(&release.app, release.id(), Document::Sbom, b"what of").expect("attached");
     store.verify().expect("read");
     store.repair(&blobs).expect("nothing to do");
     assert_whole(&bench.store(), &manifest, &blobs);
-    let asked = |action| bench.bucket.calls().iter().filter(|call| call.action == action).count();
+    let asked = |action| bench.bucket.calls().iter().skip(start).filter(|call| call.action == action).count();
     assert_eq!((asked(Action::List), asked(Action::Delete)), (0, 0));
     let plan = crate::gc::plan(&store.contents().expect("read"), &crate::gc::NOTHING);
     store.collect(&plan).expect("collected");
@@ -172,4 +175,46 @@ fn a_get_takes_few_requests_and_only_what_is_lacking() {
     let took = bench.bucket.requests().bytes_down - before.bytes_down;
     assert!(took < 100_000, "{took}");
     assert_whole(&other, &partly, &few);
+}
+
+/// A source that is told what arrived.
+struct Told<'a>(&'a Source, AtomicU64);
+
+impl Blobs for Told<'_> {
+    fn blob(&self, digest: Digest) -> io::Result<Bytes> {
+        self.0.blob(digest)
+    }
+    fn arrived(&self, len: u64) {
+        self.1.fetch_add(len, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn what_was_read_has_not_arrived_before_its_pack_is_there() {
+    let bench = Bench::new();
+    let (manifest, blobs) = files(9, 8 << 20, 7);
+    let release = release("greeter", 1, manifest.image());
+    let put = || {
+        let told = Told(&blobs, AtomicU64::new(0));
+        let result = bench.store().put(&release, &manifest, &told, NOW);
+        (result, told.1.into_inner())
+    };
+    let packs = AtomicU64::new(0);
+    bench.bucket.decide(move |call| {
+        match call.action == Action::Put && call.key.starts_with("p/") && packs.fetch_add(1, Ordering::SeqCst) > 0 {
+            true => Fate::Lost,
+            false => Fate::Done,
+        }
+    });
+    let (result, arrived) = put();
+    assert!(result.is_err());
+    assert_eq!(arrived, 32 << 20, "one pack of several");
+
+    bench.bucket.behave();
+    let (result, arrived) = put();
+    assert!(result.is_ok(), "{result:?}");
+    assert_eq!(arrived, 72 << 20, "each byte once");
+    let (result, arrived) = put();
+    assert!(result.is_ok_and(|added| added.n_blobs == 0));
+    assert_eq!(arrived, 0, "nothing was lacking");
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use df_core::Digest;
 
-use super::Findings;
+use super::{AGAIN, Findings};
 use crate::s3::S3Store;
 use crate::s3::failure::BucketError;
 use crate::s3::format::FormatError;
@@ -18,10 +18,22 @@ use crate::s3::objects::{Key, ObjectError};
 use crate::s3::swap::{View, cache_key, cache_text, head_key};
 
 impl S3Store {
-    /// Reads the head and what it names but packs.
+    /// Reads the head and what it names but packs; once more when something seems wrong that others may have taken away.
     pub(in super::super) fn check_structure(&self) -> Result<Findings, BucketError> {
+        for _ in 1..AGAIN {
+            let (head, findings) = self.check_structure_once()?;
+            let moved = |head: &Head| Ok::<_, BucketError>(self.read_head()?.is_some_and(|(now, _)| now != *head));
+            match head {
+                Some(head) if !findings.is_empty() && moved(&head)? => {}
+                _ => return Ok(findings),
+            }
+        }
+        Ok(self.check_structure_once()?.1)
+    }
+
+    fn check_structure_once(&self) -> Result<(Option<Head>, Findings), BucketError> {
         let mut findings = Findings::default();
-        let Some(head) = self.check_head(&mut findings)? else { return Ok(findings) };
+        let Some(head) = self.check_head(&mut findings)? else { return Ok((None, findings)) };
         if head.sequence > 1 {
             let text = cache_text(head.cache);
             self.check(cache_key(), HEAD_LEN, &mut findings, |bytes| if bytes == text { Ok(()) } else { Err(OTHER) })?;
@@ -36,18 +48,18 @@ impl S3Store {
             self.check_object(Space::Segment, reference, &mut findings, |bytes| Segment::decode(bytes).map(drop))?;
         }
         self.check_records(&head, &mut findings)?;
-        Ok(findings)
+        Ok((Some(head), findings))
     }
 
     /// Returns the newest view, when all of it can be read; what cannot was found already, or is now.
     pub(in super::super) fn readable_view(&self, findings: &mut Findings) -> Result<Option<Arc<View>>, BucketError> {
-        let read = || {
-            let Some(view) = self.view()? else { return Ok(None) };
-            self.index(&view)?;
+        let read = self.with_view(|view| {
+            self.index(view)?;
             self.condemned(&view.head)?;
-            Ok(Some(view))
-        };
-        match read() {
+            Ok(view.clone())
+        });
+        match read {
+            Err(BucketError::HeadLost) => Ok(None),
             Err(BucketError::Damaged { key, source }) => {
                 findings.objects.entry(key).or_insert_with(|| source.to_string());
                 Ok(None)
@@ -63,11 +75,8 @@ impl S3Store {
     fn check_head(&self, findings: &mut Findings) -> Result<Option<Head>, BucketError> {
         let lost = match self.read_head() {
             Ok(Some((head, _))) => return Ok(Some(head)),
-            Ok(None) => match self.objects.get(&cache_key(), HEAD_LEN) {
-                Err(ObjectError::Absent { .. }) => return Ok(None),
-                Ok(_) | Err(ObjectError::TooLong { .. } | ObjectError::Malformed { .. }) => GONE.to_owned(),
-                Err(error) => return Err(error.into()),
-            },
+            Ok(None) if !self.has_remains()? => return Ok(None),
+            Ok(None) => GONE.to_owned(),
             Err(BucketError::Damaged { source, .. }) => source.to_string(),
             Err(BucketError::Object(ObjectError::TooLong { .. } | ObjectError::Malformed { .. })) => OTHER.0.to_owned(),
             Err(error) => return Err(error),

@@ -43,6 +43,11 @@ impl Progress {
         self.change(|state| (state.is_draining, state.is_over) = (true, true));
     }
 
+    /// Returns whether no commit is to be begun any more.
+    pub fn is_draining(&self) -> bool {
+        self.state().is_draining
+    }
+
     pub fn is_over(&self) -> bool {
         self.state().is_over
     }
@@ -87,6 +92,17 @@ impl Progress {
 
     fn wait(&self, until: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
         self.changed.wait_while(self.state(), |state| !until(state)).expect("not poisoned")
+    }
+}
+
+/// Lets nobody wait for somebody who panicked.
+pub struct Leaving<'a>(pub &'a Progress);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.drain();
+        }
     }
 }
 

@@ -1,0 +1,191 @@
+//! Whoever is overtaken by others: a reader by a collection, a writer's journal by whoever condemns what it names.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use df_core::{Digest, Timestamp};
+
+use super::super::memory::{Action, Fate};
+use super::super::{Options, S3Store};
+use super::killed::{assert_there, example, put};
+use super::{Bench, NOW};
+use crate::contract::assert_whole;
+use crate::document::Document;
+use crate::gc;
+use crate::store::Store;
+
+fn collect(store: &S3Store, count: usize) {
+    let policy = crate::Policy { count, older: Timestamp(i64::MAX) };
+    store.collect(&gc::plan(&store.contents().expect("read"), &policy)).expect("collected");
+}
+
+#[test]
+fn a_reader_whose_index_a_collection_takes_away_reads_the_newer_one() {
+    let readers: [fn(&S3Store); 5] = [
+        |reader| {
+            let (manifest, blobs, _) = example(2);
+            assert_whole(reader, &manifest, &blobs);
+        },
+        |reader| {
+            let (manifest, blobs, _) = example(2);
+            let blobs_of = reader.reading(&manifest.blobs()).expect("begun");
+            for (digest, bytes) in blobs {
+                let mut read = vec![];
+                let reader = blobs_of.blob(digest).and_then(crate::blobs::Bytes::reader);
+                std::io::Read::read_to_end(&mut reader.expect("a blob"), &mut read).expect("all of it");
+                assert_eq!(read, bytes);
+            }
+        },
+        |reader| assert_eq!(reader.lacking(&example(2).0).expect("read"), []),
+        |reader| assert!(reader.stats().expect("read").n_images > 0),
+        |reader| {
+            let (_, _, release) = example(2);
+            assert!(reader.attached(&release.app, release.id(), Document::Sbom).expect("read").is_some());
+            assert_eq!(reader.verify().expect("read"), []);
+        },
+    ];
+    for (which, read) in readers.into_iter().enumerate() {
+        for n in 0.. {
+            let bench = Bench::new();
+            (1..3).for_each(|n| put(&bench.store(), n).expect("put"));
+            let (_, _, release) = example(2);
+            bench.store().attach(&release.app, release.id(), Document::Sbom, b"what of").expect("attached");
+            let (reader, other, seen) = (bench.store(), bench.store(), Arc::new(AtomicU64::new(0)));
+            let counted = seen.clone();
+            bench.bucket.decide(move |_| {
+                // Twice in a row: what was read the second time may be gone as well.
+                if (n..n + 2).contains(&counted.fetch_add(1, Ordering::Relaxed)) {
+                    put(&other, 3).expect("put");
+                    put(&other, 2).expect("put");
+                    collect(&other, 1);
+                    put(&other, 4).expect("put");
+                    put(&other, 2).expect("put");
+                    collect(&other, 1);
+                }
+                Fate::Done
+            });
+            read(&reader);
+            bench.bucket.behave();
+            if seen.load(Ordering::Relaxed) <= n {
+                assert!(n > 1, "reader {which} asked {n} times");
+                break;
+            }
+        }
+    }
+}
+
+/// Puts an image whose writer dies when its commit is done and before it knows: its journal names a pack that is live.
+fn with_journal(bench: &Bench) -> std::path::PathBuf {
+    let directory = bench.directory.path().join("writer");
+    let died = Arc::new(AtomicU64::new(0));
+    bench.bucket.decide(move |call| {
+        let is_swap = call.action == Action::Put && call.key == "head";
+        match died.load(Ordering::Relaxed) {
+            0 if is_swap => {
+                died.store(1, Ordering::Relaxed);
+                Fate::Unanswered
+            }
+            0 => Fate::Done,
+            _ => Fate::Lost,
+        }
+    });
+    put(&S3Store::open(bench.bucket.clone(), &directory, super::options(77)), 2).expect_err("dead");
+    bench.bucket.behave();
+    assert_there(bench, 2);
+    directory
+}
+
+#[test]
+fn a_pack_that_is_condemned_is_nobody_s_own_from_the_same_swap_on() {
+    // Whoever dies, or is overtaken, right after the swap that condemns raises no fence later.
+    for n in 0.. {
+        let mut bench = Bench::new();
+        bench.grace = Duration::from_secs(100);
+        put(&bench.store(), 1).expect("put");
+        let directory = with_journal(&bench);
+        let collector = bench.store();
+        let swaps = Arc::new(AtomicU64::new(0));
+        let counted = swaps.clone();
+        bench.bucket.decide(move |call| match call.action == Action::Put && call.key == "head" {
+            true if counted.fetch_add(1, Ordering::Relaxed) < n => Fate::Done,
+            false if counted.load(Ordering::Relaxed) < n.max(1) => Fate::Done,
+            _ => Fate::Lost,
+        });
+        let plan = gc::plan(&collector.contents().expect("read"), &gc::NOTHING);
+        let done = collector.collect(&plan).is_ok();
+        bench.bucket.behave();
+        // The next run goes by what the dead one sent.
+        put(&S3Store::open(bench.bucket.clone(), &directory, super::options(78)), 2).expect("put");
+        assert_there(&bench, 2);
+        let late = Options { now: Timestamp(NOW.0 + 1_000), grace: bench.grace, ..super::options(79) };
+        collect(&S3Store::open(bench.bucket.clone(), &bench.directory.path().join("late"), late), 1);
+        assert_there(&bench, 2);
+        assert_eq!(bench.store().verify().expect("read"), [], "after {n} swaps of a collection");
+        if done {
+            assert!(n > 1, "a collection has {n} swaps");
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_pack_that_a_repair_condemns_is_nobody_s_own_from_the_same_swap_on() {
+    let mut bench = Bench::new();
+    bench.grace = Duration::from_secs(100);
+    put(&bench.store(), 1).expect("put");
+    let before = bench.bucket.keys();
+    let directory = with_journal(&bench);
+    let pack = bench.bucket.keys().into_iter().find(|key| key.starts_with("p/") && !before.contains(key)).expect("a pack");
+    let whole = bench.bucket.peek(&pack).expect("there").to_vec();
+    let mut bytes = whole.clone();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    bench.bucket.set(&pack, Some(&bytes));
+    bench.store().repair(&crate::blobs::Nothing).expect("repaired");
+    assert_there(&bench, 2);
+    // The release goes without a fence of its own, as by a hand: what its journal names seems to be lacking again.
+    let store = bench.store();
+    store
+        .commit(|view, _| {
+            let mut roots = (*view.roots).clone();
+            roots.releases.retain(|row| row.stored.release.image != example(2).0.image());
+            roots.images.remove(&example(2).0.image());
+            let index = store.index(view)?;
+            let gone: Vec<Digest> = example(2).1.into_keys().chain([example(2).0.image().0]).collect();
+            let rows = index.rows().map(|(pack, mut slots)| {
+                slots.retain(|slot| !gone.contains(&slot.digest));
+                (pack, slots)
+            });
+            let index = Some(vec![super::super::format::segment::Segment::new(rows)]);
+            let change = super::super::swap::Change { roots: Some(roots), index, ..Default::default() };
+            Ok::<_, crate::store::PutError>(super::super::swap::Plan::Commit(Box::new(change), ()))
+        })
+        .expect("committed");
+    put(&S3Store::open(bench.bucket.clone(), &directory, super::options(78)), 2).expect("put");
+    let late = Options { now: Timestamp(NOW.0 + 1_000), grace: bench.grace, ..super::options(79) };
+    collect(&S3Store::open(bench.bucket.clone(), &bench.directory.path().join("late"), late), 2);
+    assert_there(&bench, 2);
+    assert_eq!(bench.store().verify().expect("read"), []);
+}
+
+#[test]
+fn an_attestation_that_could_not_be_asked_for_is_not_forgotten_by_the_next() {
+    let bench = Bench::new();
+    put(&bench.store(), 1).expect("put");
+    let (_, _, release) = example(1);
+    let both = include_bytes!("../../../../core/testdata/attestations-v1.json");
+    let both = df_core::Bundle::decode(both).expect("a bundle");
+    let of = |n: usize| {
+        let statement = df_core::attestation::Statement::release(&df_core::attestation::Subject::of(&release));
+        df_core::Bundle::new(&statement, vec![both.attestations()[n].clone()]).encode()
+    };
+    let attach = |n: usize| bench.store().attach(&release.app, release.id(), Document::Attestations, &of(n));
+    assert!(attach(0).expect("attached"));
+    bench.bucket.decide(|call| if call.key.starts_with("a/") && call.action == Action::Get { Fate::Lost } else { Fate::Done });
+    attach(1).expect_err("what is held is not known");
+    bench.bucket.behave();
+    assert!(attach(1).expect("attached"));
+    let held = bench.store().attached(&release.app, release.id(), Document::Attestations).expect("read").expect("there");
+    assert_eq!(df_core::Bundle::decode(&held).expect("a bundle").attestations(), both.attestations());
+}
