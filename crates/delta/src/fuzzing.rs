@@ -78,11 +78,21 @@ pub fn corrections(data: &[u8]) {
     let _ = entropy::correct(given.0, &mut target.to_vec(), &holes, context, &mut Room::to_unpack());
 }
 
-/// A program is read, transformed and searched for references, and each is followed and written; nothing leaves its bounds.
+/// A program is read, transformed and searched for references, and each is followed and written; nothing leaves its bounds. What is written means what was read, what is
+/// hidden comes back, and so does the program, unless its sections lie on what says where they are.
 pub fn elf(data: &[u8]) {
     let mut bytes = data.to_vec();
-    let mut transformed = elf::forward(&mut bytes).unwrap_or_default();
+    let forward = elf::forward(&mut bytes);
+    if forward.is_none() {
+        assert!(bytes == data, "a program that is not understood is changed");
+    }
+    let mut transformed = forward.unwrap_or_default();
     let Some(image) = elf::Image::read(&bytes) else { return };
+    if elf::Image::read(data).as_ref() == Some(&image) {
+        let mut back = bytes.clone();
+        assert_eq!(elf::inverse(&mut back, transformed.flags), Some(()), "a transform is not undone");
+        assert!(back == data, "a transform comes back as something else");
+    }
     let layout = image.layout();
     let references = elf::references(&image, &bytes, &mut transformed);
     let mut end = 0;
@@ -93,11 +103,15 @@ pub fn elf(data: &[u8]) {
         assert!(end as usize <= bytes.len(), "a reference leaves the file");
         if let Some(target) = reference.target(layout, &bytes) {
             let base = reference.base_place().unwrap_or(target);
-            reference.write(layout, reference.at, base, target, &mut written);
+            if reference.write(layout, reference.at, base, target, &mut written) {
+                assert_eq!(reference.target(layout, &written), Some(target), "what is written means something else");
+            }
         }
     }
+    let shown = bytes.clone();
     elf::hide_operands(&mut bytes, &references).show(&mut bytes, &references);
     elf::hide_targets(&mut bytes, &references, layout, |place| place.rotate_left(3)).show(&mut bytes, &references);
+    assert!(bytes == shown, "what was hidden comes back as something else");
     let mut encoded = vec![];
     layout.encode(&elf::Layout::default(), &mut encoded);
     assert_eq!(elf::Layout::decode(&elf::Layout::default(), &encoded, &mut 0).as_ref(), Some(layout));

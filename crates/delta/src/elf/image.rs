@@ -4,7 +4,7 @@ use super::bytes::{u16_at, u32_at, u64_at};
 use super::layout::{Layout, Load, PARTS, Part};
 
 /// What the headers of a file say, checked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Image {
     layout: Layout,
     sections: Vec<Section>,
@@ -17,7 +17,7 @@ pub(crate) struct Image {
 }
 
 /// A stretch of the file that has a name.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Section {
     /// Its name, cut after [`NAME`] bytes.
     pub name: Vec<u8>,

@@ -64,6 +64,34 @@ fn relocated_words_hold_their_addresses_and_the_table_nothing() {
 }
 
 #[test]
+fn a_relocation_that_reads_as_a_count_of_others_leaves_all_where_they_are() {
+    let mut bytes = program();
+    // The first relocation's type becomes one that does not exist; the second one stays relative.
+    bytes[152 + 8..152 + 16].copy_from_slice(&0x0308_u64.to_le_bytes());
+    let (transformed, there) = check_round_trip(&bytes);
+    assert!(transformed.pointers.is_empty() && there == bytes);
+}
+
+#[test]
+fn words_that_are_at_two_addresses_stay_where_they_are() {
+    let mut bytes = program();
+    // The same stretch of the file twice in memory, and relocations for the words at its second address.
+    let (loads, shift) = (bytes.len() as u64, 0x10_0000_u64);
+    let load: Vec<u8> = bytes[64..120].to_vec();
+    bytes.extend(&load);
+    bytes.extend(&load);
+    let second = loads as usize + 56;
+    bytes[second + 16..second + 24].copy_from_slice(&shift.to_le_bytes());
+    bytes[32..40].copy_from_slice(&loads.to_le_bytes());
+    bytes[56..58].copy_from_slice(&2_u16.to_le_bytes());
+    for at in [152, 176] {
+        let word = u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        bytes[at..at + 8].copy_from_slice(&(word + shift).to_le_bytes());
+    }
+    assert!(check_round_trip(&bytes).0.pointers.is_empty());
+}
+
+#[test]
 fn calls_addresses_and_words_refer_to_what_they_mean() {
     let (mut transformed, there) = check_round_trip(&program());
     let image = Image::read(&program()).expect("a program");

@@ -142,9 +142,9 @@ fn relocations(image: &Image) -> impl Iterator<Item = &Section> {
     image.sections().iter().filter(|s| s.kind == RELA && s.flags & ALLOC != 0)
 }
 
-/// Returns where the word is that a relocation is for, if it is in the file and not in the table itself.
+/// Returns where the word is that a relocation is for, if it is in the file and not in the table itself, and at no other address.
 fn word(image: &Image, section: &Section, address: u64) -> Option<u32> {
-    let place = image.layout().place(address)?;
+    let place = image.layout().place(address).filter(|place| image.layout().address(*place) == Some(address))?;
     let end = place.checked_add(8)?;
     (end <= image.layout().len && (end <= section.at || place >= section.end())).then_some(place)
 }
@@ -194,10 +194,13 @@ fn can_mark(bytes: &[u8], image: &Image) -> bool {
         k > 0 && place + 8 <= words[k - 1].1 && (place - words[k - 1].0).is_multiple_of(8)
     };
     let in_order = |section: &Section| {
+        let kinds = || (0..section.len as usize / RELOCATION).filter_map(|k| u64_at(bytes, section.at as usize + k * RELOCATION + 8));
+        // What reads as a count of them already would be taken for it on the way back.
+        if kinds().any(|kind| counted(kind).is_some()) {
+            return false;
+        }
         let Some((first, n)) = relative(bytes, section) else { return true };
-        let n_all = (0..section.len as usize / RELOCATION)
-            .filter(|k| u64_at(bytes, section.at as usize + k * RELOCATION + 8) == Some(RELATIVE))
-            .count();
+        let n_all = kinds().filter(|kind| *kind == RELATIVE).count();
         let mut run = (0..n).map(|k| first + k * RELOCATION);
         n == n_all
             && n < 1 << 24
@@ -226,13 +229,17 @@ fn relative(bytes: &[u8], section: &Section) -> Option<(usize, usize)> {
 pub(super) fn run(bytes: &[u8], section: &Section) -> Option<std::ops::Range<usize>> {
     for k in 0..section.len as usize / RELOCATION {
         let at = section.at as usize + k * RELOCATION;
-        let kind = u64_at(bytes, at + 8)?;
-        if kind & 0xff == RELATIVE && kind >> 32 == 0 && kind >> COUNT_SHIFT > 0 {
-            let end = at + (kind >> COUNT_SHIFT) as usize * RELOCATION;
+        if let Some(n) = counted(u64_at(bytes, at + 8)?) {
+            let end = at + n * RELOCATION;
             return (end <= section.end() as usize).then_some(at..end);
         }
     }
     None
+}
+
+/// Returns how many relative relocations a type counts, if it does.
+fn counted(kind: u64) -> Option<usize> {
+    (kind & 0xff == RELATIVE && kind >> 32 == 0 && kind >> COUNT_SHIFT > 0).then_some((kind >> COUNT_SHIFT) as usize)
 }
 
 /// Returns the sections whose words may be marked, in order of the file: what is written, if only once, and is no table.

@@ -31,7 +31,9 @@ pub(crate) fn copy(sides: &Sides<'_>, level: Level) -> Option<Body> {
         Level::Small => vec![alike, pack_plain(base, target, &align::align_exact(base, target, effort), level)],
     };
     let best = bodies.into_iter().flatten().min_by_key(|body| body.bytes.len())?;
-    proven(best, Prepared { bytes: base, slices: &[], programs: Vec::new() }, sides, false)
+    let body = proven(best, Prepared { bytes: base, slices: &[], programs: Vec::new() }, sides, false);
+    debug_assert!(body.is_some(), "a copy does not make what it is of");
+    body
 }
 
 /// Packs a piece of which some members are programs that come from programs. `None` when there are none, or that is no way to do it.
@@ -85,7 +87,16 @@ fn elf_of(
     }
     let body = body.pack(Shape::Code)?;
     drop(target);
-    proven(body, Prepared { bytes: &base, slices, programs: old }, sides, true)
+    let body = proven(body, Prepared { bytes: &base, slices, programs: old }, sides, true);
+    let is_undone = |pair: &ProgramPair| is_undone(&sides.target[members[pair.member].clone()]);
+    debug_assert!(body.is_some() || transform && !pairs.iter().all(is_undone), "programs that could be made are not");
+    body
+}
+
+/// Returns whether the transform of a program can be undone, which that of a damaged one need not be.
+fn is_undone(program: &[u8]) -> bool {
+    let mut bytes = program.to_vec();
+    elf::forward(&mut bytes).is_none_or(|transformed| elf::inverse(&mut bytes, transformed.flags).is_some() && bytes == program)
 }
 
 /// Returns a body when it makes the target.
