@@ -51,10 +51,10 @@ pub fn pack_corrections(
     if work == 0 {
         return;
     }
+    let change = Change { predicted, actual, gaps, holes, context, shape, level };
     let made = forms(work, actual.len(), level).iter().filter_map(|&form| {
         let mut left = room.clone();
-        let made = pack_form(form, predicted, actual, &gaps, holes, context, shape, level, &mut left)?;
-        Some((made, left))
+        Some((change.pack(form, &mut left)?, left))
     });
     // The first that there is room for, or the smallest where trying all takes no time or time is no matter.
     let best = if level == Level::Small || work <= TRIFLE { made.min_by_key(|(made, _)| made.len()) } else { { made }.next() };
@@ -139,54 +139,73 @@ fn gaps(predicted: &[u8], actual: &[u8], holes: &[Range<u32>]) -> Vec<u32> {
     gaps
 }
 
-/// Packs in one form, if there is room for that.
-#[expect(clippy::too_many_arguments, reason = "the second half of its caller")]
-fn pack_form(
-    form: u8,
-    predicted: &[u8],
-    actual: &[u8],
-    gaps: &[u32],
-    holes: &[Range<u32>],
-    context: &[u8],
+/// All that there is to say.
+struct Change<'a> {
+    predicted: &'a [u8],
+    actual: &'a [u8],
+    gaps: Vec<u32>,
+    holes: &'a [Range<u32>],
+    context: &'a [u8],
     shape: Shape,
     level: Level,
-    room: &mut Room,
-) -> Option<Vec<u8>> {
-    if !room.take(cost(form, gaps.len(), holes, actual.len())) {
-        return None;
-    }
-    let mut made = vec![form | (shape as u8) << 4];
-    varint::put(&mut made, gaps.len() as u64);
-    match budget(form, actual.len()) {
-        Some(budget) => made.extend(mix::place::encode(predicted, actual, gaps, holes, context, shape, budget)),
-        None if form == QUICK => pack_quick(predicted, actual, gaps, holes, context, shape, level, room, &mut made),
-        None => pack_streams(predicted, actual, gaps, holes, context, shape, level, room, &mut made),
-    }
-    Some(made)
 }
 
-#[expect(clippy::too_many_arguments, reason = "the second half of its caller")]
-fn pack_quick(
-    predicted: &[u8],
-    actual: &[u8],
-    gaps: &[u32],
-    holes: &[Range<u32>],
-    context: &[u8],
-    shape: Shape,
-    level: Level,
-    room: &mut Room,
-    out: &mut Vec<u8>,
-) {
-    let mut target = predicted.to_vec();
-    if !holes.is_empty() {
-        let literals = literals(actual, holes);
-        let mut packed = Vec::new();
-        pack(&literals, context, shape, level, room, &mut packed);
-        varint::put(out, packed.len() as u64);
-        out.extend(packed);
-        fill(&mut target, holes, &literals);
+impl Change<'_> {
+    /// Packs in one form, if there is room for that.
+    fn pack(&self, form: u8, room: &mut Room) -> Option<Vec<u8>> {
+        let Self { predicted, actual, gaps, holes, context, shape, .. } = self;
+        if !room.take(cost(form, gaps.len(), holes, actual.len())) {
+            return None;
+        }
+        let mut made = vec![form | (*shape as u8) << 4];
+        varint::put(&mut made, gaps.len() as u64);
+        match budget(form, actual.len()) {
+            Some(budget) => made.extend(mix::place::encode(predicted, actual, gaps, holes, context, *shape, budget)),
+            None if form == QUICK => self.pack_quick(room, &mut made),
+            None => self.pack_streams(room, &mut made),
+        }
+        Some(made)
     }
-    out.extend(mix::quick::encode_places(&mut target, actual, gaps, holes, shape));
+
+    fn pack_quick(&self, room: &mut Room, out: &mut Vec<u8>) {
+        let mut target = self.predicted.to_vec();
+        if !self.holes.is_empty() {
+            let literals = literals(self.actual, self.holes);
+            let mut packed = Vec::new();
+            pack(&literals, self.context, self.shape, self.level, room, &mut packed);
+            varint::put(out, packed.len() as u64);
+            out.extend(packed);
+            fill(&mut target, self.holes, &literals);
+        }
+        out.extend(mix::quick::encode_places(&mut target, self.actual, &self.gaps, self.holes, self.shape));
+    }
+
+    fn pack_streams(&self, room: &mut Room, out: &mut Vec<u8>) {
+        if !self.gaps.is_empty() {
+            let (mut packed_numbers, mut packed_values) = (Vec::new(), Vec::new());
+            let mut numbers = Vec::new();
+            self.gaps.iter().for_each(|gap| varint::put(&mut numbers, (*gap).into()));
+            pack(&numbers, &[], Shape::Numbers, self.level, room, &mut packed_numbers);
+            pack(&self.values(), &[], Shape::Bytes, self.level, room, &mut packed_values);
+            for len in [numbers.len(), packed_numbers.len(), packed_values.len()] {
+                varint::put(out, len as u64);
+            }
+            out.extend(packed_numbers);
+            out.extend(packed_values);
+        }
+        pack(&literals(self.actual, self.holes), self.context, self.shape, self.level, room, out);
+    }
+
+    /// What is added to each wrong byte.
+    fn values(&self) -> Vec<u8> {
+        let mut values = Vec::with_capacity(self.gaps.len());
+        for run in runs(self.holes, self.actual.len()) {
+            let both = self.predicted[run.clone()].iter().zip(&self.actual[run]);
+            let wrong = both.filter(|(predicted, actual)| predicted != actual);
+            values.extend(wrong.map(|(predicted, actual)| actual.wrapping_sub(*predicted)));
+        }
+        values
+    }
 }
 
 fn unpack_quick(
@@ -205,39 +224,6 @@ fn unpack_quick(
         fill(target, holes, &unpack(packed, context, len, room)?);
     }
     mix::quick::decode_places(body, target, n_wrong, holes, shape)
-}
-
-#[expect(clippy::too_many_arguments, reason = "the second half of its caller")]
-fn pack_streams(
-    predicted: &[u8],
-    actual: &[u8],
-    gaps: &[u32],
-    holes: &[Range<u32>],
-    context: &[u8],
-    shape: Shape,
-    level: Level,
-    room: &mut Room,
-    out: &mut Vec<u8>,
-) {
-    if !gaps.is_empty() {
-        let (mut numbers, mut values) = (Vec::new(), Vec::with_capacity(gaps.len()));
-        gaps.iter().for_each(|gap| varint::put(&mut numbers, (*gap).into()));
-        for run in runs(holes, actual.len()) {
-            let both = predicted[run.clone()].iter().zip(&actual[run]);
-            values.extend(
-                both.filter(|(predicted, actual)| predicted != actual).map(|(predicted, actual)| actual.wrapping_sub(*predicted)),
-            );
-        }
-        let (mut packed_numbers, mut packed_values) = (Vec::new(), Vec::new());
-        pack(&numbers, &[], Shape::Numbers, level, room, &mut packed_numbers);
-        pack(&values, &[], Shape::Bytes, level, room, &mut packed_values);
-        for len in [numbers.len(), packed_numbers.len(), packed_values.len()] {
-            varint::put(out, len as u64);
-        }
-        out.extend(packed_numbers);
-        out.extend(packed_values);
-    }
-    pack(&literals(actual, holes), context, shape, level, room, out);
 }
 
 /// What is in the holes.
@@ -422,10 +408,18 @@ mod tests {
         let holes: Vec<_> = (1..20).map(|i| 100 * i..100 * i + i).collect();
         holes.iter().for_each(|hole| actual[hole.start as usize..hole.end as usize].fill(b'x'));
         let gaps = gaps(&predicted, &actual, &holes);
+        let change = |shape| Change {
+            predicted: &predicted,
+            actual: &actual,
+            gaps: gaps.clone(),
+            holes: &holes,
+            context: b"context",
+            shape,
+            level: Level::Small,
+        };
         let digests = [PLACES, PLACES_FAST, QUICK].map(|form| {
             [Shape::Text, Shape::Code].map(|shape| {
-                let room = &mut Room::to_unpack();
-                let made = pack_form(form, &predicted, &actual, &gaps, &holes, b"context", shape, Level::Small, room);
+                let made = change(shape).pack(form, &mut Room::to_unpack());
                 blake3::hash(&made.expect("room")).to_hex()[..16].to_owned()
             })
         });

@@ -3,9 +3,9 @@
 use std::io;
 
 use df_core::{Digest, Entry, ImageId, Kind, Manifest};
-use df_delta::{ApplyError, CodecError, Level};
+use df_delta::{ApplyError, Codec, CodecError, Level, Options};
 
-use crate::trees::{Blobs, Kept, Random, Tree, apply, apply_to, encode, manifest, tree};
+use crate::trees::{Blobs, Kept, Random, Tree, apply, apply_to, encode, encode_with, manifest, tree};
 
 /// A pair whose delta is small and uses everything: a change, a move, a new file, an empty one.
 fn pair() -> (Tree, Tree) {
@@ -95,14 +95,42 @@ fn the_content_of_another_file_is_refused() {
     assert_eq!(apply(None, &other, &whole(&other, &stored(b"two"))).expect("the right place"), other);
 }
 
+/// Every byte of the base is another than its manifest says.
+#[track_caller]
+fn apply_to_damaged(old: &Tree, new: &Tree, codec: Codec) -> ApplyError {
+    let (delta, encoded) = encode_with(Some(old), new, Options { level: Level::Fast, codec: Some(codec) }).expect("encodes");
+    assert!(encoded.codecs.of(codec).raw > 0, "{codec:?} was not taken");
+    let mut blobs = Blobs::of(old);
+    blobs.damage();
+    let error = apply_to(Some((manifest(old), blobs)), new, &delta).expect_err("damaged base");
+    assert!(error.is_damaged(), "{error:?}");
+    error
+}
+
 #[test]
 fn a_damaged_base_is_found_and_a_whole_copy_would_mend_it() {
+    let text = b"the old words of a file that will change a little, ".repeat(8);
+    let tree_of = |bytes: &[u8]| tree([("a", bytes.to_vec())]);
+    let old = tree_of(&text);
+    // What is only copied comes out as damaged as it is, and its digest tells.
+    let damaged: Vec<u8> = text[7..].iter().map(|byte| byte ^ 0x55).collect();
+    let error = apply_to_damaged(&old, &tree_of(&text[7..]), Codec::Copy);
+    assert!(
+        matches!(error, ApplyError::WrongBlob { expected, found } if expected == Digest::of(&text[7..]) && found == Digest::of(&damaged)),
+        "{error:?}"
+    );
+    let grown = [&text[..], b"and grow"].concat();
+    let error = apply_to_damaged(&old, &tree_of(&grown), Codec::Zstd);
+    assert!(matches!(error, ApplyError::WrongBlob { expected, .. } if expected == Digest::of(&grown)), "{error:?}");
+    // What is new was guessed from the base: guessed from other bytes it is noise that does not end where it should.
+    let error = apply_to_damaged(&old, &tree_of(&grown), Codec::Copy);
+    assert!(matches!(error, ApplyError::Damaged(CodecError::Stream(_))), "{error:?}");
+}
+
+#[test]
+fn a_lost_base_is_found() {
     let (old, new) = pair();
     let delta = encode(Some(&old), &new, Level::Fast).expect("encodes");
-    let mut blobs = Blobs::of(&old);
-    blobs.damage();
-    let error = apply_to(Some((manifest(&old), blobs)), &new, &delta).expect_err("damaged base");
-    assert!(matches!(error, ApplyError::WrongBlob { .. } | ApplyError::Damaged(_)) && error.is_damaged());
     let error = apply_to(Some((manifest(&old), Blobs::of(&Tree::new()))), &new, &delta).expect_err("lost base");
     assert!(matches!(error, ApplyError::ReadBase { .. }) && error.is_damaged());
 }

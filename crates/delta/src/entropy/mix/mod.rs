@@ -9,6 +9,7 @@ pub(super) mod place;
 pub(super) mod quick;
 mod slots;
 mod tables;
+mod walk;
 
 use contexts::Recent;
 use matches::{Matches, Past};

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::contexts::hash;
 use super::matches::{Matches, Past};
 use super::model::{Bits, Model, N, View};
+use super::walk::{Guess, Truth, gap, walk};
 use crate::entropy::range::{Reader, Writer};
 use crate::entropy::{EntropyError, Shape};
 
@@ -35,7 +36,7 @@ pub(in crate::entropy) fn encode(
     let mut target = predicted.to_vec();
     let mut writer = Writer::new();
     let mut places = Places::new(&mut target, context, shape, gaps.len(), holes, budget);
-    places.run(&mut writer, holes, gaps.len(), &Truth { actual, gaps });
+    walk(&mut places, &mut writer, actual.len(), holes, gaps.len(), &Truth { actual, gaps });
     writer.finish()
 }
 
@@ -52,7 +53,7 @@ pub(in crate::entropy) fn decode(
     let expected = target.len();
     let mut reader = Reader::new(packed);
     let mut places = Places::new(target, context, shape, n_wrong, holes, budget);
-    let fits = places.run(&mut reader, holes, n_wrong, &Truth { actual: &[], gaps: &[] });
+    let fits = walk(&mut places, &mut reader, expected, holes, n_wrong, &Truth { actual: &[], gaps: &[] });
     if fits && reader.finish() { Ok(()) } else { Err(EntropyError::Length { expected }) }
 }
 
@@ -69,18 +70,6 @@ pub(in crate::entropy) fn learned(holes: &[Range<u32>], budget: usize) -> usize 
 /// How many bytes are learned before each hole.
 fn margin(holes: &[Range<u32>], budget: usize) -> usize {
     budget.checked_div(holes.len()).unwrap_or(0).min(MARGIN)
-}
-
-/// What the writer knows; empty for the reader.
-struct Truth<'a> {
-    actual: &'a [u8],
-    gaps: &'a [u32],
-}
-
-impl Truth<'_> {
-    fn byte(&self, at: usize) -> u8 {
-        self.actual.get(at).copied().unwrap_or(0)
-    }
 }
 
 /// A target that is being corrected from its beginning to its end.
@@ -114,6 +103,52 @@ impl Bits for Known {
     }
 }
 
+impl Guess for Places<'_> {
+    fn gap(&mut self, bits: &mut impl Bits, value: u32) -> Option<u64> {
+        let mut partial = 0;
+        let found = gap(value, |byte, shift| {
+            let contexts = self.of_gap(partial, shift);
+            let phase = if shift == 0 { GAP } else { GAP_MORE };
+            let byte = self.record(bits, byte, contexts, self.ahead(self.end) as u8, phase);
+            partial = partial << 8 | u64::from(byte);
+            byte
+        })?;
+        self.gaps = [found, self.gaps[0], self.gaps[1], self.gaps[2]];
+        Some(found)
+    }
+
+    fn value(&mut self, bits: &mut impl Bits, at: usize, truth: &Truth) {
+        let predicted = self.target[at];
+        let contexts = self.of_value(at);
+        let value = truth.byte(at).wrapping_sub(predicted);
+        let phase = if self.gaps[0] == 0 { VALUE_NEXT } else { VALUE };
+        let value = self.record(bits, value, contexts, predicted, phase);
+        self.target[at] = predicted.wrapping_add(value);
+        self.values = [value.into(), self.values[0], self.values[1], self.values[2]];
+        self.end = at + 1;
+    }
+
+    /// Literals follow the same rules as what precedes them: that is learned first.
+    fn hole(&mut self, bits: &mut impl Bits, hole: Range<usize>, truth: &Truth) {
+        if hole.is_empty() {
+            return;
+        }
+        let from = hole.start.saturating_sub(self.margin).max(self.learned);
+        for matches in &mut self.literals {
+            matches.enter(Past { context: self.context, seen: &self.target[..from] });
+        }
+        for at in from..hole.start {
+            self.literal(&mut Known, at, hole.start, self.target[at]);
+            self.see(at);
+        }
+        for at in hole.clone() {
+            self.target[at] = self.literal(bits, at, hole.end, truth.byte(at));
+            self.see(at);
+        }
+        self.learned = hole.end;
+    }
+}
+
 impl<'a> Places<'a> {
     fn new(target: &'a mut [u8], context: &'a [u8], shape: Shape, n_wrong: usize, holes: &[Range<u32>], budget: usize) -> Self {
         let work = work(n_wrong, holes);
@@ -133,62 +168,6 @@ impl<'a> Places<'a> {
         }
     }
 
-    /// Goes over all places; returns whether they are within the target.
-    fn run(&mut self, bits: &mut impl Bits, holes: &[Range<u32>], n_wrong: usize, truth: &Truth) -> bool {
-        let mut n_done = 0;
-        let mut at = 0;
-        let mut gap = self.next_gap(bits, n_done, n_wrong, truth);
-        let last = self.target.len()..self.target.len();
-        for hole in holes.iter().map(|hole| hole.start as usize..hole.end as usize).chain([last]) {
-            while gap < (hole.start - at) as u64 {
-                at += gap as usize;
-                self.value(bits, at, truth);
-                at += 1;
-                n_done += 1;
-                gap = self.next_gap(bits, n_done, n_wrong, truth);
-            }
-            if n_done < n_wrong {
-                gap -= (hole.start - at) as u64;
-            }
-            at = hole.end;
-            self.literals(bits, hole, truth);
-        }
-        n_done == n_wrong
-    }
-
-    fn next_gap(&mut self, bits: &mut impl Bits, n_done: usize, n_wrong: usize, truth: &Truth) -> u64 {
-        if n_done == n_wrong {
-            return u64::MAX;
-        }
-        let mut rest = truth.gaps.get(n_done).copied().unwrap_or(0);
-        let (mut gap, mut partial) = (0, 0);
-        for shift in (0..35).step_by(7) {
-            let byte = if rest < 128 { rest as u8 } else { rest as u8 | 128 };
-            rest >>= 7;
-            let contexts = self.of_gap(partial, shift);
-            let phase = if shift == 0 { GAP } else { GAP_MORE };
-            let byte = self.record(bits, byte, contexts, self.ahead(self.end) as u8, phase);
-            gap |= u64::from(byte & 127) << shift;
-            partial = partial << 8 | u64::from(byte);
-            if byte < 128 {
-                break;
-            }
-        }
-        self.gaps = [gap, self.gaps[0], self.gaps[1], self.gaps[2]];
-        gap
-    }
-
-    fn value(&mut self, bits: &mut impl Bits, at: usize, truth: &Truth) {
-        let predicted = self.target[at];
-        let contexts = self.of_value(at);
-        let value = truth.byte(at).wrapping_sub(predicted);
-        let phase = if self.gaps[0] == 0 { VALUE_NEXT } else { VALUE };
-        let value = self.record(bits, value, contexts, predicted, phase);
-        self.target[at] = predicted.wrapping_add(value);
-        self.values = [value.into(), self.values[0], self.values[1], self.values[2]];
-        self.end = at + 1;
-    }
-
     fn record(&mut self, bits: &mut impl Bits, byte: u8, contexts: [u64; N], beside: u8, phase: u8) -> u8 {
         let expected = self.repeats.each_ref().map(Matches::expected);
         let byte = self.model.byte(bits, byte, &View { contexts: spread(contexts, phase), expected, beside, phase });
@@ -197,26 +176,6 @@ impl<'a> Places<'a> {
             repeat.see(Past { context: &[], seen: &self.records });
         }
         byte
-    }
-
-    /// Literals follow the same rules as what precedes them: that is learned first.
-    fn literals(&mut self, bits: &mut impl Bits, hole: Range<usize>, truth: &Truth) {
-        if hole.is_empty() {
-            return;
-        }
-        let from = hole.start.saturating_sub(self.margin).max(self.learned);
-        for matches in &mut self.literals {
-            matches.enter(Past { context: self.context, seen: &self.target[..from] });
-        }
-        for at in from..hole.start {
-            self.literal(&mut Known, at, hole.start, self.target[at]);
-            self.see(at);
-        }
-        for at in hole.clone() {
-            self.target[at] = self.literal(bits, at, hole.end, truth.byte(at));
-            self.see(at);
-        }
-        self.learned = hole.end;
     }
 
     fn literal(&mut self, bits: &mut impl Bits, at: usize, end: usize, byte: u8) -> u8 {

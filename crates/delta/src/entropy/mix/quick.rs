@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::contexts::hash;
 use super::light::Light;
 use super::model::Bits;
+use super::walk::{Guess, Truth, gap, walk};
 use crate::entropy::range::{Reader, Writer};
 use crate::entropy::{EntropyError, Shape};
 
@@ -20,6 +21,7 @@ const PHASES: usize = 4;
 const LINES: usize = 1 << 15;
 /// For text, whose corrections repeat each other from further away, and which is predicted in less time.
 const TEXT_LINES: usize = 1 << 17;
+
 /// Packs what makes `actual` of `target`, which is right in the holes and else wrong at these gaps; then it is right.
 pub(in crate::entropy) fn encode_places(
     target: &mut [u8],
@@ -28,8 +30,8 @@ pub(in crate::entropy) fn encode_places(
     holes: &[Range<u32>],
     shape: Shape,
 ) -> Vec<u8> {
-    let mut writer = Writer::new();
-    Places::new(target, gaps.len(), shape).run(&mut writer, holes, gaps.len(), &Truth { actual, gaps });
+    let (len, mut writer) = (target.len(), Writer::new());
+    walk(&mut Places::new(target, gaps.len(), shape), &mut writer, len, holes, gaps.len(), &Truth { actual, gaps });
     writer.finish()
 }
 
@@ -41,8 +43,9 @@ pub(in crate::entropy) fn decode_places(
     holes: &[Range<u32>],
     shape: Shape,
 ) -> Result<(), EntropyError> {
-    let mut reader = Reader::new(packed);
-    let fits = Places::new(target, n_wrong, shape).run(&mut reader, holes, n_wrong, &Truth { actual: &[], gaps: &[] });
+    let (len, mut reader) = (target.len(), Reader::new(packed));
+    let mut places = Places::new(target, n_wrong, shape);
+    let fits = walk(&mut places, &mut reader, len, holes, n_wrong, &Truth { actual: &[], gaps: &[] });
     if fits && reader.finish() { Ok(()) } else { Err(EntropyError::Corrections) }
 }
 
@@ -67,12 +70,6 @@ pub(in crate::entropy) fn decode(packed: &[u8], shape: Shape, len: usize) -> Res
     if reader.finish() { Ok(out) } else { Err(EntropyError::Length { expected: len }) }
 }
 
-/// What the writer knows; empty for the reader.
-struct Truth<'a> {
-    actual: &'a [u8],
-    gaps: &'a [u32],
-}
-
 /// A target that is being corrected from its beginning to its end.
 struct Places<'a> {
     target: &'a mut [u8],
@@ -84,64 +81,39 @@ struct Places<'a> {
     end: usize,
 }
 
-impl<'a> Places<'a> {
-    fn new(target: &'a mut [u8], n_wrong: usize, shape: Shape) -> Self {
-        let lines = if shape == Shape::Text { TEXT_LINES } else { LINES };
-        Self { target, model: Light::new(2 * n_wrong, PHASES, lines), gaps: [0; 3], values: [0; 2], end: 0 }
-    }
-
-    /// Goes over all places; returns whether they are within the target.
-    fn run(&mut self, bits: &mut impl Bits, holes: &[Range<u32>], n_wrong: usize, truth: &Truth) -> bool {
-        let (mut n_done, mut at) = (0, 0);
-        let mut gap = self.next_gap(bits, n_done, n_wrong, truth);
-        let last = self.target.len()..self.target.len();
-        for hole in holes.iter().map(|hole| hole.start as usize..hole.end as usize).chain([last]) {
-            while gap < (hole.start - at) as u64 {
-                at += gap as usize;
-                self.value(bits, at, truth);
-                at += 1;
-                n_done += 1;
-                gap = self.next_gap(bits, n_done, n_wrong, truth);
-            }
-            if n_done < n_wrong {
-                gap -= (hole.start - at) as u64;
-            }
-            at = hole.end;
-        }
-        n_done == n_wrong
-    }
-
-    fn next_gap(&mut self, bits: &mut impl Bits, n_done: usize, n_wrong: usize, truth: &Truth) -> u64 {
-        if n_done == n_wrong {
-            return u64::MAX;
-        }
-        let mut rest = truth.gaps.get(n_done).copied().unwrap_or(0);
+impl Guess for Places<'_> {
+    fn gap(&mut self, bits: &mut impl Bits, value: u32) -> Option<u64> {
         let contexts = self.of_gap();
-        let (mut gap, mut partial) = (0, 0);
-        for shift in (0..35).step_by(7) {
-            let byte = if rest < 128 { rest as u8 } else { rest as u8 | 128 };
-            rest >>= 7;
+        let mut partial = 0;
+        let found = gap(value, |byte, shift| {
             let phase = if shift == 0 { GAP } else { GAP_MORE };
             let byte = self.model.small(bits, byte, &contexts.map(|context| (hash(context, partial) >> 20) as u32), phase);
-            gap |= u64::from(byte & 127) << shift;
             partial = partial << 8 | u64::from(byte) | 1 << 40;
-            if byte < 128 {
-                break;
-            }
-        }
-        self.gaps = [gap, self.gaps[0], self.gaps[1]];
-        gap
+            byte
+        })?;
+        self.gaps = [found, self.gaps[0], self.gaps[1]];
+        Some(found)
     }
 
     fn value(&mut self, bits: &mut impl Bits, at: usize, truth: &Truth) {
         let predicted = self.target[at];
         let contexts = self.of_value(at).map(|context| (context >> 20) as u32);
-        let value = truth.actual.get(at).copied().unwrap_or(0).wrapping_sub(predicted);
+        let value = truth.byte(at).wrapping_sub(predicted);
         let phase = if self.gaps[0] == 0 { VALUE_NEXT } else { VALUE };
         let value = self.model.byte(bits, value, &contexts, phase);
         self.target[at] = predicted.wrapping_add(value);
         self.values = [value.into(), self.values[0]];
         self.end = at + 1;
+    }
+
+    /// What is in holes came before.
+    fn hole(&mut self, _: &mut impl Bits, _: Range<usize>, _: &Truth) {}
+}
+
+impl<'a> Places<'a> {
+    fn new(target: &'a mut [u8], n_wrong: usize, shape: Shape) -> Self {
+        let lines = if shape == Shape::Text { TEXT_LINES } else { LINES };
+        Self { target, model: Light::new(2 * n_wrong, PHASES, lines), gaps: [0; 3], values: [0; 2], end: 0 }
     }
 
     /// A byte and the next two as they were predicted, 9 bits each.
