@@ -108,3 +108,27 @@ fn a_base_that_is_only_on_the_node_is_used_by_its_signature() {
     world.df(["rollback"]).ok();
     world.expect_serving(&versions.v1);
 }
+
+#[test]
+fn what_a_cache_elsewhere_holds_is_listed_and_one_that_is_not_there_is_not_made_by_looking() {
+    let (versions, world) = (versions(), World::new(0));
+    let place = format!("file:{}", world.path("place").display());
+    for words in [["cache", "status"], ["cache", "diff"], ["cache", "verify"], ["ls", "versions"]] {
+        let output = world.df(words).args(["--address", &place]).output().expect_code(2);
+        assert!(output.stderr.contains("there is no cache at file:"), "{output}");
+        assert!(output.stderr.contains(&format!("next: df cache persist --address {place}")), "{output}");
+    }
+    assert!(!world.path("place").exists());
+    let output = world.df(["doctor", "--address", &place]).output().expect_code(1);
+    assert!(output.stdout.contains("there is no such directory"), "{output}");
+
+    world.df(["cache", "put", &versions.v1, "--address", &place]).ok();
+    let listed = world.df(["ls", "versions", "--json", "--address", &place]).ok();
+    let commits: Vec<_> = listed.events("release").iter().map(|release| release["commit"].clone()).collect();
+    assert_eq!(commits, [versions.v1.as_str()], "{listed}");
+    let output = world.df(["cache", "get", &versions.v2, "--address", &place]).output().expect_code(2);
+    assert!(output.stderr.contains(&format!("is in {place}\n  next: df ls versions --address {place}")), "{output}");
+
+    let output = world.df(["status", "--address", &place]).output().expect_code(2);
+    assert!(output.stderr.contains("is a cache, and this command acts on nodes"), "{output}");
+}

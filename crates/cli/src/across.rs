@@ -94,7 +94,7 @@ pub fn mention_line(output: &Output, connection: &Connection) {
 
 /// Says that nothing was changed when Ctrl-C came.
 pub fn interrupted(phase: &'static str) -> Failure {
-    Failure::new(Exit::Interrupted, phase, "interrupted; what served still serves")
+    Failure::new(Exit::Interrupted, phase, "interrupted; what served still serves").next("df status")
 }
 
 /// Does one thing on every node of the command. With `--dry-run` only says what `intent` says.

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use df_build::BuildError;
+use df_build::{BuildError, ProcessError};
 use df_core::text::shorten;
 use df_fleet::NodeError;
 use df_fleet::message::{Fault, FaultKind, Serving};
@@ -48,6 +48,17 @@ impl Failure {
         self
     }
 
+    /// Returns the event for it, on a node.
+    pub fn event_of(&self, label: &str) -> Event {
+        match self.event() {
+            Event::Error { phase, message, serving, next, log, .. } => {
+                let node = Some(label.to_owned());
+                Event::Error { node, phase, message, serving, next, log }
+            }
+            other => other,
+        }
+    }
+
     /// Returns the event for it.
     pub fn event(&self) -> Event {
         Event::Error {
@@ -69,6 +80,9 @@ impl From<BuildError> for Failure {
             _ => Exit::Failed,
         };
         let mut failure = Self::new(exit, "build", format!("{}; nothing was changed", chain(&error)));
+        if let BuildError::Process(ProcessError::Full { .. }) = &error {
+            failure.next = Some("make room there, then type it again; df gc lets go of old versions".to_owned());
+        }
         if let BuildError::Failed { lines, log, .. } = error {
             failure.next = Some(format!("less {}", log.display()));
             failure.log = lines;

@@ -5,12 +5,13 @@
 //! with `-q` nothing. Results never pass through here: they go to stdout.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use df_core::text::{escape, shorten};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::args::Color;
 use crate::render::NODE_WIDTH;
@@ -277,10 +278,18 @@ impl Drop for Row {
 const PHASE: &str = "{prefix}  {msg} {spinner} {elapsed}";
 const TICK: Duration = Duration::from_millis(120);
 
+/// Returns the style of bytes on their way; the bar takes the room that the numbers leave.
 fn bar_style(color: bool) -> ProgressStyle {
-    let bar = if color { "{bar:24.green/dim}" } else { "{bar:24}" };
-    let template = format!("  {{prefix:{NODE_WIDTH}!}} {bar} {{bytes}} of {{total_bytes}}, {{bytes_per_sec}}, {{eta}} left");
-    style(&template).progress_chars("=> ")
+    let bar = if color { "{wide_bar:.green/dim}" } else { "{wide_bar}" };
+    let template = format!("  {{prefix:{NODE_WIDTH}!}} {bar} {{bytes}} of {{total_bytes}}, {{bytes_per_sec}}{{left}}");
+    style(&template).progress_chars("=> ").with_key("left", left)
+}
+
+/// Writes how long it takes yet; before the first byte nobody knows.
+fn left(state: &ProgressState, out: &mut dyn fmt::Write) {
+    if state.pos() > 0 {
+        let _ = write!(out, ", {:#} left", HumanDuration(state.eta()));
+    }
 }
 
 fn crates_style(color: bool) -> ProgressStyle {
@@ -298,9 +307,12 @@ mod tests {
 
     /// A screen that keeps all that was ever written to it.
     #[derive(Debug, Clone, Default)]
-    struct Paper(Arc<Mutex<Vec<u8>>>);
+    struct Paper(Arc<Mutex<Vec<u8>>>, u16);
 
     impl Paper {
+        fn of(width: u16) -> Self {
+            Self(Arc::default(), width)
+        }
         fn text(&self) -> String {
             String::from_utf8(self.0.lock().expect("no test panics with it").clone()).expect("text")
         }
@@ -327,7 +339,7 @@ mod tests {
 
     impl indicatif::TermLike for Paper {
         fn width(&self) -> u16 {
-            100
+            self.1
         }
         fn move_cursor_up(&self, _: usize) -> io::Result<()> {
             Ok(())
@@ -357,7 +369,7 @@ mod tests {
     }
 
     fn deploy_to_two_nodes(mode: Mode) -> String {
-        let paper = Paper::default();
+        let paper = Paper::of(100);
         let target = ProgressDrawTarget::term_like(Box::new(paper.clone()));
         let progress = Progress::on(mode, Box::new(paper.clone()), target);
         progress.phase("building");
@@ -395,8 +407,27 @@ mod tests {
         assert!(!text.contains('\x1b'), "{text:?}");
     }
 
+    #[test]
+    fn a_line_is_no_longer_than_the_screen_and_says_no_time_before_the_first_byte() {
+        for width in [80, 100, 200] {
+            let paper = Paper::of(width);
+            let target = ProgressDrawTarget::term_like(Box::new(paper.clone()));
+            let progress = Progress::on(Mode::Bars { color: false }, Box::new(paper.clone()), target);
+            let bar = progress.spinner("a-node-of-a-long-name");
+            bar.set_total(200 << 20);
+            paper.wait_for("of 200.00 MiB, ");
+            assert!(!paper.text().contains("left"), "{width}: {}", paper.text());
+            bar.advance(123 << 20);
+            paper.wait_for("left");
+            progress.finish();
+            let text = paper.text();
+            let longest = text.split("  a-node").map(|line| "  a-node".len() + line.trim_end().len()).max();
+            assert!(longest <= Some(width.into()), "{width}: {longest:?}, {text}");
+        }
+    }
+
     fn build(mode: Mode) -> String {
-        let paper = Paper::default();
+        let paper = Paper::of(100);
         let target = ProgressDrawTarget::term_like(Box::new(paper.clone()));
         let progress = Progress::on(mode, Box::new(paper.clone()), target);
         let row = progress.row("building 1a2b3c4d");

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use df_core::text::escape;
 use df_core::{AppName, Timestamp};
 use df_fleet::multiplex::Sockets;
 use df_fleet::program::Carried;
@@ -10,7 +11,7 @@ use df_fleet::transport::Places;
 use df_fleet::{Context, Inventory, Node, NodeProgram, Options};
 
 use crate::args::Globals;
-use crate::config::{CacheConfig, Config};
+use crate::config::{CacheConfig, Config, Remote};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
@@ -189,7 +190,15 @@ pub fn nodes_of(call: &Call, config: &Config, top: &Path) -> Result<Vec<Node>, F
     let nodes = nodes.map_err(|error| match call.globals.address.as_slice() {
         // Only the top of the stack can have named it: a node that was taken off the list since.
         [] => Failure::new(Exit::Usage, "nodes", format!("the context is out of date: {error}")).next("df with --pop"),
-        _ => Failure::usage("nodes", &error).next("df ls nodes"),
+        words => match words.iter().find(|word| Remote::is_meant(word)) {
+            Some(cache) => Failure::new(
+                Exit::Usage,
+                "nodes",
+                format!("{} is a cache, and this command acts on nodes", escape(cache.as_bytes())),
+            )
+            .next("df ls nodes"),
+            None => Failure::usage("nodes", &error).next("df ls nodes"),
+        },
     })?;
     if nodes.is_empty() {
         return Err(Failure::new(Exit::Usage, "nodes", "there is no node to act on").next("df add ADDRESS"));

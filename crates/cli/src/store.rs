@@ -82,7 +82,7 @@ impl Shelf {
     /// # Errors
     /// There is none, or several.
     pub fn version(&self, app: &AppName, word: &str) -> Result<Release, Failure> {
-        version_of(&self.releases(app)?, app, word)
+        version_of(&self.releases(app)?, app, word, "cache")
     }
 }
 
@@ -96,20 +96,24 @@ pub fn releases_in(store: &dyn Store, app: &AppName) -> Result<Vec<StoredRelease
     Ok(releases)
 }
 
-/// Finds among releases the version that a word names: the beginning of a commit's, an image's or a release's id.
+/// Finds among the releases of a place the version that a word names: the beginning of a commit's, an image's or a release's id.
 ///
 /// # Errors
 /// There is none, or several.
-pub fn version_of(releases: &[StoredRelease], app: &AppName, word: &str) -> Result<Release, Failure> {
+pub fn version_of(releases: &[StoredRelease], app: &AppName, word: &str, place: &str) -> Result<Release, Failure> {
+    let (where_, list) = match place {
+        "cache" => ("known here".to_owned(), "df ls versions".to_owned()),
+        place => (format!("in {place}"), format!("df ls versions --address {place}")),
+    };
     match find(releases, word) {
         Found::One(release) => Ok(*release),
         Found::None => {
-            let message = format!("no version \"{word}\" of {app} is known here");
-            Err(Failure::new(Exit::Usage, "versions", message).next("df ls versions"))
+            let message = format!("no version \"{word}\" of {app} is {where_}");
+            Err(Failure::new(Exit::Usage, "versions", message).next(list))
         }
         Found::Several(several) => {
             let message = format!("\"{word}\" could be several versions: {}", several.join(", "));
-            Err(Failure::new(Exit::Usage, "versions", message).next("df ls versions"))
+            Err(Failure::new(Exit::Usage, "versions", message).next(list))
         }
     }
 }

@@ -45,7 +45,7 @@ pub struct List {
 pub enum Listed {
     /// List the nodes, named and unnamed, each in the order added
     Nodes,
-    /// List the releases known here and on the nodes: commit, image, time, where it serves
+    /// List the releases known here and on the nodes, or in the cache at --address: commit, image, time, where it serves
     Versions,
 }
 

@@ -6,6 +6,8 @@ use std::io;
 use df_cache::s3::BucketError;
 use df_cache::s3::objects::ObjectError;
 use df_cache::store::ReadError;
+use df_fleet::transfer::CopyError;
+use df_fleet::{NodeError, TakeError};
 
 use crate::exit::Exit;
 use crate::failure::{Failure, chain};
@@ -26,6 +28,10 @@ enum Trouble {
     Unconditional,
     /// Others change it all the time.
     Contended,
+    /// A disk of this machine has no room.
+    Full,
+    /// A directory of this machine may not be changed.
+    Unwritable,
     /// Anything else.
     Other,
 }
@@ -49,11 +55,14 @@ fn of(place: &str, error: &(dyn Error + 'static), changed: &str) -> Failure {
     let trouble = trouble(error);
     let exit = if trouble == Trouble::Unreachable { Exit::Unreachable } else { Exit::Failed };
     let next = match trouble {
-        Trouble::Unreachable => "df doctor, then type it again".to_owned(),
+        Trouble::Unreachable if place == "cache" => "df doctor, then type it again".to_owned(),
+        Trouble::Unreachable => format!("df doctor --address {place}, then type it again"),
         Trouble::Denied => CREDENTIALS.to_owned(),
         Trouble::Damaged => command("repair", place),
         Trouble::Unconditional => format!("df cache persist --single-writer --address {place}"),
         Trouble::Contended => "type it again".to_owned(),
+        Trouble::Full => "make room there, then type it again".to_owned(),
+        Trouble::Unwritable => "make it writable, or name another place, then type it again".to_owned(),
         Trouble::Other => command("verify", place),
     };
     Failure::new(exit, "cache", format!("{place}: {}; {changed}", chain(error))).next(next)
@@ -72,12 +81,31 @@ fn trouble(error: &(dyn Error + 'static)) -> Trouble {
         Some(BucketError::Contended { .. }) => return Trouble::Contended,
         Some(_) | None => {}
     }
+    let node = match (error.downcast_ref::<TakeError>(), error.downcast_ref::<CopyError>()) {
+        (Some(TakeError::Node(error)), _) | (_, Some(CopyError::Node(error))) => Some(error),
+        _ => None,
+    };
+    if let Some(NodeError::Unreachable { .. } | NodeError::Broken { .. } | NodeError::Silent(_)) = node {
+        return Trouble::Unreachable;
+    }
     if let Some(ReadError::Damaged { .. } | ReadError::NoBlob { .. } | ReadError::NoImage { .. }) = error.downcast_ref() {
         return Trouble::Damaged;
     }
     // An error that wraps another one names that one's cause as its own.
     let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).map(|inner| inner as &(dyn Error + 'static));
-    wrapped.or_else(|| error.source()).map_or(Trouble::Other, trouble)
+    match wrapped.or_else(|| error.source()).map_or(Trouble::Other, trouble) {
+        // What a bucket or a node said has words of its own; the rest is this machine's.
+        Trouble::Other => error.downcast_ref::<io::Error>().map_or(Trouble::Other, |error| of_this_machine(error.kind())),
+        known => known,
+    }
+}
+
+fn of_this_machine(kind: io::ErrorKind) -> Trouble {
+    match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Trouble::Full,
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => Trouble::Unwritable,
+        _ => Trouble::Other,
+    }
 }
 
 #[cfg(test)]
@@ -90,7 +118,7 @@ mod tests {
     fn what_a_bucket_said_is_found_below_all_that_wraps_it() {
         let key = || Key::new("head").expect("a key");
         let table = [
-            (ObjectError::Unreachable { key: key(), why: "refused".into() }, Exit::Unreachable, "df doctor"),
+            (ObjectError::Unreachable { key: key(), why: "refused".into() }, Exit::Unreachable, "df doctor --address s3://b"),
             (ObjectError::Unknown { key: key(), why: "reset".into() }, Exit::Unreachable, "df doctor"),
             (ObjectError::Denied { key: key(), why: "403".into() }, Exit::Failed, "AWS_ACCESS_KEY_ID"),
             (ObjectError::Malformed { key: key(), why: "short".into() }, Exit::Failed, "df cache repair --address s3://b"),
@@ -105,5 +133,15 @@ mod tests {
             assert!(failure.message.starts_with("s3://b: ") && failure.message.contains(&words), "{failure:?}");
         }
         assert_eq!(unread("cache", &ReadError::Store(BucketError::HeadLost.into())).next.as_deref(), Some("df cache repair"));
+    }
+
+    #[test]
+    fn a_full_disk_is_no_damage() {
+        for (kind, next) in [(io::ErrorKind::StorageFull, "make room"), (io::ErrorKind::ReadOnlyFilesystem, "make it writable")] {
+            let error = PutError::Store(io::Error::new(kind, "write x"));
+            for failure in [unwritten("file:/x", &error), unread("file:/x", &error)] {
+                assert!(failure.next.as_ref().is_some_and(|it| it.starts_with(next)), "{failure:?}");
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! `df cache`: the releases at rest, here or in the cache at `--address`.
 
 mod archive;
+mod copies;
 mod costs;
 mod counting;
 mod diff;
@@ -14,6 +15,8 @@ mod verify;
 
 use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
+
+use df_cache::store::Stats;
 
 use crate::args::CacheCommand;
 use crate::commands::gc;
@@ -33,7 +36,8 @@ pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
     if let CacheCommand::Persist(args) = command {
         return persist::run(args, session);
     }
-    let place = Place::of(session)?;
+    let makes_it = matches!(command, CacheCommand::Put { .. } | CacheCommand::Update);
+    let place = if makes_it { Place::of(session)? } else { Place::existing(session)? };
     match command {
         CacheCommand::Flush => flush(session, &place),
         CacheCommand::Put { what } => moving::put(session, &place, what.as_deref()),
@@ -44,7 +48,11 @@ pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
         CacheCommand::Gc(args) => {
             let why = args.why || session.call.globals.verbose > 0;
             let found = gc::collect(session, &place.name, place.store(), args.old, why, &BTreeSet::new())?;
-            Ok(if session.is_dry_run() { session.planned(found) } else { Exit::Done })
+            if !session.is_dry_run() {
+                return Ok(Exit::Done);
+            }
+            tell_cost(session, &place, found)?;
+            Ok(session.planned(found))
         }
         CacheCommand::Persist(args) => persist::run(args, session),
         CacheCommand::Verify(args) => verify::run(args, session, &place),
@@ -56,20 +64,24 @@ fn flush(session: &Session, place: &Place) -> Result<Exit, Failure> {
     let stats = place.store().stats().map_err(|error| place.unread(&error))?;
     let is_empty = stats.n_images == 0 && stats.n_releases == 0 && stats.n_blobs == 0;
     if session.is_dry_run() {
-        let action = format!("remove {} releases, {} images", stats.n_releases, stats.n_images);
+        let (work, words) = match place.bucket() {
+            Some(_) => (costs::of_flush(&stats), format!("; {}", costs::words_of_removal(&costs::of_flush(&stats)))),
+            None => Default::default(),
+        };
+        let action = format!("remove {}", held(&stats));
         let event = Event::Planned {
             node: None,
             action,
             bytes: Some(stats.stored_bytes),
-            requests: Some(0),
-            reason: format!("all that {} holds", place.name),
+            requests: Some(costs::estimate(&work).requests),
+            reason: format!("all that {} holds{words}", place.name),
             changes: !is_empty,
         };
         session.output().result(&event);
         return Ok(session.planned(!is_empty));
     }
-    let question = format!("Remove {} releases and {} images from {}?", stats.n_releases, stats.n_images, place.name);
-    confirm(session, place, &question)?;
+    let question = format!("Remove {} from {}?", held(&stats), place.name);
+    confirm(session, &question, || place.command("flush --yes"))?;
     place.store().flush().map_err(|error| place.unwritten(&error))?;
     session.output().result(&Event::Collected(place.placed(
         stats.stored_bytes,
@@ -77,6 +89,23 @@ fn flush(session: &Session, place: &Place) -> Result<Exit, Failure> {
         "flush",
     )));
     Ok(Exit::Done)
+}
+
+/// Says what a collection in a bucket costs: also when no release goes, what was let go of before may be deleted.
+fn tell_cost(session: &Session, place: &Place, found: bool) -> Result<(), Failure> {
+    if place.bucket().is_none() {
+        return Ok(());
+    }
+    let work = costs::of_gc(&place.store().stats().map_err(|error| place.unread(&error))?);
+    session.output().result(&Event::Planned {
+        node: None,
+        action: format!("look for what nothing names in {}", place.name),
+        bytes: None,
+        requests: Some(costs::estimate(&work).requests),
+        reason: format!("in all {}", costs::words_of_removal(&work)),
+        changes: found,
+    });
+    Ok(())
 }
 
 fn status(session: &Session, place: &Place) -> Result<Exit, Failure> {
@@ -95,13 +124,18 @@ fn status(session: &Session, place: &Place) -> Result<Exit, Failure> {
     ];
     let free = stats.free_bytes.map(|free| line("free", bytes(free)));
     let lines: Vec<String> = lines.into_iter().chain(free).collect();
-    let why = format!("{} releases, {} images", stats.n_releases, stats.n_images);
+    let why = held(&stats);
     session.output().table(&[Event::Stored(place.placed(stats.stored_bytes, stats.n_blobs, why))], &lines);
     Ok(Exit::Done)
 }
 
+fn held(stats: &Stats) -> String {
+    let words = |n: u64, what| count(usize::try_from(n).unwrap_or(usize::MAX), what);
+    format!("{}, {}", words(stats.n_releases, "release"), words(stats.n_images, "image"))
+}
+
 /// Asks a person before something is lost; scripts are taken by their word.
-fn confirm(session: &Session, place: &Place, question: &str) -> Result<(), Failure> {
+fn confirm(session: &Session, question: &str, again: impl Fn() -> String) -> Result<(), Failure> {
     if session.call.globals.yes || !std::io::stdin().is_terminal() {
         return Ok(());
     }
@@ -110,6 +144,6 @@ fn confirm(session: &Session, place: &Place, question: &str) -> Result<(), Failu
     let _ = std::io::stdin().read_line(&mut answer);
     match answer.trim() {
         "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Failure::new(Exit::Usage, "cache", "not confirmed; nothing was changed").next(place.command("flush --yes"))),
+        _ => Err(Failure::new(Exit::Usage, "cache", "not confirmed; nothing was changed").next(again())),
     }
 }

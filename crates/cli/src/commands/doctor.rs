@@ -4,23 +4,28 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use df_build::Repository;
+use df_cache::store::Store as _;
 use df_core::spec::{BuildTool, Sandbox};
 use df_fleet::message::Survey;
 use df_fleet::{Address, Node};
 
-use crate::across;
-use crate::config::Config;
+use crate::config::{Config, Remote};
 use crate::event::Event;
 use crate::exit::Exit;
 use crate::failure::{self, Failure, chain};
 use crate::next;
 use crate::render::units::bytes;
 use crate::session::{self, Call, Session};
+use crate::{across, bucket};
 
 /// The oldest kernel that df-node runs on.
 const KERNEL: (u32, u32) = (5, 10);
 /// Less free space than this is worth a word.
 const FREE_LEN: u64 = 1 << 30;
+
+/// What may be wrong where a bucket does not answer.
+const REACH: &str =
+    "see that the bucket is there, and that its region and server (cache.region, cache.endpoint, AWS_ENDPOINT_URL_S3) are right";
 
 /// One thing that was looked at.
 struct Finding {
@@ -44,7 +49,11 @@ pub fn run(call: &Call) -> Result<Exit, Failure> {
         }
     }
     if let Ok((config, top)) = configured {
-        findings.extend(nodes(call, &config, &top));
+        findings.extend(caches(call, &config, &top));
+        // Who asks about a cache is not told about nodes.
+        if !call.globals.address.iter().any(|address| Remote::is_meant(address)) {
+            findings.extend(nodes(call, &config, &top));
+        }
     }
     let fine = findings.iter().all(|finding| finding.found.is_ok());
     for finding in findings {
@@ -106,6 +115,39 @@ fn here(call: &Call, config: Option<&Config>, top: &Path) -> Vec<Finding> {
         None => Finding::lacking("the next df", "PATH has none: `df -h` will not work", "apt-get install coreutils"),
     });
     findings
+}
+
+/// Asks the cache elsewhere: those of `--address`, else that of df.yaml.
+fn caches(call: &Call, config: &Config, top: &Path) -> Vec<Finding> {
+    let named: Vec<&String> = call.globals.address.iter().filter(|address| Remote::is_meant(address)).collect();
+    if named.is_empty() {
+        return config.cache.remote.iter().map(|remote| cache(call, config, top, remote)).collect();
+    }
+    let of = |address: &String| match Remote::parse(address) {
+        Ok(remote) => cache(call, config, top, &remote),
+        Err(wrong) => Finding::lacking(address.clone(), wrong, "df help cache"),
+    };
+    named.into_iter().map(of).collect()
+}
+
+fn cache(call: &Call, config: &Config, top: &Path, remote: &Remote) -> Finding {
+    let name = remote.to_string();
+    let stats = match remote {
+        Remote::Directory(path) if !call.here.join(path).is_dir() => {
+            return Finding::lacking(&name, "there is no such directory", &format!("df cache persist --address {name}"));
+        }
+        Remote::Directory(path) => return writable(&name, &call.here.join(path)),
+        Remote::Bucket(address) => {
+            let dir = Session::cache_dir_of(config, top);
+            bucket::open_below(&dir, &config.cache, call.globals.timeout, address, false)
+                .and_then(|store| store.stats().map_err(|error| bucket::failure::unread(&name, &error)))
+        }
+    };
+    match stats {
+        Ok(stats) => Finding::there(name, format!("{} releases, {}", stats.n_releases, bytes(stats.stored_bytes))),
+        Err(failure) if failure.exit == Exit::Unreachable => Finding::lacking(name, failure.message, REACH),
+        Err(failure) => Finding::lacking(name, failure.message, failure.next.as_deref().unwrap_or_default()),
+    }
 }
 
 fn nodes(call: &Call, config: &Config, top: &Path) -> Vec<Finding> {

@@ -12,7 +12,7 @@ use crate::session::Session;
 
 /// Puts a node at the end of the list.
 pub fn add(args: &args::Add, session: &Session) -> Result<Exit, Failure> {
-    let refuse = |error: &dyn std::error::Error| Failure::usage("add", error);
+    let refuse = |error: &dyn std::error::Error| Failure::usage("add", error).next("df add root@HOST, or df help add");
     let address = Address::parse(&args.address, &session.call.here).map_err(|error| refuse(&error))?;
     let name = args.name.as_deref().map(str::parse).transpose().map_err(|error: df_core::name::NameError| refuse(&error))?;
     let node = Node { name, address, listen: args.listen, sudo: args.sudo };

@@ -1,11 +1,14 @@
-//! `df ls versions`: the releases known here and on the nodes.
+//! `df ls versions`: the releases known here and on the nodes, or in a cache elsewhere.
 
 use std::collections::BTreeMap;
 
+use df_cache::store::StoredRelease;
 use df_core::{CommitId, ImageId, ReleaseId, Timestamp};
 use df_fleet::message::Survey;
 
 use crate::across::{self, Crew, state_of};
+use crate::commands::cache::Place;
+use crate::config::Remote;
 use crate::event::Event;
 use crate::exit::{Exit, of_nodes};
 use crate::failure::Failure;
@@ -26,6 +29,9 @@ struct Version {
 
 /// Lists releases: commit, image, time, where each serves.
 pub fn run(session: &Session) -> Result<Exit, Failure> {
+    if session.call.globals.address.iter().any(|address| Remote::is_meant(address)) {
+        return in_cache(session);
+    }
     let mut versions = BTreeMap::new();
     for stored in Shelf::open(session)?.releases(session.app())? {
         let version = Version {
@@ -48,6 +54,18 @@ pub fn run(session: &Session) -> Result<Exit, Failure> {
     }
     show(session, versions);
     Ok(if crew.ends.is_empty() { Exit::Done } else { of_nodes(&crew.ends) })
+}
+
+/// Lists what a cache elsewhere holds.
+fn in_cache(session: &Session) -> Result<Exit, Failure> {
+    let place = Place::existing(session)?;
+    let version = |stored: StoredRelease| {
+        let held = vec![place.name.clone()];
+        let (commit, image) = (stored.release.commit, stored.release.image);
+        (stored.id, Version { commit, image, time: stored.stored, here: false, serves: vec![], held })
+    };
+    show(session, place.releases(session.app())?.into_iter().map(version).collect());
+    Ok(Exit::Done)
 }
 
 fn add(versions: &mut BTreeMap<ReleaseId, Version>, node: &str, survey: &Survey, session: &Session) {

@@ -54,7 +54,7 @@ pub(crate) const SECTIONS: &[(&str, &[&str])] = &[
     ("verify[].tcp", &["port"]),
     ("trust", &["threshold", "keys", "newest"]),
     ("cache", &["local", "remote", "region", "endpoint"]),
-    ("rollout", &["parallel", "canary", "max_failures", "soak", "confirm_above"]),
+    ("rollout", &["parallel", "canary", "max_failures", "soak", "confirm", "confirm_above"]),
     ("keep", &["count", "older"]),
     ("paths", &["app", "data", "tmp"]),
 ];

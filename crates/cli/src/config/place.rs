@@ -59,6 +59,13 @@ impl Remote {
     }
 }
 
+impl Remote {
+    /// Returns whether a word is meant as the address of a cache, right or wrong, and not of a node.
+    pub fn is_meant(word: &str) -> bool {
+        word.starts_with("s3:") || word.starts_with("file:")
+    }
+}
+
 impl CacheConfig {
     /// Returns the directory; `~` is `home`, and what is relative lies in `base`.
     pub fn directory(&self, home: &Path, base: &Path) -> PathBuf {
@@ -77,6 +84,8 @@ pub struct Rollout {
     pub max_failures: usize,
     /// How long a batch serves before the next.
     pub soak: Duration,
+    /// How long a node waits to be confirmed before it goes back by itself; zero: it does not wait.
+    pub confirm: Duration,
     /// A person is asked before more nodes than this change.
     pub confirm_above: usize,
 }
@@ -109,7 +118,14 @@ impl Default for CacheConfig {
 
 impl Default for Rollout {
     fn default() -> Self {
-        Self { parallel: 10, canary: 1, max_failures: 0, soak: Duration::from_secs(10), confirm_above: 20 }
+        Self {
+            parallel: 10,
+            canary: 1,
+            max_failures: 0,
+            soak: Duration::from_secs(10),
+            confirm: Duration::from_secs(30),
+            confirm_above: 20,
+        }
     }
 }
 
@@ -163,6 +179,7 @@ pub(super) fn rollout(value: &Value<'_>) -> Result<Rollout, Fault> {
         canary: section.or("canary", default.canary, |value| count(value, 0))?,
         max_failures: section.or("max_failures", default.max_failures, |value| count(value, 0))?,
         soak: section.or("soak", default.soak, |value| value.duration(Duration::ZERO, DAY))?,
+        confirm: section.or("confirm", default.confirm, |value| value.duration(Duration::ZERO, DAY))?,
         confirm_above: section.or("confirm_above", default.confirm_above, |value| count(value, 0))?,
     })
 }

@@ -121,7 +121,9 @@ fn port(value: &Value<'_>, usual: Usual) -> Result<Port, Fault> {
         Port { host, port, handoff: usual.handoff, connections: usual.connections }
     };
     if port.handoff == Handoff::Restart && port.connections == Connections::HandOver {
-        return Err(value.refuse("\"connections: hand over\" needs two versions at once, and \"handoff: restart\" never has them".to_owned()));
+        return Err(value.refuse(
+            "\"connections: hand over\" needs two versions at once, and \"handoff: restart\" never has them".to_owned(),
+        ));
     }
     Ok(port)
 }

@@ -3,7 +3,9 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use df_core::name::{Label, PathText};
-use df_core::spec::{BuildTool, CargoBuild, FetchedDigest, FetchedFile, Handoff, Port, Relocatable, RunLimits, Sandbox};
+use df_core::spec::{
+    BuildTool, CargoBuild, Connections, FetchedDigest, FetchedFile, Handoff, Port, Relocatable, RunLimits, Sandbox,
+};
 
 use super::*;
 
@@ -42,7 +44,14 @@ fn the_least_gets_the_defaults_of_the_contract() {
     assert_eq!((config.build.sandbox, config.build.relocatable), (Sandbox::Strict, Relocatable::Warn));
     assert_eq!((config.run, config.verify.len(), config.nodes.len()), (None, 0, 0));
     assert_eq!(config.cache.local, "~/.cache/df");
-    let rollout = Rollout { parallel: 10, canary: 1, max_failures: 0, soak: Duration::from_secs(10), confirm_above: 20 };
+    let rollout = Rollout {
+        parallel: 10,
+        canary: 1,
+        max_failures: 0,
+        soak: Duration::from_secs(10),
+        confirm: Duration::from_secs(30),
+        confirm_above: 20,
+    };
     assert_eq!(config.rollout, rollout);
     assert_eq!(config.keep, Keep { count: 5, older: Duration::from_secs(30 * 86_400) });
     assert_eq!(config.paths.data, "/var/lib/df-data");
@@ -52,7 +61,7 @@ fn the_least_gets_the_defaults_of_the_contract() {
 fn a_run_section_is_read() {
     let config = good(
         "app: a\nbuild: { cargo: }\nrun:\n  exec: bin/a\n  args: [--port, 8080, '{fd:http}', '{{}']\n  env: { A: 1, B: no, C: '' }\n  \
-         env_file: secrets.env\n  user: www\n  limits: { memory: 512M, nofile: 4096 }\n  handoff: restart\n  exclusive: true\n  ready: 500ms\n  \
+         env_file: secrets.env\n  user: www\n  limits: { memory: 512M, nofile: 4096 }\n  handoff: restart\n  connections: drop\n  exclusive: true\n  ready: 500ms\n  \
          drain: 2h\n  ports:\n    http: { listen: '0.0.0.0:8080', handoff: listener, connections: hand over }\n    v6: '[::1]:81'\n    own: 82\n",
     );
     let run = config.run.expect("a run section");

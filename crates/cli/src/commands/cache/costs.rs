@@ -1,6 +1,7 @@
 //! What a bucket will cost, before it does: estimates, by AWS's list prices.
 
 use df_cache::s3::objects::Requests;
+use df_cache::store::Stats;
 
 use crate::render::units::seconds;
 
@@ -52,6 +53,41 @@ pub fn of_put(new_bytes: u64, documents: u64) -> Requests {
 /// Returns what taking so many bytes out takes.
 pub fn of_get(taken_bytes: u64) -> Requests {
     Requests { get: 3 + taken_bytes.div_ceil(PACK_LEN), bytes_down: taken_bytes, ..Requests::default() }
+}
+
+/// Objects of a bucket that one request lists or deletes.
+const LISTED: u64 = 1000;
+/// What a listing goes through: packs, segments, tables, documents, records, two kinds of what is made again, probes, uploads.
+const LISTINGS: u64 = 9;
+
+/// Returns what a collection takes at most: four commits, a manifest for each image, and each pack written again that is used by less than half.
+pub fn of_gc(stats: &Stats) -> Requests {
+    Requests {
+        get: 24 + stats.n_images + stats.n_packs,
+        put: 20 + stats.n_packs,
+        bytes_up: stats.stored_bytes / 2,
+        bytes_down: stats.stored_bytes / 2,
+        ..of_flush(stats)
+    }
+}
+
+/// Returns what emptying takes at most.
+pub fn of_flush(stats: &Stats) -> Requests {
+    // A release has an image, documents, a commit of its own, deltas and a whole stream, at most.
+    let pages = (stats.n_packs + 16 * (stats.n_releases + stats.n_images)).div_ceil(LISTED);
+    Requests { get: 12, put: 10, list: LISTINGS + pages, delete: LISTINGS + pages, ..Requests::default() }
+}
+
+/// Says what removing costs.
+pub fn words_of_removal(work: &Requests) -> String {
+    let estimate = estimate(work);
+    let again = if work.bytes_up > 0 { " when packs are written again" } else { "" };
+    format!(
+        "at most {} requests; estimates by AWS's list prices: ${}, {}{again}",
+        estimate.requests,
+        dollars(estimate.once),
+        seconds(estimate.seconds)
+    )
 }
 
 /// Says what something costs, and that nobody should take it for a bill.
@@ -106,6 +142,17 @@ mod tests {
         let n = |bytes, documents| estimate(&of_put(bytes, documents)).requests;
         assert_eq!((n(0, 0), n(1, 0), n(64 << 20, 0), n((64 << 20) + 1, 2)), (6, 7, 8, 11));
         assert_eq!(estimate(&of_get(33 << 20)).requests, 5);
+    }
+
+    #[test]
+    fn a_removal_is_a_listing_and_a_deletion_for_each_thousand_objects_and_some_commits() {
+        let stats =
+            |n_packs, n_images| Stats { n_packs, n_images, n_releases: n_images, stored_bytes: 40_000_000, ..Stats::default() };
+        let n = |work: Requests| estimate(&work).requests;
+        assert_eq!((n(of_flush(&stats(0, 0))), n(of_flush(&stats(1000, 0))), n(of_flush(&stats(1000, 100)))), (40, 42, 50));
+        assert_eq!(n(of_gc(&stats(1000, 100))), 44 + 28 + 100 + 2 * 1000);
+        let gc = words_of_removal(&of_gc(&stats(2, 2)));
+        assert_eq!(gc, "at most 70 requests; estimates by AWS's list prices: $0.000171, 1.2 s when packs are written again");
     }
 
     #[test]

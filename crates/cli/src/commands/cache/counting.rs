@@ -1,4 +1,4 @@
-//! Blobs on their way, counted, so that a bar shows how many bytes of how many were handed out.
+//! Blobs on their way, counted, so that a bar shows how many bytes of how many were handed out, or arrived.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,14 @@ use crate::progress::{Bar, Progress};
 pub struct Counting<'a> {
     inner: &'a dyn Blobs,
     bar: Arc<Bar>,
+    counts: Counts,
     stop: &'a AtomicBool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    HandedOut,
+    Arrived,
 }
 
 impl<'a> Counting<'a> {
@@ -24,11 +31,23 @@ impl<'a> Counting<'a> {
         if total > 0 {
             bar.set_total(total);
         }
-        Self { inner, bar: Arc::new(bar), stop }
+        Self { inner, bar: Arc::new(bar), counts: Counts::HandedOut, stop }
+    }
+
+    /// Counts what the store that takes them says to have arrived: one that is far away reads faster than it sends.
+    #[must_use]
+    pub fn as_they_arrive(self) -> Self {
+        Self { counts: Counts::Arrived, ..self }
     }
 
     fn count(&self, file: &Path) {
-        self.bar.advance(file.metadata().map_or(0, |metadata| metadata.len()));
+        self.advance(Counts::HandedOut, file.metadata().map_or(0, |metadata| metadata.len()));
+    }
+
+    fn advance(&self, what: Counts, len: u64) {
+        if self.counts == what {
+            self.bar.advance(len);
+        }
     }
 }
 
@@ -44,8 +63,10 @@ impl Blobs for Counting<'_> {
             Bytes::File(path) | Bytes::Take(path) => self.count(path),
         }
         Ok(match bytes {
-            Bytes::Read(inner) => Bytes::Read(Box::new(Counted { inner, bar: self.bar.clone() })),
-            file => file,
+            Bytes::Read(inner) if self.counts == Counts::HandedOut => {
+                Bytes::Read(Box::new(Counted { inner, bar: self.bar.clone() }))
+            }
+            other => other,
         })
     }
 
@@ -55,6 +76,10 @@ impl Blobs for Counting<'_> {
 
     fn twins_are_durable(&self) -> bool {
         self.inner.twins_are_durable()
+    }
+
+    fn arrived(&self, len: u64) {
+        self.advance(Counts::Arrived, len);
     }
 }
 

@@ -1,11 +1,15 @@
 //! `df cache put`, `get`, `update`: releases in and out.
 
+use std::collections::HashSet;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use df_cache::blobs::{Blobs, Bytes};
 use df_cache::store::{Added, Store as _, StoredRelease};
 use df_cache::{Document, export};
-use df_core::{Manifest, Release};
+use df_core::{Digest, Manifest, Release};
 
+use super::copies::is_whole;
 use super::counting::Counting;
 use super::sending::Freight;
 use super::{Place, costs};
@@ -13,6 +17,7 @@ use crate::event::{Event, Placed};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::pipeline;
+use crate::render::units::count;
 use crate::session::Session;
 use crate::store::Shelf;
 use crate::trust;
@@ -77,7 +82,7 @@ pub fn get(session: &Session, place: &Place, version: Option<&str>, to: Option<&
     let default = || PathBuf::from(format!("{}-{}{ending}", release.app, release.commit.short()));
     let to = session.call.here.join(to.map_or_else(default, Path::to_owned));
     if session.is_dry_run() {
-        return Ok(plan_get(session, place, &release, &to));
+        return plan_get(session, place, &release, &to);
     }
     if to.symlink_metadata().is_ok() {
         return Err(
@@ -134,10 +139,9 @@ fn words(here: &Shelf, place: &Place, release: &Release) -> Result<bool, Failure
 }
 
 fn take_out(session: &Session, place: &Place, manifest: &Manifest, to: &Path, tar: bool) -> Result<(), Failure> {
-    let blobs = manifest.blobs();
-    let total = blobs.iter().map(|(_, len)| len).sum();
-    let source = place.store().reading(&blobs).map_err(|error| place.unread(&error))?;
-    let source = Counting::new(&*source, session.output().progress(), &place.name, total, session.call.interrupt.flag());
+    let total = manifest.blobs().iter().map(|(_, len)| len).sum();
+    let source = Sparing::new(session, place, manifest)?;
+    let source = Counting::new(&source, session.output().progress(), &place.name, total, session.call.interrupt.flag());
     if tar {
         return super::archive::write(place, manifest, &source, to);
     }
@@ -151,17 +155,65 @@ fn take_out(session: &Session, place: &Place, manifest: &Manifest, to: &Path, ta
     }
 }
 
-fn plan_get(session: &Session, place: &Place, release: &Release, to: &Path) -> Exit {
+/// The contents of an image in a cache; those of an image on a node only as far as they are not here.
+struct Sparing<'a> {
+    here: Option<(Shelf, HashSet<Digest>)>,
+    there: Box<dyn Blobs + 'a>,
+    place: &'a Place,
+}
+
+impl<'a> Sparing<'a> {
+    fn new(session: &Session, place: &'a Place, manifest: &Manifest) -> Result<Self, Failure> {
+        let blobs = manifest.blobs();
+        let (here, lacking) = match place.as_node() {
+            None => (None, blobs),
+            Some(_) => {
+                let here = Shelf::open(session)?;
+                let lacking = lacking_here(&here, manifest)?;
+                let gone: HashSet<Digest> = lacking.iter().map(|(digest, _)| *digest).collect();
+                let held = blobs.iter().map(|(digest, _)| *digest).filter(|digest| !gone.contains(digest)).collect();
+                (Some((here, held)), lacking)
+            }
+        };
+        let there = place.store().reading(&lacking).map_err(|error| place.unread(&error))?;
+        Ok(Self { here, there, place })
+    }
+}
+
+impl Blobs for Sparing<'_> {
+    fn blob(&self, digest: Digest) -> io::Result<Bytes> {
+        let Some((here, held)) = &self.here else { return self.there.blob(digest) };
+        if !held.contains(&digest) {
+            return self.there.blob(digest);
+        }
+        // What is damaged here is whole there, perhaps.
+        let is_whole = is_whole(here.store(), digest).unwrap_or(false);
+        if is_whole { here.store().blob(digest) } else { self.place.store().blob(digest) }
+    }
+}
+
+fn lacking_here(here: &Shelf, manifest: &Manifest) -> Result<Vec<(Digest, u64)>, Failure> {
+    here.store().lacking(manifest).map_err(|error| crate::bucket::failure::unread("cache", &error))
+}
+
+fn plan_get(session: &Session, place: &Place, release: &Release, to: &Path) -> Result<Exit, Failure> {
+    let mut bytes = release.image_len;
     let (mut requests, mut reason) = (0, format!("image {} of {}", release.image.short(), release.commit.short()));
     if place.bucket().is_some() {
         let work = costs::of_get(release.image_len);
         requests = costs::estimate(&work).requests;
         reason = format!("{reason}; {}", costs::words(&work));
     }
+    if place.as_node().is_some() {
+        let manifest = place.store().manifest(release.image).map_err(|error| place.unread(&error))?;
+        let lacking = lacking_here(&Shelf::open(session)?, &manifest)?;
+        bytes = lacking.iter().map(|(_, len)| len).sum();
+        reason = format!("{reason}; {} from {}, the others are here", count(lacking.len(), "file"), place.name);
+    }
     let (action, requests) = (format!("write {}", to.display()), Some(requests));
-    let event = Event::Planned { node: None, action, bytes: Some(release.image_len), requests, reason, changes: true };
+    let event = Event::Planned { node: None, action, bytes: Some(bytes), requests, reason, changes: true };
     session.output().result(&event);
-    session.planned(true)
+    Ok(session.planned(true))
 }
 
 fn plan(session: &Session, place: &Place, here: &Shelf, what: Option<&str>) -> Result<Exit, Failure> {

@@ -1,18 +1,23 @@
-//! `df cache` with the address of a node: what it holds, as far as a node can say it.
+//! `df cache` with the address of a node: what it holds, said, handed out, mended, and let go of.
 
-use df_core::ImageId;
-use df_fleet::NodeError;
+use df_core::{ImageId, Timestamp};
 use df_fleet::message::{Reply, Request};
+use df_fleet::{Node, NodeError};
 
+use super::{Place, moving};
 use crate::across::{self, Work};
 use crate::args::{self, CacheCommand};
 use crate::commands::{cp, gc};
 use crate::event::{Event, Placed};
-use crate::exit::{Exit, NodeEnd};
+use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::Failure;
 use crate::render::units::bytes;
-use crate::session::Session;
+use crate::session::{Session, now};
 use crate::store::Shelf;
+use crate::time::Older;
+
+/// Clocks differ: what a node made a moment ago is not younger than now.
+const DAY: i64 = 86_400;
 
 /// Returns whether addresses name nodes, and no cache.
 pub fn is_meant(addresses: &[String]) -> bool {
@@ -31,10 +36,62 @@ pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
         }
         CacheCommand::Put { what } => copy(session, what.clone()),
         CacheCommand::Update => copy(session, None),
-        CacheCommand::Get { .. } => Err(refused("hands out no files; take the version from a cache", "df cache get VERSION")),
-        CacheCommand::Flush => Err(refused("keeps what its generations need", "df cache gc --count 1 --address NODE")),
-        CacheCommand::Repair => Err(refused("is repaired by sending the image again", "df cp --full --address NODE")),
+        CacheCommand::Get { version, output, tar } => {
+            let place = Place::node(session, &only(session)?, None)?;
+            moving::get(session, &place, version.as_deref(), output.as_deref(), *tar)
+        }
+        CacheCommand::Flush => flush(session),
+        CacheCommand::Repair => repair(session),
         CacheCommand::Persist(_) => Err(refused("is no place to persist to", "df cache persist --s3-bucket BUCKET")),
+    }
+}
+
+/// Lets go of all that serves nobody: what serves or runs stays, and what a rollback goes to.
+fn flush(session: &Session) -> Result<Exit, Failure> {
+    if !session.is_dry_run() {
+        let nodes: Vec<String> = session.nodes()?.iter().map(Node::label).collect();
+        let question = format!(
+            "Remove from {} all versions of {} but what serves, what runs and what a rollback goes to?",
+            nodes.join(", "),
+            session.app()
+        );
+        super::confirm(session, &question, || format!("df cache flush --yes --address {}", nodes.join(" --address ")))?;
+    }
+    gc::on_nodes(session, args::Old { count: Some(0), older: Some(Older::Before(Timestamp(now().0 + DAY))) })
+}
+
+/// Mends each node in turn; one that fails does not stop the others.
+fn repair(session: &Session) -> Result<Exit, Failure> {
+    let claim = across::claim(session, "cache repair");
+    let (mut exits, mut ends) = (vec![], vec![]);
+    for node in session.nodes()? {
+        let mended = Place::node(session, &node, (!session.is_dry_run()).then_some(&claim));
+        match mended.and_then(|place| super::repair::run(session, &place)) {
+            Ok(exit) => {
+                ends.push(if exit == Exit::Differs { NodeEnd::Differs } else { NodeEnd::Done });
+                exits.push(exit);
+            }
+            Err(failure) if failure.exit == Exit::Interrupted => return Err(failure),
+            Err(failure) => {
+                session.output().error(&failure.event_of(&node.label()));
+                ends.push(match failure.exit {
+                    Exit::Unreachable => NodeEnd::Unreachable,
+                    Exit::Locked => NodeEnd::Locked,
+                    Exit::Refused => NodeEnd::Refused,
+                    _ => NodeEnd::Failed,
+                });
+            }
+        }
+    }
+    let is_planned = exits.contains(&Exit::Changes) && ends.iter().all(|end| *end == NodeEnd::Done);
+    Ok(if is_planned { Exit::Changes } else { of_nodes(&ends) })
+}
+
+/// Returns the one node of the command.
+fn only(session: &Session) -> Result<Node, Failure> {
+    match <[Node; 1]>::try_from(session.nodes()?) {
+        Ok([node]) => Ok(node),
+        Err(_) => Err(Failure::new(Exit::Usage, "cache", "one node at a time").next("df cache get VERSION --address NODE")),
     }
 }
 
@@ -74,7 +131,7 @@ async fn verify(work: Work) -> Result<NodeEnd, NodeError> {
         output.note(format!("  {label:<16} {} images, every file read back", reached.survey.images.len()));
         return Ok(NodeEnd::Done);
     }
-    output.note(format!("  {label:<16} {n_differences} files differ; next: df cp --full --address {label}"));
+    output.note(format!("  {label:<16} {n_differences} files differ; next: df cache repair --address {label}"));
     Ok(NodeEnd::Differs)
 }
 

@@ -1,17 +1,20 @@
-//! Which cache a command is about: that of this machine, a directory, or a bucket.
+//! Which cache a command is about: that of this machine, a directory, a bucket, or what a node holds.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use df_cache::disk::Workspace;
 use df_cache::s3::S3Store;
 use df_cache::store::{Store, StoredRelease};
 use df_core::{AppName, Release};
+use df_fleet::{Claim, Node, NodeError, NodeStore, Reached, survey};
 
+use crate::across;
 use crate::bucket::{self, failure};
 use crate::config::Remote;
 use crate::event::Placed;
-use crate::exit::Exit;
-use crate::failure::Failure;
+use crate::exit::{Exit, of_nodes};
+use crate::failure::{self as failing, Failure};
 use crate::session::Session;
 use crate::store::{self, Shelf};
 
@@ -28,6 +31,8 @@ enum Held {
     Here(Shelf),
     Directory(Shelf),
     Bucket(S3Store),
+    /// What comes from a node lies in a workspace of the cache here until it is used, and goes with it.
+    Node(Box<NodeStore>, #[allow(dead_code, reason = "it is there to be dropped")] Workspace),
 }
 
 impl Place {
@@ -41,6 +46,21 @@ impl Place {
             [address] => Self::at(session, address),
             _ => Err(refused("one cache at a time".into())),
         }
+    }
+
+    /// As [`Place::of`], for who only looks: a directory that is not there is not made.
+    ///
+    /// # Errors
+    /// As [`Place::of`], or there is no such directory.
+    pub fn existing(session: &Session) -> Result<Self, Failure> {
+        if let [address] = session.call.globals.address.as_slice()
+            && let Ok(Remote::Directory(path)) = Remote::parse(address)
+            && !session.call.here.join(&path).is_dir()
+        {
+            let message = format!("there is no cache at {address}");
+            return Err(Failure::new(Exit::Usage, "cache", message).next(format!("df cache persist --address {address}")));
+        }
+        Self::of(session)
     }
 
     /// Opens the cache of this machine.
@@ -71,11 +91,50 @@ impl Place {
         Ok(Self { name: remote.to_string(), held, told: AtomicU64::new(0) })
     }
 
+    /// Reaches a node, to use what it holds; with a claim its lock is taken.
+    ///
+    /// # Errors
+    /// It cannot be reached, or is too old to hand out what it holds.
+    pub fn node(session: &Session, node: &Node, claim: Option<&Claim>) -> Result<Self, Failure> {
+        let options = session.options()?;
+        let label = node.label();
+        let reached = session.call.block_on(async {
+            tokio::select! {
+                reached = survey::one(node, &options, claim) => Ok(reached),
+                () = session.call.interrupt.pressed() => Err(across::interrupted("cache")),
+            }
+        })?;
+        let reached = reached.map_err(|error| unreached(&label, &error))?;
+        Self::reached(session, label, reached)
+    }
+
+    /// Uses what a node holds that was reached.
+    ///
+    /// # Errors
+    /// It is too old to hand out what it holds, or the cache of this machine cannot be opened.
+    pub fn reached(session: &Session, name: String, reached: Reached) -> Result<Self, Failure> {
+        let shelf = Shelf::open(session)?;
+        let failed = |error: std::io::Error| Failure::here("cache", &error).next("df doctor");
+        let workspace = shelf.store().workspace().map_err(failed)?;
+        let (runtime, claim) = (session.call.runtime.handle().clone(), across::claim(session, "cache"));
+        let store = NodeStore::new(runtime, reached, session.app().clone(), claim, workspace.path()).map_err(failed)?;
+        if !store.hands_out() {
+            let message = format!("{name}: its df-node is older and hands out nothing; nothing was changed");
+            return Err(Failure::new(Exit::Failed, "cache", message).next(format!("df doctor --address {name}")));
+        }
+        Ok(Self { name, held: Held::Node(Box::new(store), workspace), told: AtomicU64::new(0) })
+    }
+
+    /// Returns the node, where it is one.
+    pub fn as_node(&self) -> Option<&NodeStore> {
+        if let Held::Node(store, _) = &self.held { Some(store) } else { None }
+    }
+
     /// Returns the bucket, where it is one.
     pub fn bucket(&self) -> Option<&S3Store> {
         match &self.held {
             Held::Bucket(store) => Some(store),
-            Held::Here(_) | Held::Directory(_) => None,
+            Held::Here(_) | Held::Directory(_) | Held::Node(..) => None,
         }
     }
 
@@ -84,6 +143,7 @@ impl Place {
         match &self.held {
             Held::Here(shelf) | Held::Directory(shelf) => shelf.store(),
             Held::Bucket(store) => store,
+            Held::Node(store, _) => &**store,
         }
     }
 
@@ -107,14 +167,14 @@ impl Place {
     /// # Errors
     /// There is none, or several, or the cache cannot be read.
     pub fn version(&self, app: &AppName, word: &str) -> Result<Release, Failure> {
-        store::version_of(&self.releases(app)?, app, word)
+        store::version_of(&self.releases(app)?, app, word, &self.name)
     }
 
     /// Returns where it is, for people.
     pub fn whereabouts(&self) -> String {
         match &self.held {
             Held::Here(shelf) | Held::Directory(shelf) => shelf.store().root().display().to_string(),
-            Held::Bucket(_) => self.name.clone(),
+            Held::Bucket(_) | Held::Node(..) => self.name.clone(),
         }
     }
 
@@ -153,6 +213,13 @@ impl Place {
             requests.get + requests.put + requests.list + requests.delete
         })
     }
+}
+
+/// Returns the failure of a node that was not reached.
+fn unreached(label: &str, error: &NodeError) -> Failure {
+    let exit = of_nodes(&[failing::end_of(error)]);
+    Failure::new(exit, "cache", format!("{label}: {}; nothing was changed", failing::chain(error)))
+        .next(format!("df doctor --address {label}"))
 }
 
 fn refused(message: String) -> Failure {

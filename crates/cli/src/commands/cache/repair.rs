@@ -1,13 +1,12 @@
 //! `df cache repair`: what is damaged comes back from another copy, or is built again; what nothing names goes.
 
-use std::io::{self, Read as _};
-
-use df_cache::blobs::{Blobs, Bytes};
 use df_cache::gc;
+use df_cache::scrub::{Damage, Damaged};
 use df_cache::store::{StoredRelease, copy};
-use df_core::{Digest, Hasher, ImageId};
+use df_core::ImageId;
 
 use super::Place;
+use super::copies::Copies;
 use crate::event::{Event, Placed};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -24,14 +23,13 @@ pub fn run(session: &Session, place: &Place) -> Result<Exit, Failure> {
     }
     // Before the repair, which lets go of what cannot be healed.
     let releases = place.releases(session.app()).unwrap_or_default();
-    let others = if damages.is_empty() { vec![] } else { others(session, place)? };
-    let names: Vec<&str> = others.iter().map(|other| other.name.as_str()).collect();
-    let repaired = place.store().repair(&Copies(&others)).map_err(|error| place.unwritten(&error))?;
+    let copies = Copies::of(session, place, !damages.is_empty())?;
+    let repaired = place.store().repair(&copies).map_err(|error| place.unwritten(&error))?;
     for what in &repaired.rebuilt {
         session.output().result(&Event::Repaired(place.placed(0, 1, what)));
     }
     for digest in &repaired.healed {
-        let why = format!("from {}", names.join(" or "));
+        let why = format!("from {}", copies.source(*digest));
         session.output().result(&Event::Repaired(Placed { digest: Some(*digest), ..place.placed(0, 1, why) }));
     }
     let mut lost: Vec<ImageId> = repaired.images.clone();
@@ -39,15 +37,21 @@ pub fn run(session: &Session, place: &Place) -> Result<Exit, Failure> {
     lost.sort_unstable();
     lost.dedup();
     let n_lost = lost.len();
+    let lost = copy_again(session, place, &copies, lost);
     let unhealed = build_again(session, place, &releases, lost);
-    if n_lost > unhealed {
+    // A node does not remember in which order releases came.
+    let is_node = place.as_node().is_some();
+    if n_lost > unhealed && !is_node {
         keep_order(place, &releases)?;
     }
     if damages.is_empty() && unhealed == 0 {
         session.output().note(format!("{}: nothing was damaged", place.name));
     }
     if unhealed == 0 {
-        sweep(session, place)?;
+        // What a node holds beyond that its own rules decide.
+        if !is_node {
+            sweep(session, place)?;
+        }
         return Ok(Exit::Done);
     }
     session
@@ -57,13 +61,14 @@ pub fn run(session: &Session, place: &Place) -> Result<Exit, Failure> {
 }
 
 /// Says what would be repaired.
-fn plan(session: &Session, place: &Place, damages: &[df_cache::scrub::Damage]) -> Exit {
+fn plan(session: &Session, place: &Place, damages: &[Damage]) -> Exit {
     for damage in damages {
+        let bytes = bytes_of(place, damage);
         let event = Event::Planned {
             node: None,
             action: format!("repair {}", damage.what),
-            bytes: None,
-            requests: None,
+            bytes,
+            requests: place.bucket().is_none().then_some(0),
             reason: format!(
                 "{}; from another copy, else built again; then what nothing names in {} goes",
                 damage.why, place.name
@@ -73,6 +78,34 @@ fn plan(session: &Session, place: &Place, damages: &[df_cache::scrub::Damage]) -
         session.output().result(&event);
     }
     session.planned(!damages.is_empty())
+}
+
+/// Returns how many bytes mending a damage takes, where that is known: of an image on a node all travels again.
+fn bytes_of(place: &Place, damage: &Damage) -> Option<u64> {
+    let image = damage.images.first()?;
+    let manifest = place.store().manifest(*image).ok()?;
+    match damage.what {
+        _ if place.as_node().is_some() => Some(manifest.total_len()),
+        Damaged::Blob(hurt) | Damaged::MissingBlob(hurt) => {
+            manifest.blobs().into_iter().find(|(digest, _)| *digest == hurt).map(|(_, len)| len)
+        }
+        _ => None,
+    }
+}
+
+/// Takes lost images whole from another copy; returns those that none has.
+fn copy_again(session: &Session, place: &Place, copies: &Copies<'_>, lost: Vec<ImageId>) -> Vec<ImageId> {
+    let is_left = |image: &ImageId| {
+        let source = copies.with(*image, &|other| {
+            let manifest = other.store().manifest(*image).ok()?;
+            copy(other.store(), place.store(), &manifest, now()).ok()
+        });
+        let Some(source) = source else { return true };
+        let placed = place.placed(0, 1, format!("from {source}"));
+        session.output().result(&Event::Repaired(Placed { image: Some(*image), ..placed }));
+        false
+    };
+    lost.into_iter().filter(is_left).collect()
 }
 
 /// Builds the lost images again from their commits; returns how many are still not whole.
@@ -133,44 +166,4 @@ fn sweep(session: &Session, place: &Place) -> Result<(), Failure> {
         session.output().result(&Event::Collected(placed));
     }
     Ok(())
-}
-
-/// Returns the other copies that can be asked: the cache here, and that of df.yaml. What they hand out is asked for by its digest and compared with it, so
-/// that it does not matter who vouches for it.
-fn others(session: &Session, place: &Place) -> Result<Vec<Place>, Failure> {
-    let mut others = if place.is_elsewhere() { vec![Place::here(session)?] } else { vec![] };
-    let Some(remote) = session.config.cache.remote.as_ref().filter(|remote| remote.to_string() != place.name) else {
-        return Ok(others);
-    };
-    let opened = Place::remote(session, remote, false);
-    let asked = opened.and_then(|other| {
-        other.store().contents().map_err(|error| other.unread(&error))?;
-        Ok(other)
-    });
-    match asked {
-        Ok(other) => others.push(other),
-        Err(failure) => session.output().note(format!("  {remote} was not asked: {}", failure.message)),
-    }
-    Ok(others)
-}
-
-/// Several copies: what one of them has damaged another may have whole.
-struct Copies<'a>(&'a [Place]);
-
-impl Blobs for Copies<'_> {
-    fn blob(&self, digest: Digest) -> io::Result<Bytes> {
-        let is_whole = |store: &dyn Blobs| {
-            let mut hasher = Hasher::new();
-            let mut reader = store.blob(digest)?.reader()?;
-            let mut buffer = vec![0; 128 << 10];
-            loop {
-                match reader.read(&mut buffer)? {
-                    0 => return Ok::<_, io::Error>(hasher.finish() == digest),
-                    n => hasher.update(&buffer[..n]),
-                };
-            }
-        };
-        let whole = self.0.iter().find(|place| is_whole(place.store()).unwrap_or(false));
-        whole.map_or_else(|| Err(io::ErrorKind::NotFound.into()), |place| place.store().blob(digest))
-    }
 }
