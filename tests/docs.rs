@@ -102,10 +102,12 @@ fn the_exit_codes_are_those_of_the_program() {
 #[test]
 fn the_service_shown_is_the_one_that_is_compiled() {
     let shown = fenced(&read(&root().join("docs/writing-a-service.md")), "rust");
-    let doc = read(&root().join("crates/reload/src/lib.rs"));
-    let lines = doc.lines().filter_map(|line| line.strip_prefix("//!")).map(|line| line.strip_prefix(' ').unwrap_or(line));
-    let doc = lines.collect::<Vec<_>>().join("\n");
-    assert_eq!(shown, fenced(&doc, "no_run"));
+    let compiled = ["lib.rs", "connection.rs"].map(|file| {
+        let doc = read(&root().join("crates/reload/src").join(file));
+        let lines = doc.lines().filter_map(|line| line.strip_prefix("//!")).map(|line| line.strip_prefix(' ').unwrap_or(line));
+        fenced(&lines.collect::<Vec<_>>().join("\n"), "no_run")
+    });
+    assert_eq!(shown, compiled.concat());
 }
 
 #[test]

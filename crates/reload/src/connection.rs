@@ -4,31 +4,32 @@
 //! understands; a tag says how to read it. The other version may refuse, and then the connection stays where it is.
 //!
 //! ```no_run
-//! # use distributive_flow::{Service, connection::Connection};
-//! # use std::{io, net::TcpStream, thread, time::Duration};
-//! # fn serve(stream: TcpStream, count: u64, unread: Vec<u8>) {}
-//! # fn main() -> io::Result<()> {
-//! # let service = Service::from_env()?;
-//! let (handoff, draining) = (service.handoff()?, service.draining()?);
-//! thread::scope(|threads| {
-//!     // What the version before has open.
-//!     threads.spawn(|| {
-//!         let knows = |offered: &Connection| offered.tag == "counter/1" && offered.state.len() == 8;
-//!         handoff.take(&draining, knows, |taken| {
-//!             let count = u64::from_le_bytes(taken.state.try_into().expect("asked above"));
-//!             thread::spawn(move || serve(TcpStream::from(taken.socket), count, taken.unread));
-//!         })
-//!     });
-//!     // Later, for each connection, when draining has begun and no answer is half written:
-//!     # let (stream, count, unread) = (TcpStream::connect("")?, 0_u64, vec![]);
-//!     let mine = Connection { socket: stream.into(), tag: "counter/1".into(), state: count.to_le_bytes().into(), unread };
-//!     if let Err(kept) = handoff.give("lines", mine, Duration::from_secs(2)) {
-//!         // Nobody wants it: serve it on.
-//!         let stream = TcpStream::from(kept.connection.socket);
-//!     }
-//!     # Ok::<(), io::Error>(())
-//! })
-//! # }
+//! use distributive_flow::{Connection, Service};
+//! use std::{io, net::TcpStream, thread, time::Duration};
+//!
+//! fn serve(stream: TcpStream, count: u64, unread: Vec<u8>) { /* the service */ }
+//!
+//! fn main() -> io::Result<()> {
+//!     let service = Service::from_env()?;
+//!     let (handoff, draining) = (service.handoff()?, service.draining()?);
+//!     thread::scope(|threads| {
+//!         // On a thread of its own: what versions before have open. Whoever does not know the tag refuses, and the connection stays where it is.
+//!         threads.spawn(|| {
+//!             let knows = |offered: &Connection| offered.tag == "counter/1" && offered.state.len() == 8;
+//!             handoff.take(&draining, knows, |taken| {
+//!                 let count = u64::from_le_bytes(taken.state.try_into().expect("asked above"));
+//!                 serve(TcpStream::from(taken.socket), count, taken.unread);
+//!             })
+//!         });
+//!         // Elsewhere, once draining has begun, between two answers:
+//!         let (stream, count, unread) = (TcpStream::connect("127.0.0.1:7000")?, 7_u64, vec![]);
+//!         let mine = Connection { socket: stream.into(), tag: "counter/1".into(), state: count.to_le_bytes().into(), unread };
+//!         if let Err(kept) = handoff.give("lines", mine, Duration::from_secs(2)) {
+//!             let stream = TcpStream::from(kept.connection.socket); // nobody wanted it: serve it on
+//!         }
+//!         Ok::<(), io::Error>(())
+//!     })
+//! }
 //! ```
 //!
 //! The format is in [`message`], what makes it exactly one who serves a connection in `exchange`.

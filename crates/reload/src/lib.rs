@@ -42,10 +42,10 @@
 //! - Everything read from the environment or from a socket is bounded and checked; none of it makes this crate panic.
 //!
 //! # What it refuses to do
-//! - Start threads, allocate in a signal handler, read the clock behind your back, print, or exit.
+//! - Start threads (but for the feature `hyper`), allocate in a signal handler, read the clock behind your back, print, or exit.
 //! - Take any signal but SIGTERM, or take SIGTERM from a program that has a handler of its own.
 //! - Take descriptors meant for another process (`LISTEN_PID`), or of another kind than was asked for.
-//! - Depend on anything but std and libc. It changes no environment variable: that is unsound beside other threads.
+//! - Depend on anything but std and libc, unless asked by the feature `hyper`. It changes no environment variable: that is unsound beside other threads.
 //!
 //! The semver promise covers what a service calls: the names exported here. [`parent`] is the other end, for supervisors.
 
@@ -54,6 +54,8 @@ pub mod connection;
 mod credentials;
 mod descriptor;
 pub mod draining;
+#[cfg(feature = "hyper")]
+pub mod http;
 pub mod parent;
 pub mod protocol;
 mod signal;
