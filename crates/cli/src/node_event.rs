@@ -36,7 +36,14 @@ impl Teller {
     pub fn tell(&self, told: Told) -> Option<Event> {
         let (node, app) = (self.node.clone(), self.app.clone());
         Some(match told {
-            Told::Applied { .. } | Told::Ready { .. } | Told::Log { .. } | Told::Blob { .. } | Told::NoBlob { .. } => return None,
+            Told::Applied { .. }
+            | Told::Ready { .. }
+            | Told::Awaiting { .. }
+            | Told::Log { .. }
+            | Told::Blob { .. }
+            | Told::NoBlob { .. } => {
+                return None;
+            }
             Told::Started { generation, pid } => Event::Started { node, app, generation, pid: Some(pid) },
             Told::Stopped { generation, pid } => Event::Stopped { node, app, generation, pid: Some(pid) },
             Told::Verified { generation, probes } => verified(node, app, generation, probes),

@@ -9,6 +9,7 @@ use df_fleet::{NodeError, Reached};
 use tokio::task::JoinSet;
 
 use crate::across::{self, current_of};
+use crate::confirming::Confirming;
 use crate::event::{Activation, Event};
 use crate::exit::NodeEnd;
 use crate::failure;
@@ -25,6 +26,8 @@ const MARGIN: Duration = Duration::from_secs(60);
 pub struct Orders {
     release: Release,
     soak: Duration,
+    /// How long a node waits to be confirmed before it goes back.
+    confirm: Option<Duration>,
     silence: Duration,
     who: String,
     reason: &'static str,
@@ -42,7 +45,8 @@ impl Orders {
         Self {
             release: release.clone(),
             soak: rollout.soak,
-            silence: allowed + rollout.soak + MARGIN,
+            confirm: Some(rollout.confirm).filter(|time| !time.is_zero()),
+            silence: allowed + rollout.soak + rollout.confirm + MARGIN,
             who: who(),
             reason,
             policy: Policy { canary: rollout.canary, parallel, max_failures: rollout.max_failures },
@@ -148,12 +152,11 @@ pub async fn activate(mut reached: Reached, orders: &Orders, from: u64, output: 
         soak: orders.soak,
         who: orders.who.clone(),
         listen: reached.connection.node.listen(),
+        confirm_ms: orders.confirm.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
     };
-    let mut generation = None;
+    let mut confirming = Confirming::beside(&reached.connection, release.app.clone(), orders.silence);
     let mut told = |event| {
-        if let Told::Started { generation: started, .. } = &event {
-            generation = Some(*started);
-        }
+        confirming.hear(&event);
         if let Some(event) = teller.tell(event) {
             orders.proof.hear(&event);
             output.step(&event);
@@ -165,6 +168,9 @@ pub async fn activate(mut reached: Reached, orders: &Orders, from: u64, output: 
         Ok(_) => Err(NodeError::Answer),
         Err(error) => Err(error),
     };
+    let generation = confirming.generation();
+    let label = reached.connection.node.label();
+    let ended = confirming.ended(ended, |why| output.note(format!("  {label:<16} {why}"))).await;
     (reached, ended.map_err(|error| Stuck { error, generation }))
 }
 

@@ -1,9 +1,9 @@
 //! What happens when, from a staged generation to a confirmed one: a pure machine without clock, process or socket.
 //!
 //! ```text
-//! staged -> starting -> moving -> steering -> handing -> soaking -> asking -> confirmed
-//!              |           |         |           |          |         |
-//!              v           +---------+-----------+----------+---------+-> returning -> failed: the old version serves on
+//! staged -> starting -> arming -> moving -> steering -> handing -> soaking -> asking -> waiting -> disarming -> confirmed
+//!              |           |         |         |          |          |         |         |          |
+//!              v           v         +---------+----------+----------+---------+---------+----------+-> returning -> failed: the old one serves on
 //!            failed: nothing of the old version was touched
 //! ```
 //!
@@ -12,8 +12,13 @@
 //!
 //! Order of the switch: `current` is moved, durably, *then* connections are steered. A supervisor that dies in between finds in `current` the version that
 //! passed its probes, and steers to it. The old version is told to end only after the new one was confirmed.
+//!
+//! Where the operator has to confirm, what to go back to is on disk before `current` moves (`arming`), and the confirmation is its removal (`disarming`):
+//! what a supervisor does that finds it there is [`crate::confirmation`]'s.
 
 use std::time::Duration;
+
+use crate::confirmation::NOBODY;
 
 /// What is known before an activation begins; it does not change on the way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -38,6 +43,8 @@ pub struct Plan {
     pub watch: Option<Duration>,
     /// Whether a request that it loses takes the activation back.
     pub zero_loss: bool,
+    /// How long whoever asked has to say that the node is still within reach; `None`: nobody has to.
+    pub confirm: Option<Duration>,
 }
 
 /// How two versions change places.
@@ -69,6 +76,8 @@ pub enum State {
     Stopping { deadline: Duration, killed: bool },
     /// The new version was started and is not verified yet.
     Starting(Starting),
+    /// What to go back to is being written down.
+    Arming,
     /// `current` is being moved to it.
     Moving,
     /// Connections are being steered to it.
@@ -79,6 +88,10 @@ pub enum State {
     Soaking { until: Duration },
     /// The soak is over and its probes are asked once more.
     Asking { deadline: Duration },
+    /// It is well, and whoever asked has to confirm it.
+    Waiting { deadline: Duration },
+    /// Somebody confirmed it, and what was written down is being removed.
+    Disarming,
     /// It failed after `current` had moved, and `current` goes back.
     Returning(Failure),
     /// Exclusive: it failed and is being killed, so that the old one can start.
@@ -130,6 +143,16 @@ pub enum Event {
     NewExited(String),
     /// The old process ended.
     OldExited,
+    /// What to go back to is on disk.
+    Armed,
+    /// It is not.
+    ArmFailed(String),
+    /// Whoever asked is still there, and reaches the node.
+    Confirm,
+    /// What was written down is gone.
+    Disarmed,
+    /// It may still be there.
+    DisarmFailed(String),
     /// `current` moved.
     Moved,
     /// It did not; it names what it named before.
@@ -155,6 +178,10 @@ pub enum Action {
     Launch,
     /// Ask the new version all its probes, after a pause.
     Probe { after: Duration },
+    /// Write down, durably, what to go back to if nobody confirms.
+    Arm,
+    /// Remove that, durably.
+    Disarm,
     /// Name this generation in `current`, durably; 0: name none.
     MoveCurrent(u64),
     /// Begin to be a client of the ports that both versions have.
@@ -190,7 +217,9 @@ pub enum Milestone {
     Verified,
     /// It serves.
     Activated,
-    /// It stayed well.
+    /// It stayed well, and has to be confirmed.
+    Awaiting,
+    /// It stayed well, and was confirmed where it had to be.
     Confirmed,
     /// The old one serves again.
     RolledBack { reason: String },
@@ -253,9 +282,16 @@ pub fn step(plan: &Plan, state: State, event: Event, now: Duration) -> (State, V
             failed(Failure::new(FailureKind::System, "the old version does not end, not even by SIGKILL"))
         }
         (S::Starting(starting), event) => start(plan, starting, event, now),
+        (S::Arming, E::Armed) => (S::Moving, vec![Action::MoveCurrent(plan.new)]),
+        (S::Arming, E::ArmFailed(why)) => {
+            fail_armed(plan, Failure::new(FailureKind::System, format!("write down what to go back to: {why}")), now)
+        }
+        (S::Arming, E::NewExited(how)) => fail_armed(plan, Failure::new(FailureKind::Start, how), now),
         (S::Moving, E::Moved) if plan.style == Style::Files => activated(plan, now),
         (S::Moving, E::Moved) => (S::Steering, vec![Action::Steer(plan.new)]),
-        (S::Moving, E::MoveFailed(why)) => fail(plan, Failure::new(FailureKind::System, format!("move current: {why}")), now),
+        (S::Moving, E::MoveFailed(why)) => {
+            fail_armed(plan, Failure::new(FailureKind::System, format!("move current: {why}")), now)
+        }
         (S::Steering, E::Steered) => activated(plan, now),
         (S::Steering, E::SteerFailed(why)) => {
             take_back(plan, Failure::new(FailureKind::System, format!("steer connections: {why}")))
@@ -269,15 +305,25 @@ pub fn step(plan: &Plan, state: State, event: Event, now: Duration) -> (State, V
         }
         (S::Handing { deadline }, E::Tick) if now >= deadline => soak(plan, now),
         (S::Soaking { until }, E::Tick) if now >= until => soaked(plan, now),
-        (S::Asking { .. }, E::Probed { failed: None, .. }) => confirm(plan),
+        (S::Asking { .. }, E::Probed { failed: None, .. }) => well(plan, now),
         (S::Asking { .. }, E::Probed { failed: Some(why), .. }) => revert(plan, format!("a probe failed after the soak: {why}")),
         (S::Asking { deadline }, E::Tick) if now >= deadline => {
             revert(plan, "the probes after the soak were not answered".into())
         }
-        (S::Moving | S::Steering | S::Handing { .. } | S::Soaking { .. } | S::Asking { .. }, E::NewExited(how)) => {
-            revert(plan, how)
+        (S::Waiting { .. }, E::Confirm) => (S::Disarming, vec![Action::Disarm]),
+        (S::Waiting { deadline }, E::Tick) if now >= deadline => revert(plan, NOBODY.into()),
+        (S::Disarming, E::Disarmed) => confirm(plan),
+        (S::Disarming, E::DisarmFailed(why)) => {
+            take_back(plan, Failure::new(FailureKind::System, format!("the confirmation cannot be kept: {why}")))
         }
-        (S::Returning(failure), E::Moved) => returned(plan, failure, now),
+        (
+            S::Moving | S::Steering | S::Handing { .. } | S::Soaking { .. } | S::Asking { .. } | S::Waiting { .. } | S::Disarming,
+            E::NewExited(how),
+        ) => revert(plan, how),
+        (S::Returning(failure), E::Moved) => {
+            let (state, then) = returned(plan, failure, now);
+            (state, [disarm(plan), then].concat())
+        }
         (S::Returning(failure), E::MoveFailed(why)) => {
             let message = format!("{}; and current could not be moved back: {why}", failure.message);
             returned(plan, Failure { message, ..failure }, now)
@@ -305,10 +351,17 @@ impl State {
             | Self::Starting(Starting { deadline, .. })
             | Self::Handing { deadline }
             | Self::Asking { deadline }
+            | Self::Waiting { deadline }
             | Self::Clearing { deadline, .. }
             | Self::Restoring { deadline, .. } => Some(*deadline),
             Self::Soaking { until } => Some(*until),
-            Self::Staged | Self::Moving | Self::Steering | Self::Returning(_) | Self::Ended { .. } => None,
+            Self::Staged
+            | Self::Arming
+            | Self::Moving
+            | Self::Steering
+            | Self::Disarming
+            | Self::Returning(_)
+            | Self::Ended { .. } => None,
         }
     }
 }
@@ -322,7 +375,7 @@ impl Failure {
 
 fn begin(plan: &Plan, now: Duration) -> (State, Vec<Action>) {
     match plan.style {
-        Style::Files => (State::Moving, vec![Action::MoveCurrent(plan.new)]),
+        Style::Files => arm(plan),
         Style::Exclusive if plan.old_runs => {
             let actions = [watch(plan), vec![Action::Terminate(plan.old)]].concat();
             (State::Stopping { deadline: now + plan.drain, killed: false }, actions)
@@ -392,7 +445,20 @@ fn judge(plan: &Plan, mut starting: Starting, n_passed: usize, failed: Option<St
 fn verified(plan: &Plan) -> (State, Vec<Action>) {
     // One that is stopped for the other is watched since then.
     let watch = if plan.style == Style::Beside { watch(plan) } else { vec![] };
-    (State::Moving, [vec![Action::Tell(Milestone::Verified)], watch, vec![Action::MoveCurrent(plan.new)]].concat())
+    let (state, then) = arm(plan);
+    (state, [vec![Action::Tell(Milestone::Verified)], watch, then].concat())
+}
+
+/// Moves `current`; first, where somebody has to confirm that, what to go back to is written down.
+fn arm(plan: &Plan) -> (State, Vec<Action>) {
+    match plan.confirm {
+        Some(_) => (State::Arming, vec![Action::Arm]),
+        None => (State::Moving, vec![Action::MoveCurrent(plan.new)]),
+    }
+}
+
+fn disarm(plan: &Plan) -> Vec<Action> {
+    if plan.confirm.is_some() { vec![Action::Disarm] } else { vec![] }
 }
 
 /// Where nothing ran there are no clients that could lose something.
@@ -425,16 +491,24 @@ fn activated(plan: &Plan, now: Duration) -> (State, Vec<Action>) {
 
 fn soak(plan: &Plan, now: Duration) -> (State, Vec<Action>) {
     if plan.soak.is_zero() || plan.style == Style::Files {
-        return confirm(plan);
+        return well(plan, now);
     }
     (State::Soaking { until: now + plan.soak }, vec![])
 }
 
 fn soaked(plan: &Plan, now: Duration) -> (State, Vec<Action>) {
     if plan.readiness != Readiness::Probes {
-        return confirm(plan);
+        return well(plan, now);
     }
     (State::Asking { deadline: now + ASKING }, vec![Action::Probe { after: Duration::ZERO }])
+}
+
+/// It stayed well: only whoever asked may have something against it.
+fn well(plan: &Plan, now: Duration) -> (State, Vec<Action>) {
+    match plan.confirm {
+        Some(within) => (State::Waiting { deadline: now + within }, vec![Action::Tell(Milestone::Awaiting)]),
+        None => confirm(plan),
+    }
 }
 
 fn confirm(plan: &Plan) -> (State, Vec<Action>) {
@@ -460,6 +534,12 @@ fn fail(plan: &Plan, failure: Failure, now: Duration) -> (State, Vec<Action>) {
     }
     let (state, then) = failed(failure);
     (state, [actions, then].concat())
+}
+
+/// As [`fail`], where what to go back to may be written down.
+fn fail_armed(plan: &Plan, failure: Failure, now: Duration) -> (State, Vec<Action>) {
+    let (state, then) = fail(plan, failure, now);
+    (state, [disarm(plan), then].concat())
 }
 
 /// It failed after it served: new connections go to the old version at once, then `current` follows.

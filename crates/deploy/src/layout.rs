@@ -9,6 +9,7 @@
 //! ROOT/apps/<app>/staged/<release>.json     a release that was copied and not run
 //! ROOT/apps/<app>/attested/<release>.json   who vouched for a release when it was admitted
 //! ROOT/apps/<app>/history.jsonl             every attempt, append-only
+//! ROOT/apps/<app>/armed.json                an activation that nobody has confirmed yet
 //! ROOT/trust.json                           whom the node believes
 //! ROOT/run/                                 locks, the supervisor's socket, process records
 //! ROOT/log/<app>/<n>.log                    output

@@ -17,9 +17,10 @@ mod program;
 mod serve;
 
 mod collect;
+mod confirmation;
 mod generation;
-mod held;
 mod handing;
+mod held;
 mod history;
 mod lock;
 mod logs;

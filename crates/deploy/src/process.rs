@@ -235,7 +235,8 @@ fn ended_before(pidfd: &OwnedFd, deadline: Instant) -> io::Result<bool> {
     }
 }
 
-fn boot() -> io::Result<String> {
+/// Returns the kernel's name for this boot.
+pub fn boot() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 

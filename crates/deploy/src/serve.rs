@@ -70,6 +70,7 @@ impl<R: Read, W: Write> Node<'_, R, W> {
             | Request::TakeBack { .. }
             | Request::Start { .. }
             | Request::Stop { .. }
+            | Request::Confirm { .. }
             | Request::Verify { .. } => control::forward(self.layout, &request, &mut self.talk),
             other => match self.answer_at_once(other) {
                 Ok(reply) => self.talk.reply(&reply),
@@ -84,8 +85,8 @@ impl<R: Read, W: Write> Node<'_, R, W> {
             Request::Survey | Request::SurveyUnless { .. } => survey(self.layout).map(|survey| Reply::Survey(Box::new(survey))),
             Request::Lock { who, command } => self.take_lock(who, command),
             Request::Check { image } => check(self.layout, image),
-            Request::Stage { release } => stage(self.layout, &release),
             Request::Release { app, release } => handing::release(self.layout, &app, release),
+            Request::Stage { release } => stage(self.layout, &release),
             Request::Pin { policy } => done(trust::pin(self.layout, &policy)),
             Request::Trust { pinned, attestations } => done(trust::change(self.layout, &pinned, &attestations)),
             Request::Admit { subject, attestations } => self.admit(subject, &attestations),
@@ -146,7 +147,6 @@ impl<R: Read, W: Write> Node<'_, R, W> {
         }
     }
 
-    fn sign(&mut self, image: ImageId, stretches: &[Vec<Slice>], block_len: u32) -> Result<(), TalkError> {
     fn blobs(&mut self, image: ImageId, digests: &[Digest]) -> Result<(), TalkError> {
         match handing::open(self.layout, image, digests) {
             Ok(files) => files.send(digests, &mut self.talk),
@@ -154,6 +154,7 @@ impl<R: Read, W: Write> Node<'_, R, W> {
         }
     }
 
+    fn sign(&mut self, image: ImageId, stretches: &[Vec<Slice>], block_len: u32) -> Result<(), TalkError> {
         match signatures(self.layout, image, stretches, block_len) {
             Ok(signatures) => {
                 self.talk.reply(&Reply::Signatures { lens: signatures.iter().map(|s| s.len() as u64).collect() })?;
@@ -233,11 +234,12 @@ fn needs_lock(request: &Request) -> bool {
         | Request::SurveyUnless { .. }
         | Request::Lock { .. }
         | Request::Manifest { .. }
-        | Request::Sign { .. }
         | Request::Blobs { .. }
         | Request::Release { .. }
+        | Request::Sign { .. }
         | Request::Check { .. }
         | Request::Verify { .. }
+        | Request::Confirm { .. }
         | Request::Logs { .. }
         | Request::History { .. } => false,
         Request::Receive { .. }
@@ -285,9 +287,9 @@ fn survey(layout: &Layout) -> Result<Survey, Box<Fault>> {
         lock: Lock::holder(&layout.run().join("lock")).map_err(failed)?,
         // One that cannot be read admits nothing; what serves may still be seen and go back.
         trust: Some(Trust { pinned: trust::pinned(layout).ok().flatten() }),
+        hands_out: true,
         apps,
     })
-        hands_out: true,
 }
 
 /// Reads an image back from disk.

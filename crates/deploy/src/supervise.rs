@@ -289,6 +289,7 @@ fn concerned(request: &Request) -> Option<AppName> {
         | Request::TakeBack { app, .. }
         | Request::Start { app, .. }
         | Request::Stop { app, .. }
+        | Request::Confirm { app, .. }
         | Request::Verify { app } => Some(app.clone()),
         _ => None,
     }

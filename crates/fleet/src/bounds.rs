@@ -59,11 +59,12 @@ pub(crate) fn event(event: &mut Event) {
         | Event::Ready { .. }
         | Event::Activated { .. }
         | Event::Handoff { .. }
+        | Event::Awaiting { .. }
         | Event::Confirmed { .. }
         | Event::Stopped { .. }
-        | Event::Log { .. } => {}
         | Event::Blob { .. }
         | Event::NoBlob { .. }
+        | Event::Log { .. } => {}
     }
 }
 

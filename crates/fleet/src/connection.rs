@@ -156,6 +156,11 @@ impl Connection {
         Ok(())
     }
 
+    /// Returns what the connection was opened with, for another one to the same node.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// Returns why the session has a connection of its own, where it could share one.
     pub fn why_not_shared(&self) -> Option<&NotShared> {
         if let Line::Configured(why) = &self.line { why.as_ref() } else { None }

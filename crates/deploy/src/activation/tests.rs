@@ -20,6 +20,10 @@ struct World {
     recorded: Option<bool>,
     answer: Option<Result<(), FailureKind>>,
     watching: bool,
+    /// What to go back to is on disk.
+    armed: bool,
+    /// Whoever asked confirmed it.
+    confirmation: bool,
     /// A request was lost, or nobody knows.
     lost: bool,
 }
@@ -37,7 +41,13 @@ fn plan(style: Style, readiness: Readiness, old: u64, old_runs: bool, soak: u64)
         drain: seconds(30),
         watch: None,
         zero_loss: false,
+        confirm: None,
     }
+}
+
+/// The same plan, to be confirmed by whoever asked and not.
+fn confirmed(plan: &Plan) -> [Plan; 2] {
+    [plan.clone(), Plan { confirm: Some(Duration::from_secs(20)), ..plan.clone() }]
 }
 
 /// The same plan without a client of the node's own, with one, and with one that must lose nothing.
@@ -51,7 +61,8 @@ fn plans() -> Vec<Plan> {
     for style in [Style::Beside, Style::Exclusive, Style::Files] {
         for readiness in [Readiness::Probes, Readiness::Lives] {
             for (old, old_runs) in [(0, false), (OLD, false), (OLD, true)] {
-                all.extend([0, 10].iter().flat_map(|soak| watched(&plan(style, readiness, old, old_runs, *soak))));
+                let plain = [0, 10].map(|soak| plan(style, readiness, old, old_runs, soak));
+                all.extend(plain.iter().flat_map(watched).flat_map(|plan| confirmed(&plan)));
             }
         }
     }
@@ -72,6 +83,11 @@ fn events() -> Vec<Event> {
         Event::Probed { n_passed: 0, failed: Some(why()) },
         Event::NewExited(why()),
         Event::OldExited,
+        Event::Armed,
+        Event::ArmFailed(why()),
+        Event::Confirm,
+        Event::Disarmed,
+        Event::DisarmFailed(why()),
         Event::Moved,
         Event::MoveFailed(why()),
         Event::Steered,
@@ -98,6 +114,8 @@ impl World {
             recorded: None,
             answer: None,
             watching: false,
+            armed: false,
+            confirmation: false,
             lost: false,
         }
     }
@@ -107,6 +125,9 @@ impl World {
         match (state, event) {
             (_, Event::NewExited(_)) => drop(self.running.remove(&plan.new)),
             (_, Event::OldExited) => drop(self.running.remove(&plan.old)),
+            (State::Arming, Event::Armed) => self.armed = true,
+            (State::Waiting { .. }, Event::Confirm) => self.confirmation = true,
+            (State::Disarming, Event::Disarmed) => self.armed = false,
             (State::Moving, Event::Moved) => (self.current, self.moved_to_new) = (plan.new, true),
             (State::Returning(_), Event::Moved) => self.current = plan.old,
             (State::Returning(_), Event::MoveFailed(_)) => self.move_back_failed = true,
@@ -132,7 +153,14 @@ impl World {
                     assert!(plan.old_runs, "an old version is started that did not run");
                     self.running.insert(plan.old);
                 }
+                Action::Arm => assert!(self.current == plan.old && plan.confirm.is_some()),
+                // While `current` names what nobody confirmed, it stays; but for the confirmation itself.
+                Action::Disarm => {
+                    assert!(plan.confirm.is_some() && (self.current == plan.old || self.confirmation), "given up before its end");
+                    self.armed &= self.current != plan.old;
+                }
                 Action::MoveCurrent(to) => {
+                    assert!(*to != plan.new || self.armed == plan.confirm.is_some(), "it moves, and nobody could take it back");
                     assert!([plan.old, plan.new].contains(to), "current names a stranger");
                     let is_watched = *to != plan.new || plan.watch.is_none() || !plan.old_runs || plan.style == Style::Files;
                     assert!(is_watched || self.watching, "the switch begins, and nobody looks");
@@ -157,6 +185,10 @@ impl World {
                 }
                 Action::CloseListeners(generation) => assert_eq!(*generation, plan.new),
                 Action::Retire(generation) => {
+                    assert!(
+                        plan.confirm.is_none() || self.confirmation,
+                        "the old version ends, and nobody had confirmed the new one"
+                    );
                     assert!(self.confirmed && *generation == plan.old);
                     self.retired = true;
                 }
@@ -184,6 +216,8 @@ impl World {
         assert!([plan.old, plan.new].contains(&self.current) && [plan.old, plan.new].contains(&self.steered));
         let State::Ended { good } = state else { return assert!(self.answer.is_none(), "answered before its end") };
         assert_eq!(self.recorded, Some(*good));
+        assert!(!(*good && plan.confirm.is_some() && !self.confirmation), "it stays, and nobody confirmed it");
+        assert!(!self.armed || self.move_back_failed, "what is over can still be taken back");
         assert!(!(*good && plan.zero_loss && self.lost), "a request was lost, and it stays");
         assert_eq!(self.answer.map(|answer| answer.is_ok()), Some(*good));
         let serves = if *good { plan.new } else { plan.old };
@@ -252,6 +286,9 @@ fn run(plan: &Plan, script: &[(&str, Event)]) -> (State, Vec<Action>) {
             }
             match action {
                 Action::Launch => queue.push_back(Event::Launched),
+                Action::Arm => queue.push_back(Event::Armed),
+                Action::Disarm => queue.push_back(Event::Disarmed),
+                Action::Tell(Milestone::Awaiting) => queue.push_back(Event::Confirm),
                 Action::Probe { .. } => queue.push_back(Event::Probed { n_passed: 1, failed: None }),
                 Action::MoveCurrent(_) => queue.push_back(Event::Moved),
                 Action::Steer(generation) if *generation == plan.new => queue.push_back(Event::Steered),
@@ -304,6 +341,20 @@ fn bad_versions_are_told_apart() {
     check_failure(&plan, &[("MoveCurrent(2)", Event::MoveFailed("no space".into()))], FailureKind::System);
     let (state, _) = step(&plan, State::Soaking { until: Duration::from_secs(10) }, exited(), Duration::ZERO);
     assert!(matches!(state, State::Returning(_)));
+}
+
+#[test]
+fn what_nobody_confirms_goes_back_when_its_time_is_over() {
+    for style in [Style::Beside, Style::Exclusive, Style::Files] {
+        let [_, plan] = confirmed(&plan(style, Readiness::Probes, OLD, style != Style::Files, 0));
+        let (state, log) = run(&plan, &[("Tell(Awaiting)", Event::Tick)]);
+        assert_eq!(state, State::Ended { good: false });
+        let Some(Action::Answer(Err(failure))) = log.last() else { panic!("no failure: {log:?}") };
+        assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::Reverted, NOBODY));
+        let place = |wanted: &Action| log.iter().position(|action| action == wanted).expect("it is done");
+        assert!(place(&Action::Arm) < place(&Action::MoveCurrent(NEW)));
+        assert!(place(&Action::MoveCurrent(OLD)) < place(&Action::Disarm));
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod activate;
 mod adopt;
+mod introduce;
 mod ports;
 mod requests;
 mod versions;
@@ -61,6 +62,8 @@ pub enum Message {
     Handed { run: u64, ports: Vec<HandedPort> },
     /// A version that was started to serve is ready, or is not.
     Ready { run: u64, pid: u32, result: Result<(), String>, outcomes: Vec<ProbeOutcome> },
+    /// The queue of a version that leaves is empty, or was waited for long enough.
+    Drained { run: u64 },
     /// A version that served before has ended, and its listeners are closed.
     Retired { run: u64 },
 }
@@ -93,6 +96,8 @@ struct Version {
     state: RunState,
     since: Timestamp,
     listen: IpAddr,
+    /// Where it hears whom to give its connections to, if it listens there.
+    handoff: String,
     /// It is being retired by a thread, which reports its end.
     retiring: bool,
     said_ready: bool,
@@ -113,6 +118,10 @@ struct Flight {
     /// The node's own clients, from just before the switch until the old version's queue is empty.
     watch: Option<Watch>,
     answer: Sender<Told>,
+    /// Those who confirmed it, and wait to hear that it is kept.
+    confirmers: Vec<Sender<Told>>,
+    /// A former supervisor began it.
+    adopted: bool,
     /// It failed because somebody else has a port.
     port_held: bool,
 }
@@ -203,6 +212,7 @@ impl App {
                     self.started(run, result, outcomes);
                 }
             }
+            Message::Drained { run } => self.drained(run),
             Message::Retired { run } => self.retired(run),
         }
     }

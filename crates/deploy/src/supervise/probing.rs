@@ -78,6 +78,7 @@ impl Round {
         spec.args = args.to_vec();
         spec.listeners = vec![];
         spec.env.remove("NOTIFY_SOCKET");
+        spec.env.remove("DF_HANDOFF");
         let mut relays = vec![];
         for (place, group) in &self.ports {
             let address = match group.as_ref().filter(|group| is_on_trial(group, self.run)) {

@@ -40,6 +40,9 @@ pub struct VersionRecord {
     pub since: df_core::Timestamp,
     /// The address for ports that name none.
     pub listen: std::net::IpAddr,
+    /// Where it hears whom to give its connections to; none in records of older supervisors.
+    #[serde(default)]
+    pub handoff: String,
 }
 
 fn path(layout: &Layout, app: &AppName) -> PathBuf {

@@ -27,6 +27,15 @@ pub struct Place {
     pub handoff: Handoff,
 }
 
+/// Where supervisor and program meet; empty: nowhere.
+#[derive(Debug, Clone, Default)]
+pub struct Addresses {
+    /// Where the supervisor hears the program.
+    pub notify: String,
+    /// Where the program hears whom to give its connections to.
+    pub handoff: String,
+}
+
 /// A version cannot be started; nothing was.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
@@ -75,7 +84,7 @@ pub fn prepare(
     run: &RunSection,
     generation: u64,
     places: &[Place],
-    notify: &str,
+    addresses: &Addresses,
 ) -> Result<LaunchSpec, StartError> {
     let image = layout.image(release.image);
     let program = image.join(run.exec.path().as_path());
@@ -96,8 +105,9 @@ pub fn prepare(
     if let Some(file) = &run.env_file {
         env.extend(read_env_file(data.join(file))?);
     }
-    env.extend(given(layout, release, generation, notify));
-    env.extend(places.iter().flat_map(addresses));
+    env.extend(given(layout, release, generation, addresses));
+    env.insert("DF_CONNECTIONS".into(), connections(run));
+    env.extend(places.iter().flat_map(bindable));
     Ok(LaunchSpec {
         program,
         args: run.args.iter().map(|arg| fill(arg, places)).collect(),
@@ -138,7 +148,7 @@ fn make_own(dir: &std::path::Path, user: Option<&launch::Ids>) -> io::Result<()>
 }
 
 /// Returns what df tells the program about itself.
-fn given(layout: &Layout, release: &Release, generation: u64, notify: &str) -> Vec<(String, String)> {
+fn given(layout: &Layout, release: &Release, generation: u64, addresses: &Addresses) -> Vec<(String, String)> {
     let pairs = [
         ("DF_APP", release.app.to_string()),
         ("DF_IMAGE", layout.image(release.image).display().to_string()),
@@ -146,13 +156,20 @@ fn given(layout: &Layout, release: &Release, generation: u64, notify: &str) -> V
         ("DF_TMP", layout.app_tmp(&release.app).display().to_string()),
         ("DF_COMMIT", release.commit.to_string()),
         ("DF_GENERATION", generation.to_string()),
-        ("NOTIFY_SOCKET", notify.to_owned()),
+        ("NOTIFY_SOCKET", addresses.notify.clone()),
+        ("DF_HANDOFF", addresses.handoff.clone()),
     ];
     pairs.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
+/// Returns what becomes of the open connections of each port.
+fn connections(run: &RunSection) -> String {
+    let parts: Vec<String> = run.ports.iter().map(|(label, port)| format!("{label}={}", port.connections.word())).collect();
+    parts.join(":")
+}
+
 /// Returns HOST_HTTP and PORT_HTTP for a port named http, for programs that bind by themselves.
-fn addresses(place: &Place) -> Vec<(String, String)> {
+fn bindable(place: &Place) -> Vec<(String, String)> {
     let name = place.label.as_str().to_ascii_uppercase().replace('-', "_");
     vec![(format!("HOST_{name}"), place.address.ip().to_string()), (format!("PORT_{name}"), place.address.port().to_string())]
 }

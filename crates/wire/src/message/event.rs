@@ -51,6 +51,11 @@ pub enum Event {
         #[serde(default)]
         seen: Option<Seen>,
     },
+    /// The new version stayed well, and [`Request::Confirm`](super::Request::Confirm) is waited for; only told to who asked for that.
+    Awaiting {
+        /// The generation.
+        generation: u64,
+    },
     /// The new version stayed well; the old may end.
     Confirmed {
         /// The generation.
@@ -72,11 +77,6 @@ pub enum Event {
         /// The process id it had.
         pid: i32,
     },
-    /// Output of a program; so many bytes follow in frames.
-    Log {
-        /// How many.
-        len: u64,
-    },
     /// A content that was asked for: it is what its digest says. So many bytes follow in frames.
     Blob {
         /// Which.
@@ -90,6 +90,11 @@ pub enum Event {
         digest: Digest,
         /// Why.
         why: Unread,
+    },
+    /// Output of a program; so many bytes follow in frames.
+    Log {
+        /// How many.
+        len: u64,
     },
 }
 

@@ -126,6 +126,19 @@ pub enum Request {
         who: String,
         /// The address for ports that name none.
         listen: IpAddr,
+        /// How long whoever asks has, once the new version is well ([`Event::Awaiting`]), to confirm over another connection that the node is within reach;
+        /// after that the node goes back by itself. `None`: nobody has to. A node that is too old to know this asks nobody.
+        #[serde(default)]
+        confirm_ms: Option<u64>,
+    },
+    /// Confirms the generation that an activation made the current one; needs no lock, and comes over another connection than the activation was asked for.
+    /// Answer: [`Reply::Serving`], also when it was confirmed before; [`FaultKind::Reverted`] when the node went back; [`FaultKind::Refused`] when it is not
+    /// time yet.
+    Confirm {
+        /// The application.
+        app: AppName,
+        /// The generation.
+        generation: u64,
     },
     /// Makes an earlier generation serve again, from the node's own records. Events, then [`Reply::Serving`].
     Rollback {

@@ -19,6 +19,7 @@ use super::ports::Entrance;
 use super::versions::LaunchFailed;
 use super::{App, Flight, HandedPort, Message, Starting, Told, Version};
 use crate::activation::{self, Action, Failure, FailureKind, Milestone, Plan, Readiness, State, Style};
+use crate::confirmation::{self, Armed};
 use crate::generation;
 use crate::listeners::Group;
 use crate::logs::Log;
@@ -29,6 +30,8 @@ use crate::supervise::words;
 const HANDED: Duration = Duration::from_millis(20);
 /// How long that may take before the soak goes on without it.
 const HANDING: Duration = Duration::from_secs(5);
+/// How long all may take that comes between the switch and the wait for a confirmation, besides the soak.
+const BEFORE_WAITING: Duration = Duration::from_secs(60);
 /// Lines of a failed program's output that the operator gets.
 const LOG_LINES: usize = 50;
 
@@ -46,6 +49,8 @@ pub(super) struct Wish {
     pub what: &'static str,
     /// Who asks.
     pub who: String,
+    /// How long they have to confirm it.
+    pub confirm: Option<Duration>,
 }
 
 impl App {
@@ -74,7 +79,13 @@ impl App {
                 .map(|section| proving::patience(section, style == Style::Exclusive)),
             // Who goes back wants to be rid of what serves, and would be given it again.
             zero_loss: wish.what == "activate" && section.is_some_and(|section| section.require_zero_loss),
+            confirm: wish.confirm,
         };
+        // What an activation left that is over must not take this one back.
+        if let Err(error) = confirmation::disarm(&self.node.layout, &self.app) {
+            let _ = answer.send(Told::Reply(Reply::Fault(fault(FaultKind::Failed, format!("remove armed.json: {error}")))));
+            return;
+        }
         // A start that waits to be ready is overtaken: its version is the old one now.
         if let Some(Starting { answer: Some(waiting), .. }) = self.starting.take() {
             let overtaken = fault(FaultKind::Refused, "another version is being activated");
@@ -94,6 +105,8 @@ impl App {
             outcomes: vec![],
             watch: None,
             answer,
+            confirmers: vec![],
+            adopted: false,
             port_held: false,
         });
         self.advance(activation::Event::Begin);
@@ -123,6 +136,11 @@ impl App {
                 self.probe_new(after);
                 None
             }
+            Action::Arm => Some(self.arm()),
+            Action::Disarm => Some(match confirmation::disarm(&self.node.layout, &self.app) {
+                Ok(()) => activation::Event::Disarmed,
+                Err(error) => activation::Event::DisarmFailed(error.to_string()),
+            }),
             Action::MoveCurrent(to) => Some(self.move_current(to)),
             Action::Steer(to) => Some(self.steer(run_of(to))),
             Action::Watch => {
@@ -229,6 +247,19 @@ impl App {
         let failed = outcomes.iter().find(|outcome| !outcome.ok).map(|outcome| format!("{}: {}", outcome.name, outcome.detail));
         flight.outcomes = outcomes;
         self.advance(activation::Event::Probed { n_passed, failed });
+    }
+
+    /// Writes down what to go back to, and until when: as long as all that may take which comes before somebody can confirm it.
+    fn arm(&self) -> activation::Event {
+        let Some(flight) = &self.flight else { return activation::Event::ArmFailed("it is over".into()) };
+        let plan = &flight.plan;
+        let until = confirmation::since_boot() + plan.soak + BEFORE_WAITING + plan.confirm.unwrap_or_default();
+        let armed = crate::process::boot().and_then(|boot| {
+            let until_ms = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
+            let armed = Armed { new: plan.new, old: plan.old, boot, until_ms, who: flight.who.clone() };
+            confirmation::arm(&self.node.layout, &self.app, &armed)
+        });
+        armed.map_or_else(|error| activation::Event::ArmFailed(error.to_string()), |()| activation::Event::Armed)
     }
 
     fn move_current(&mut self, to: u64) -> activation::Event {
@@ -383,6 +414,7 @@ impl App {
                 }
                 Event::Activated { generation, from }
             }
+            Milestone::Awaiting => Event::Awaiting { generation },
             Milestone::Confirmed => Event::Confirmed { generation },
             Milestone::RolledBack { reason } => Event::RolledBack { generation: from, from: generation, reason },
         };
@@ -411,10 +443,25 @@ impl App {
             Err(failure) => Reply::Fault(Box::new(self.failed(&flight, &failure))),
         };
         self.write_records();
+        for confirmer in &flight.confirmers {
+            let _ = confirmer.send(Told::Reply(reply.clone()));
+        }
+        let failed = matches!(reply, Reply::Fault(_));
         let _ = flight.answer.send(Told::Reply(reply));
+        if failed && flight.adopted {
+            self.serve_again();
+        }
         let orphaned = self.serving.and_then(|run| self.versions.get(&run)).is_some_and(|version| version.process.is_none());
         if orphaned && self.starting.is_none() {
             self.restart_at = Some(Instant::now());
+        }
+    }
+
+    /// Starts what `current` says again, where the version before it was not there any more when its time came.
+    fn serve_again(&mut self) {
+        if self.serving.is_none_or(|run| !self.versions.contains_key(&run)) {
+            self.serving = None;
+            self.boot();
         }
     }
 

@@ -16,7 +16,9 @@ use super::super::probing;
 use super::super::records::{self, Records, VersionRecord};
 use super::super::start;
 use super::watching::{kill, watch};
-use super::{App, Starting, Version};
+use super::{App, Flight, Starting, Version};
+use crate::activation::{Plan, Readiness, State, Style};
+use crate::confirmation::{self, Armed, Duty, Found};
 use crate::control;
 use crate::generation;
 use crate::listeners::Group;
@@ -31,20 +33,108 @@ impl App {
     pub(super) fn take_over(&mut self) {
         let records = records::read(&self.node.layout, &self.app);
         self.next_run = records.next_run.max(1);
-        let current = self.current();
         self.adopt_versions(&records);
         self.end_orphans();
+        let waits = self.find_armed();
+        let current = self.current();
         let serving = self.versions.iter().rev().find(|(_, version)| version.generation == current).map(|(run, _)| *run);
         if let Err(why) = self.adopt_groups(&records, serving) {
             eprintln!("{}: its listeners cannot be had back ({why}); it is started again", self.app);
             self.end_all();
         }
         self.serving = serving.filter(|run| self.versions.contains_key(run));
-        self.settle(current);
+        let waits = waits.filter(|(armed, _)| armed.new == current);
+        self.settle(current, waits.as_ref().map(|(armed, _)| armed.old));
         self.write_records();
         if self.serving.is_none() {
             self.boot();
         }
+        if let Some((armed, left)) = waits {
+            self.wait_on(armed, left);
+        }
+    }
+
+    /// Looks for an activation that nobody has confirmed, and lets `current` go back where nobody can any more; returns one that somebody may still confirm.
+    fn find_armed(&mut self) -> Option<(Armed, Duration)> {
+        let (layout, current) = (self.node.layout.clone(), self.current());
+        let armed = confirmation::read(&layout, &self.app).unwrap_or_else(|error| {
+            eprintln!("{}: armed.json: {error}", self.app);
+            None
+        })?;
+        let release = self.release_of(armed.new).ok();
+        let runs = release.as_ref().is_some_and(|release| release.run.is_some());
+        let lives = !runs || self.versions.values().any(|version| version.generation == armed.new);
+        let boot = crate::process::boot().unwrap_or_default();
+        match confirmation::decide(&armed, &Found { current, boot, now: confirmation::since_boot(), lives }) {
+            Duty::Wait(left) => return Some((armed, left)),
+            Duty::Forget => {}
+            Duty::GoBack(why) => {
+                let moved = match armed.old {
+                    0 => generation::clear_current(&layout, &self.app),
+                    old => generation::set_current(&layout, &self.app, old),
+                };
+                if let Err(error) = moved {
+                    // It stays armed, and the next supervisor tries again.
+                    eprintln!("{}: generation {} goes back ({why}), and could not: {}", self.app, armed.new, words(&error));
+                    return None;
+                }
+                self.judge(armed.new, GenerationResult::Bad, why);
+                if let Some(release) = release {
+                    self.remember("activate", &armed.who, armed.new, armed.old, &release, Some(why));
+                }
+            }
+        }
+        if let Err(error) = confirmation::disarm(&layout, &self.app) {
+            eprintln!("{}: remove armed.json: {error}", self.app);
+        }
+        None
+    }
+
+    /// Goes on with an activation that waits for its confirmation.
+    fn wait_on(&mut self, armed: Armed, left: Duration) {
+        let Ok(release) = self.release_of(armed.new) else { return };
+        let run_of =
+            |generation| self.versions.iter().rev().find(|(_, version)| version.generation == generation).map(|(run, _)| *run);
+        let old_run = run_of(armed.old);
+        let new_run = run_of(armed.new).unwrap_or_else(|| {
+            self.next_run += 1;
+            self.next_run - 1
+        });
+        // Whoever was stopped for it is started again when it goes back; where it was there beside it, it only waits.
+        let style = if release.run.is_none() { Style::Files } else { Style::Beside };
+        let plan = Plan {
+            new: armed.new,
+            old: armed.old,
+            old_runs: old_run.is_some(),
+            style,
+            readiness: Readiness::Probes,
+            ready: Duration::ZERO,
+            soak: Duration::ZERO,
+            drain: Duration::ZERO,
+            watch: None,
+            zero_loss: false,
+            confirm: Some(left),
+        };
+        let (nobody, _) = std::sync::mpsc::channel();
+        let listen = control::read_wanted(&self.node.layout, &self.app)
+            .map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |wanted| wanted.listen);
+        self.flight = Some(Flight {
+            plan,
+            state: State::Waiting { deadline: left },
+            began: Instant::now(),
+            new_run,
+            old_run,
+            release,
+            listen,
+            what: "activate",
+            who: armed.who,
+            outcomes: vec![],
+            watch: None,
+            answer: nobody,
+            confirmers: vec![],
+            adopted: true,
+            port_held: false,
+        });
     }
 
     fn adopt_versions(&mut self, records: &Records) {
@@ -70,7 +160,8 @@ impl App {
         };
         let places = release.run.as_ref().map(|section| start::places(section, record.listen)).unwrap_or_default();
         let section = release.run.as_ref().ok_or("its release runs nothing")?;
-        let spec = start::prepare(&self.node.layout, &release, section, record.generation, &places, "").ok();
+        let spec =
+            start::prepare(&self.node.layout, &release, section, record.generation, &places, &start::Addresses::default()).ok();
         self.claim(&places).map_err(|error| words(&error))?;
         Ok(Version {
             generation: record.generation,
@@ -80,6 +171,7 @@ impl App {
             state: record.state,
             since: record.since,
             listen: record.listen,
+            handoff: record.handoff.clone(),
             retiring: false,
             said_ready: true,
             release,
@@ -140,8 +232,9 @@ impl App {
         }
     }
 
-    /// Gives each version that was adopted what it is due: one serves, those on trial end at once, the others in order.
-    fn settle(&mut self, current: u64) {
+    /// Gives each version that was adopted what it is due: one serves, those on trial end at once, the others in order, but for the one that may have to
+    /// serve again.
+    fn settle(&mut self, current: u64, warm: Option<u64>) {
         let others: Vec<(u64, u64, RunState)> = self
             .versions
             .iter()
@@ -156,12 +249,16 @@ impl App {
                 self.close_listeners(run);
                 self.versions.remove(&run);
                 self.judge(generation, GenerationResult::Bad, "the supervisor was killed before it was verified");
+            } else if warm == Some(generation) {
+                self.versions.entry(run).and_modify(|version| version.state = RunState::Warm);
             } else {
                 self.retire(run);
             }
         }
-        if let Some(version) = self.serving.and_then(|run| self.versions.get_mut(&run)) {
-            version.state = RunState::Serving;
+        let Some(version) = self.serving.and_then(|run| self.versions.get_mut(&run)) else { return };
+        version.state = RunState::Serving;
+        // Where somebody may still confirm it, nobody knows yet.
+        if warm.is_none() {
             // `current` moves only to what passed its probes; whoever could have taken it back is gone.
             self.judge(current, GenerationResult::Good, "");
         }

@@ -14,6 +14,7 @@ use super::super::start;
 use super::activate::Wish;
 use super::watching::{end, kill};
 use super::{App, Starting, Told};
+use crate::activation;
 use crate::control::{self, Wanted};
 use crate::generation::{self, Record};
 use crate::process::Process;
@@ -22,14 +23,27 @@ use crate::{staged, store, trust};
 
 type Answer = Sender<Told>;
 
+/// However long an operator wants to have for its confirmation.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+/// How an operator wants a release activated.
+struct Terms {
+    soak: Duration,
+    who: String,
+    listen: IpAddr,
+    confirm: Option<Duration>,
+}
+
 impl App {
     /// Answers a request, or begins what will answer it.
     pub(super) fn answer(&mut self, request: Request, answer: Answer) {
         let refused = match request {
             Request::Verify { .. } => self.verify(&answer),
+            Request::Confirm { generation, .. } => self.confirm(generation, &answer),
             _ if self.flight.is_some() => Err(self.busy()),
-            Request::Activate { release, expect, soak, who, listen } => {
-                self.activate(&release, expect, soak, who, listen, &answer)
+            Request::Activate { release, expect, soak, who, listen, confirm_ms } => {
+                let confirm = confirm_ms.map(|ms| Duration::from_millis(ms).min(LONGEST_WAIT));
+                self.activate(&release, expect, Terms { soak, who, listen, confirm }, &answer)
             }
             Request::TakeBack { expect, to, who, why, listen, .. } => self.take_back(expect, to, who, &why, listen, &answer),
             Request::Rollback { to, expect, soak, who, listen, force, .. } => {
@@ -49,15 +63,8 @@ impl App {
         }
     }
 
-    fn activate(
-        &mut self,
-        release: &str,
-        expect: u64,
-        soak: Duration,
-        who: String,
-        listen: IpAddr,
-        answer: &Answer,
-    ) -> Result<(), Box<Fault>> {
+    fn activate(&mut self, release: &str, expect: u64, terms: Terms, answer: &Answer) -> Result<(), Box<Fault>> {
+        let Terms { soak, who, listen, confirm } = terms;
         let release = Release::decode(release.as_bytes()).map_err(|error| fault(FaultKind::Refused, chain(&error)))?;
         let layout = &self.node.layout;
         self.expect(expect)?;
@@ -70,7 +77,7 @@ impl App {
         let record = generation::create(layout, &release, expect, &who, now()).map_err(failed)?;
         staged::remove(layout, &release).map_err(failed)?;
         self.begin(
-            Wish { generation: record.number, release: Arc::new(release), listen, soak, what: "activate", who },
+            Wish { generation: record.number, release: Arc::new(release), listen, soak, what: "activate", who, confirm },
             answer.clone(),
         );
         Ok(())
@@ -96,7 +103,9 @@ impl App {
         }
         let (generation, release) = (target.number, Arc::new(target.release.clone()));
         self.check_start(&release, generation, listen)?;
-        self.begin(Wish { generation, release, listen, soak, what: "rollback", who }, answer.clone());
+        // Who goes back wants to be rid of what serves; it does not come back because the line is bad.
+        let confirm = None;
+        self.begin(Wish { generation, release, listen, soak, what: "rollback", who, confirm }, answer.clone());
         Ok(())
     }
 
@@ -234,6 +243,30 @@ impl App {
         Ok(())
     }
 
+    /// Somebody reaches the node, and wants what was activated to stay.
+    fn confirm(&mut self, number: u64, answer: &Answer) -> Result<(), Box<Fault>> {
+        match self.flight.as_mut().filter(|flight| flight.plan.new == number) {
+            Some(flight) if matches!(flight.state, activation::State::Waiting { .. }) => {
+                flight.confirmers.push(answer.clone());
+                self.advance(activation::Event::Confirm);
+                return Ok(());
+            }
+            Some(_) => return Err(fault(FaultKind::Refused, format!("generation {number} has not shown yet that it is well"))),
+            None => {}
+        }
+        let current = self.current();
+        if current != number {
+            return Err(fault(
+                FaultKind::Reverted,
+                format!("generation {number} does not serve any more, generation {current} does"),
+            ));
+        }
+        // The answer to the first confirmation was lost.
+        let serving = self.serves().ok_or_else(|| fault(FaultKind::Failed, "its record cannot be read"))?;
+        let _ = answer.send(Told::Reply(Reply::Serving(serving)));
+        Ok(())
+    }
+
     /// Asks the serving version its probes, on a thread.
     fn verify(&self, answer: &Answer) -> Result<(), Box<Fault>> {
         let run = self.serving.ok_or_else(|| fault(FaultKind::Missing, format!("{} does not run here", self.app)))?;
@@ -263,7 +296,7 @@ impl App {
         let Some(section) = &release.run else { return Ok(()) };
         let places = start::places(section, listen);
         self.check_ports(&places).map_err(|error| fault(FaultKind::PortHeld, chain(&error)))?;
-        let prepared = start::prepare(&self.node.layout, release, section, generation, &places, "");
+        let prepared = start::prepare(&self.node.layout, release, section, generation, &places, &start::Addresses::default());
         prepared.map(drop).map_err(|error| fault(FaultKind::StartFailed, chain(&error)))
     }
 

@@ -1,6 +1,7 @@
 //! Starting versions, and letting them end.
 
 use std::fs::{self, OpenOptions};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -58,6 +59,11 @@ pub(super) enum LaunchFailed {
     Nothing,
 }
 
+/// Returns a number that the standard library draws from the system's randomness, for tables that strangers must not be able to fill.
+fn unguessable() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
 impl LaunchFailed {
     /// Returns whether somebody else has a port.
     pub(super) fn is_port(&self) -> bool {
@@ -80,12 +86,14 @@ impl App {
         let places = start::places(section, listen);
         let address =
             format!("@df-{}", df_core::Digest::of(format!("{} {} {run}", layout.root.display(), self.app).as_bytes()).short());
-        let address = format!("{address}-{}-{}", std::process::id(), N_STARTED.fetch_add(1, Ordering::Relaxed));
-        let spec = start::prepare(layout, release, section, generation, &places, &address)?;
+        // Every user of the machine could listen at a name that can be guessed, before the program does.
+        let address = format!("{address}-{}-{:016x}", N_STARTED.fetch_add(1, Ordering::Relaxed), unguessable());
+        let addresses = start::Addresses { handoff: format!("{address}-h"), notify: address };
+        let spec = start::prepare(layout, release, section, generation, &places, &addresses)?;
         if !self.versions.values().any(|version| version.process.is_some()) {
             start::empty_tmp(layout, release).map_err(|source| LaunchFailed::Log { path: layout.app_tmp(&self.app), source })?;
         }
-        let notify = NotifyAddress::parse(address.as_ref())
+        let notify = NotifyAddress::parse(addresses.notify.as_ref())
             .map_err(std::io::Error::other)
             .and_then(NotifySocket::bind)
             .map_err(LaunchFailed::Notify)?;
@@ -103,6 +111,7 @@ impl App {
             state: RunState::Starting,
             since: now(),
             listen,
+            handoff: addresses.handoff,
             retiring: false,
             said_ready: false,
         };
@@ -132,6 +141,7 @@ impl App {
                 process,
                 since: version.since,
                 listen: version.listen,
+                handoff: version.handoff.clone(),
             })
         });
         let groups = self.groups.values().map(|group| group.record()).collect();
@@ -186,13 +196,14 @@ impl App {
         Ok(())
     }
 
-    /// Lets a version end in order: its queue empties, it is told, it has its time, then it is killed and its listeners are closed.
+    /// Lets a version end in order: its queue empties, it is introduced to the one that serves and told, it has its time, then it is killed and its
+    /// listeners are closed.
     pub(super) fn retire(&mut self, run: u64) {
         let Some(version) = self.versions.get_mut(&run) else { return };
         version.state = RunState::Draining;
         version.retiring = true;
         let drain = version.release.run.as_ref().map_or(Duration::ZERO, |section| section.drain);
-        let (process, inbox) = (version.process.clone(), self.inbox.clone());
+        let inbox = self.inbox.clone();
         let groups: Vec<Arc<Group>> =
             version.places.iter().filter_map(|place| self.groups.get(&place.address).cloned()).collect();
         thread::spawn(move || {
@@ -200,6 +211,17 @@ impl App {
             for group in &groups {
                 let _ = group.wait_drained(run, QUIET, deadline.saturating_duration_since(Instant::now()));
             }
+            let _ = inbox.send(Message::Drained { run });
+        });
+    }
+
+    /// Nobody waits at a version that leaves any more: what is open goes to whoever serves by now, and it is told to end.
+    pub(super) fn drained(&mut self, run: u64) {
+        self.introduce(run);
+        let Some(version) = self.versions.get(&run) else { return };
+        let drain = version.release.run.as_ref().map_or(Duration::ZERO, |section| section.drain);
+        let (process, inbox) = (version.process.clone(), self.inbox.clone());
+        thread::spawn(move || {
             if let Some(process) = process {
                 end(&process, drain);
             }
