@@ -16,6 +16,7 @@ mod hostile_node;
 mod hostile_operator;
 mod journey;
 mod kills;
+mod malicious_bucket;
 mod ordinary_user;
 mod real;
 mod reboot;
