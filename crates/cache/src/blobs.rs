@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-use df_core::{Digest, Hasher};
+use df_core::{AppName, Digest, Hasher, Release, ReleaseId};
 
+use crate::document::Document;
 use crate::place::At as _;
 
 /// The bytes of a blob, in the form that is cheapest to hand out.
@@ -37,6 +38,16 @@ pub trait Blobs: Sync {
     /// Returns whether twins survive a power cut already: then they are not synced once more.
     fn twins_are_durable(&self) -> bool {
         false
+    }
+
+    /// Returns a release that is kept beside the blobs, for a store that lost its own record of it. Whoever takes it compares its id.
+    fn release(&self, _id: ReleaseId) -> Option<Release> {
+        None
+    }
+
+    /// Returns a document that is kept beside a release, for a store that lost its own copy.
+    fn document(&self, _app: &AppName, _release: ReleaseId, _document: Document) -> Option<Vec<u8>> {
+        None
     }
 
     /// Is told that so many more bytes of blobs arrived: a store that sends them long after it read them says so, for whoever shows progress.

@@ -159,6 +159,14 @@ impl Blobs for DiskStore {
     fn blob(&self, digest: Digest) -> io::Result<Bytes> {
         Ok(self.hand_out(digest)?)
     }
+
+    fn release(&self, id: ReleaseId) -> Option<Release> {
+        self.contents().ok()?.releases.into_iter().find(|stored| stored.id == id).map(|stored| stored.release)
+    }
+
+    fn document(&self, app: &AppName, release: ReleaseId, document: Document) -> Option<Vec<u8>> {
+        self.attached(app, release, document).ok()?
+    }
 }
 
 impl Store for DiskStore {

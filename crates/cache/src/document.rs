@@ -17,6 +17,8 @@ use std::fmt;
 use df_core::attestation::Channel;
 use df_core::{Bundle, Digest};
 
+use crate::store::PutError;
+
 /// Bytes of one document; that of a thousand packages has about one million.
 pub const LEN: usize = 16 << 20;
 
@@ -52,6 +54,11 @@ impl Document {
             },
             (Self::Channel, held) => newer(held, new),
         }
+    }
+
+    /// Checks that a document is not too long to be kept.
+    pub(crate) fn check_len(self, bytes: &[u8]) -> Result<(), PutError> {
+        if bytes.len() > LEN { Err(PutError::LongDocument { document: self, len: bytes.len() }) } else { Ok(()) }
     }
 
     /// Returns the name of the file that holds these bytes.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use df_core::{AppName, Digest, ImageId, Manifest, Release, ReleaseId, Timestamp};
 
 use crate::blobs::{Blobs, Bytes, absent, read_checked};
-use crate::document::{self, Document};
+use crate::document::Document;
 use crate::gc;
 use crate::scrub::{Damage, Damaged, Repaired};
 use crate::store::{Added, Contents, PutError, ReadError, Stats, Store, StoredImage, StoredRelease};
@@ -142,9 +142,7 @@ impl Store for MemoryStore {
 
     fn attach(&self, app: &AppName, release: ReleaseId, document: Document, bytes: &[u8]) -> Result<bool, PutError> {
         let mut state = self.state();
-        if bytes.len() > document::LEN {
-            return Err(PutError::LongDocument { document, len: bytes.len() });
-        }
+        document.check_len(bytes)?;
         if state.releases.get(&release).is_none_or(|stored| stored.release.app != *app) {
             return Err(PutError::NoRelease { release });
         }

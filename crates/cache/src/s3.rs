@@ -147,6 +147,14 @@ impl Blobs for S3Store {
     fn blob(&self, digest: Digest) -> io::Result<Bytes> {
         self.hand_out(digest)
     }
+
+    fn release(&self, id: ReleaseId) -> Option<Release> {
+        Some(self.view().ok()??.roots.release(id)?.stored.release.clone())
+    }
+
+    fn document(&self, app: &AppName, release: ReleaseId, document: Document) -> Option<Vec<u8>> {
+        self.find_document(app, release, document).ok()?
+    }
 }
 
 impl Store for S3Store {

@@ -34,9 +34,7 @@ impl DiskStore {
         document: Document,
         bytes: &[u8],
     ) -> Result<bool, PutError> {
-        if bytes.len() > document::LEN {
-            return Err(PutError::LongDocument { document, len: bytes.len() });
-        }
+        document.check_len(bytes)?;
         let _shared = lock::shared(&self.layout)?;
         if read_release(&self.layout.release(app, release)).is_none() {
             return Err(PutError::NoRelease { release });

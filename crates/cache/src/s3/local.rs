@@ -55,7 +55,8 @@ impl Local {
             let stays = match name.split_once('-') {
                 Some(("m", digest)) => digest.parse().is_ok_and(|digest| images(ImageId(digest))),
                 Some(("i" | "t", _)) => names.contains(&name),
-                // Whoever writes one renames it at once.
+                // What the dead began to write. Should its writer live, it has it to read once more.
+                _ if name.starts_with('.') => false,
                 _ => true,
             };
             if !stays {
@@ -75,4 +76,27 @@ impl Local {
 
 fn file_name(space: Space, reference: &Reference) -> String {
     reference.name.key(space).as_str().replace('/', "-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::name::tests::reference;
+    use super::*;
+
+    #[test]
+    fn what_is_named_no_more_goes_and_so_does_what_a_killed_process_began() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (local, cache) = (Local::new(directory.path()), [7; 16]);
+        let bytes = b"a table";
+        let old = Reference { len: 7, digest: Digest::of(bytes), ..reference(1) };
+        let new = Reference { name: reference(2).name, ..old };
+        [old, new].iter().for_each(|reference| local.keep_object(cache, Space::Table, reference, bytes));
+        let begun = local.of(cache).join(".4711-ThreadId(1)-t-something");
+        fs::write(&begun, b"half").expect("written");
+        fs::create_dir(local.of(cache).join("upload")).expect("made");
+        local.forget_others(cache, &[(Space::Table, new)], |_| false);
+        assert_eq!(local.object(cache, Space::Table, &new).as_deref(), Some(bytes.as_slice()));
+        assert_eq!(local.object(cache, Space::Table, &old), None);
+        assert!(!begun.exists() && local.of(cache).join("upload").exists());
+    }
 }

@@ -14,7 +14,7 @@ use super::prefix::{Choice, Older};
 use super::sending::Sending;
 use super::swap::{Change, Plan, Run, View};
 use crate::blobs::Blobs;
-use crate::document::{self, Document};
+use crate::document::Document;
 use crate::store::{Added, PutError, ReadError};
 
 /// What is put again within this time, in seconds, and is the newest already, is left as it is: one request.
@@ -215,7 +215,7 @@ impl S3Store {
     }
 
     /// Writes the documents that say something new, in one object.
-    fn add_documents(
+    pub(super) fn add_documents(
         &self,
         roots: &mut Roots,
         run: &Run,
@@ -301,8 +301,5 @@ fn change_roots<T>(view: &View, done: T, change: impl FnOnce(&mut Roots)) -> Pla
 }
 
 fn check_documents(documents: &[(Document, &[u8])]) -> Result<(), PutError> {
-    match documents.iter().find(|(_, bytes)| bytes.len() > document::LEN) {
-        Some((document, bytes)) => Err(PutError::LongDocument { document: *document, len: bytes.len() }),
-        None => Ok(()),
-    }
+    documents.iter().try_for_each(|(document, bytes)| document.check_len(bytes))
 }

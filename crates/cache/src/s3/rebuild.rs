@@ -1,10 +1,12 @@
-//! What holds a cache together, made again: the head from the log, the root table from an older record, the index from the ends of the packs.
+//! What holds a cache together, made again: the head from the log, the root table from an older record and what later ones say, the index from the ends of the packs.
 //!
 //! Only this and a collection list anything. What is made again is written under new names, and one swap names it; the fence rises, so that nobody commits what was sent under the lost
 //! head. Of a pack that only its end was read of, the name is known but not the digest: then the digest in its reference is zeros, and its trailer says what it is.
 
 mod footers;
 mod records;
+
+use std::sync::Arc;
 
 use df_core::Digest;
 
@@ -15,9 +17,11 @@ use super::format::head::{HEAD_LEN, Head};
 use super::format::name::{Reference, log_key};
 use super::format::roots::Roots;
 use super::format::segment::Segment;
+use super::index::Index;
 use super::objects::{Body, Condition, Etag, Key, ObjectError};
 use super::swap::{Change, View, cache_key, cache_text, head_key};
 use super::verify::Findings;
+use crate::blobs::{Blobs, Nothing};
 use crate::store::PutError;
 
 /// The digest of a pack of which only the end was read.
@@ -45,6 +49,11 @@ impl S3Store {
     /// # Errors
     /// There is no record to make it from, or those of asking and writing.
     pub fn rebuild(&self) -> Result<Vec<String>, PutError> {
+        self.rebuild_from(&Nothing)
+    }
+
+    /// As [`S3Store::rebuild`]; releases of which only the name is left come from another copy.
+    pub(super) fn rebuild_from(&self, source: &dyn Blobs) -> Result<Vec<String>, PutError> {
         let mut words: Vec<String> = vec![];
         for _ in 0..TRIES {
             let findings = self.check_structure()?;
@@ -52,20 +61,20 @@ impl S3Store {
                 return Ok(words);
             }
             // What the first time made again may show only the second time what else is gone.
-            let more = self.rebuild_once(&findings)?;
+            let more = self.rebuild_once(&findings, source)?;
             words.extend(more.into_iter().filter(|word| !words.contains(word)).collect::<Vec<_>>());
         }
         Err(BucketError::Contended { tries: TRIES }.into())
     }
 
-    fn rebuild_once(&self, findings: &Findings) -> Result<Vec<String>, PutError> {
+    fn rebuild_once(&self, findings: &Findings, source: &dyn Blobs) -> Result<Vec<String>, PutError> {
         let mut words = vec![];
         let (head, etag) = self.head_or_record(&mut words)?;
         let newest = head.txid().map(|txid| log_key(head.sequence, txid));
         let is_record = |key: &&Key| key.as_str().starts_with("log/");
         let swaps = |key: &Key| *key != cache_key() && (!is_record(&key) || Some(key) == newest.as_ref());
         if findings.objects.keys().any(swaps) {
-            let parts = self.parts(&head, findings.objects.contains_key(&head_key()), &mut words)?;
+            let parts = self.parts(&head, findings.objects.contains_key(&head_key()), source, &mut words)?;
             let view = View::new(head.clone(), etag, parts.roots.clone());
             let change = Change {
                 roots: Some(parts.roots),
@@ -111,15 +120,10 @@ impl S3Store {
     }
 
     /// Returns all that a head leads to, made again where it is lost.
-    fn parts(&self, head: &Head, head_was_lost: bool, words: &mut Vec<String>) -> Result<Parts, PutError> {
+    fn parts(&self, head: &Head, head_was_lost: bool, source: &dyn Blobs, words: &mut Vec<String>) -> Result<Parts, PutError> {
         if head_was_lost && let Some(parts) = self.joined_parts(head, words)? {
             return Ok(parts);
         }
-        let roots = match self.roots_of(head) {
-            Ok(roots) => (*roots).clone(),
-            Err(BucketError::Damaged { .. } | BucketError::Gone { .. }) => self.older_roots(head, words)?,
-            Err(error) => return Err(error.into()),
-        };
         let condemned = match self.condemned(head) {
             Ok(condemned) => condemned,
             Err(BucketError::Damaged { .. } | BucketError::Gone { .. }) => {
@@ -135,6 +139,14 @@ impl S3Store {
                 words.push(format!("the index, from the ends of {n} packs"));
                 vec![segment]
             }
+        };
+        let roots = match self.roots_of(head) {
+            Ok(roots) => (*roots).clone(),
+            Err(BucketError::Damaged { .. } | BucketError::Gone { .. }) => {
+                let index = Index::new(segments.iter().cloned().map(Arc::new).collect());
+                self.older_roots(head, &index, source, words)?
+            }
+            Err(error) => return Err(error.into()),
         };
         Ok(Parts { roots, segments, condemned })
     }

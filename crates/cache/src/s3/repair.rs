@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use df_core::{Digest, ImageId};
 
 use super::S3Store;
+use super::format::roots::Roots;
 use super::format::segment::Segment;
 use super::gc::by_pack;
 use super::index::{Index, Place};
@@ -16,13 +17,14 @@ use super::swap::{Change, Plan, Run, View};
 use super::upload::{Sent, Upload};
 use super::verify::{Depth, Findings};
 use crate::blobs::{Blobs, Bytes, read_checked};
+use crate::document;
 use crate::scrub::Repaired;
 use crate::store::PutError;
 
 impl S3Store {
     /// Brings back what `source` has, moves what is whole out of damaged packs, and names what is lost.
     pub(super) fn heal(&self, source: &dyn Blobs) -> Result<Repaired, PutError> {
-        let mut all = Repaired { rebuilt: self.rebuild()?, ..Repaired::default() };
+        let mut all = Repaired { rebuilt: self.rebuild_from(source)?, ..Repaired::default() };
         loop {
             let (some, had_manifests) = self.heal_blobs(source)?;
             // What a manifest names is known only after it is whole again.
@@ -30,6 +32,7 @@ impl S3Store {
             all.healed.extend(some.healed);
             all.lost.extend(some.lost);
             all.images.extend(some.images);
+            all.rebuilt.extend(some.rebuilt);
             if !again {
                 all.images.sort_unstable();
                 all.images.dedup();
@@ -59,18 +62,41 @@ impl S3Store {
             for image in &images {
                 roots.images.entry(*image).and_modify(|row| row.whole = false);
             }
-            for (release, document) in &findings.documents {
-                // A build of the commit makes it again.
-                roots.releases.iter_mut().filter(|row| row.stored.id == *release).for_each(|row| {
-                    row.documents.remove(document);
-                });
-            }
+            let rebuilt = self.heal_documents(&mut roots, run, &findings, source)?;
             change.roots = (roots != *view.roots).then_some(roots);
             let healed = healed.iter().map(|(digest, _)| *digest).collect();
             let images = images.into_iter().collect();
-            Ok::<_, PutError>(Plan::Commit(Box::new(change), Repaired { healed, lost, images, ..Repaired::default() }))
+            Ok::<_, PutError>(Plan::Commit(Box::new(change), Repaired { healed, lost, images, rebuilt, ..Repaired::default() }))
         })?;
         Ok((repaired, manifests))
+    }
+
+    /// Takes damaged documents from another copy; what none has is let go of, because a build of the commit makes it again. Says both in words.
+    fn heal_documents(
+        &self,
+        roots: &mut Roots,
+        run: &Run,
+        findings: &Findings,
+        source: &dyn Blobs,
+    ) -> Result<Vec<String>, PutError> {
+        let mut words = vec![];
+        for &(release, document) in &findings.documents {
+            let Some(row) = roots.releases.iter_mut().find(|row| row.stored.id == release) else { continue };
+            row.documents.remove(&document);
+            let app = row.stored.release.app.clone();
+            let copy = source.document(&app, release, document).filter(|bytes| bytes.len() <= document::LEN);
+            if let Some(bytes) = copy {
+                self.add_documents(roots, run, release, &[(document, &bytes)])?;
+            }
+            let is_back = roots.release(release).is_some_and(|row| row.documents.contains_key(&document));
+            words.push(match is_back {
+                true => format!("the {document} of release {release}, from another copy"),
+                false => format!(
+                    "the {document} of release {release} is lost: no other copy has it; a build of its commit makes it again"
+                ),
+            });
+        }
+        Ok(words)
     }
 
     /// Sends what is healed and what must move, and says how the index changes.

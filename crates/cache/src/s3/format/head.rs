@@ -18,6 +18,8 @@ pub(crate) const HEAD_LEN: u64 = 64 << 10;
 pub(crate) const TXIDS: usize = 64;
 /// No head lists more segments.
 pub(crate) const SEGMENTS: usize = 512;
+/// No number of a commit or of a release is larger: after each comes another, and nobody gets as far by counting.
+pub(crate) const SEQUENCE: u64 = u64::MAX / 2;
 const MAGIC: [u8; 4] = *b"dfh\x01";
 
 /// What the cache is at one moment.
@@ -98,7 +100,7 @@ impl Head {
             return Err(FormatError("it names what is longer than it may be"));
         }
         // No commit made the first head; one that was made again from the log may remember fewer.
-        if sequence == 0 || txids.len() as u64 > (sequence - 1).min(TXIDS as u64) || fence >= sequence {
+        if sequence == 0 || sequence > SEQUENCE || txids.len() as u64 > (sequence - 1).min(TXIDS as u64) || fence >= sequence {
             return Err(FormatError("its numbers do not fit together"));
         }
         let one = |list: Vec<Reference>| list.first().copied();
@@ -152,6 +154,14 @@ pub(crate) mod tests {
             (101, Some(99_u128.to_be_bytes()), Some(36_u128.to_be_bytes()))
         );
         assert_eq!((head.txid_of(37), head.txid_of(102), head.txid_of(1)), (None, None, None));
+    }
+
+    #[test]
+    fn a_head_after_which_no_other_can_come_is_refused() {
+        for (sequence, is_good) in [(SEQUENCE, true), (SEQUENCE + 1, false), (u64::MAX, false)] {
+            let head = Head { sequence, ..example() };
+            assert_eq!(Head::decode(&head.encode()).is_ok(), is_good, "{sequence}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use df_core::{ImageId, Release, ReleaseId, Timestamp, limits};
 
+use super::head::SEQUENCE;
 use super::name::Reference;
 use super::{BODY_LEN, FormatError, Reader, Writer, open, seal};
 use crate::document::{self, Document};
@@ -141,6 +142,7 @@ impl Roots {
         let sorted = images.is_sorted_by(|a, b| a.0 < b.0)
             && releases.is_sorted_by(|a, b| a.stored.sequence < b.stored.sequence)
             && releases.last().is_none_or(|row| row.stored.sequence <= sequence)
+            && sequence <= SEQUENCE
             && pins.is_sorted_by(|a, b| a.0 < b.0)
             && leases.is_sorted_by(|a, b| a < b);
         if !sorted {
@@ -246,6 +248,15 @@ mod tests {
         assert_golden("s3-roots-v1.bin", &example().encode());
         assert_eq!(Roots::decode(&example().encode()), Ok(example()));
         assert_guarded(&example().encode(), Roots::decode);
+    }
+
+    #[test]
+    fn a_table_after_whose_newest_release_no_other_can_come_is_refused() {
+        let mut roots = example();
+        roots.sequence = SEQUENCE;
+        assert!(Roots::decode(&roots.encode()).is_ok());
+        roots.sequence = u64::MAX;
+        assert!(Roots::decode(&roots.encode()).is_err());
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl S3Store {
                 None => drop(bad.insert(*source)),
                 Some(pieces) => {
                     moved.from.insert(*source);
-                    bytes += pieces.iter().map(|piece| piece.stored.len() as u64).sum::<u64>();
+                    bytes += pieces.iter().map(|piece| piece.stored.len() as u64 + ROW_LEN).sum::<u64>();
                     open.extend(pieces);
                 }
             }

@@ -6,16 +6,19 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::Parts;
+use crate::blobs::Blobs;
 use crate::s3::S3Store;
 use crate::s3::failure::BucketError;
 use crate::s3::format::FormatError;
 use crate::s3::format::condemned::Condemned;
-use crate::s3::format::head::Head;
+use crate::s3::format::head::{Head, SEQUENCE};
 use crate::s3::format::log::{LOG_LEN, Record};
-use crate::s3::format::name::{Name, Owner, Txid, log_key, owner};
+use crate::s3::format::name::{Name, Owner, Space, Txid, log_key, owner};
 use crate::s3::format::roots::{ImageRow, Roots};
 use crate::s3::format::segment::Segment;
+use crate::s3::index::Index;
 use crate::s3::objects::ObjectError;
+use crate::s3::swap::head_key;
 use crate::store::PutError;
 
 /// The records that are in the bucket, by name; the newest first.
@@ -40,7 +43,7 @@ impl S3Store {
             .list("log/")?
             .iter()
             .filter_map(|key| match owner(key)? {
-                Owner::Log(sequence, txid) if sequence < u64::MAX / 2 => Some((sequence, txid)),
+                Owner::Log(sequence, txid) if sequence <= SEQUENCE => Some((sequence, txid)),
                 _ => None,
             })
             .collect();
@@ -83,27 +86,60 @@ impl S3Store {
         Ok(found.into_iter().map(|(_, parts)| parts).reduce(join))
     }
 
-    /// Returns the newest root table that can be read, with the images that later commits added.
-    pub(super) fn older_roots(&self, head: &Head, words: &mut Vec<String>) -> Result<Roots, PutError> {
-        let lost = || BucketError::Damaged {
-            key: head.roots.map_or_else(crate::s3::swap::head_key, |roots| roots.name.key(crate::s3::format::name::Space::Table)),
-            source: FormatError("it is lost, and so are all before it"),
-        };
-        for (sequence, txid) in self.records()?.0.into_iter().filter(|(sequence, _)| *sequence <= head.sequence) {
+    /// Returns the newest root table that can be read, with what the records of later commits say: images by what the index has of them, releases from another copy, because a record
+    /// only names them.
+    pub(super) fn older_roots(
+        &self,
+        head: &Head,
+        index: &Index,
+        source: &dyn Blobs,
+        words: &mut Vec<String>,
+    ) -> Result<Roots, PutError> {
+        let mut since = vec![];
+        let of_head =
+            |sequence: u64, txid: Txid| sequence <= head.sequence && head.txid_of(sequence).is_none_or(|known| known == txid);
+        for (sequence, txid) in self.records()?.0.into_iter().filter(|&(sequence, txid)| of_head(sequence, txid)) {
             let Some(record) = self.record(sequence, txid)? else { continue };
             match self.roots_of(&record.head) {
                 Ok(roots) => {
-                    words.push(format!(
-                        "the root table, as it was after commit {sequence} of {}: put again what came since",
-                        head.sequence
-                    ));
-                    return Ok((*roots).clone());
+                    words.push(format!("the root table, as it was after commit {sequence} of {}", head.sequence));
+                    let mut roots = (*roots).clone();
+                    since.iter().rev().for_each(|record| redo(&mut roots, record, index, source, words));
+                    return Ok(roots);
                 }
-                Err(BucketError::Damaged { .. } | BucketError::Gone { .. }) => {}
+                Err(BucketError::Damaged { .. } | BucketError::Gone { .. }) => since.push(record),
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(lost().into())
+        let key = head.roots.map_or_else(head_key, |roots| roots.name.key(Space::Table));
+        Err(BucketError::Damaged { key, source: FormatError("it is lost, and so are all before it") }.into())
+    }
+}
+
+/// Does to a root table what a later commit did, as far as its record and another copy say, and says what they do not.
+fn redo(roots: &mut Roots, record: &Record, index: &Index, source: &dyn Blobs, words: &mut Vec<String>) {
+    roots.images.retain(|image, _| !record.images_removed.contains(image));
+    for image in &record.images_added {
+        match index.find(image.0, None) {
+            // Whether all of it is whole the reading finds out that follows.
+            Some(manifest) => {
+                let row = ImageRow { stored: record.when, manifest_len: manifest.len, whole: true };
+                roots.images.insert(*image, row);
+            }
+            None => words.push(format!("image {image} is lost: no pack has its manifest; put it again")),
+        }
+    }
+    roots.releases.retain(|row| !record.releases_removed.contains(&row.stored.id));
+    for id in &record.releases_put {
+        let known = roots.release(*id).map(|row| row.stored.release.clone());
+        let found = known.or_else(|| source.release(*id).filter(|release| release.id() == *id));
+        match found.filter(|release| roots.images.contains_key(&release.image)) {
+            Some(release) => roots.put_release(&release, record.when),
+            None => {
+                let who = df_core::text::escape(record.who.as_bytes());
+                words.push(format!("release {id} is lost: no other copy has what {who} put; put it again"));
+            }
+        }
     }
 }
 

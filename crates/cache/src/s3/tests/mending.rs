@@ -209,10 +209,71 @@ fn a_lost_root_table_is_that_of_an_older_commit() {
     let bench = three();
     let view = bench.store().view().expect("read").expect("there");
     let words = lose(&bench, &[view.head.roots.expect("a table").name.key(Space::Table).to_string()]);
-    assert!(words[0].contains("put again what came since"), "{words:?}");
+    assert!(words[0].starts_with("the root table, as it was after commit"), "{words:?}");
+    assert!(words[1].ends_with("no other copy has what a test put; put it again"), "{words:?}");
+    assert_eq!(words.len(), 2);
     assert_there(&bench, 1);
     assert_there(&bench, 2);
+    let (manifest, blobs, _) = example(3);
+    assert_whole(&bench.store(), &manifest, &blobs);
     put(&bench.store(), 3).expect("put again");
+    all_there(&bench);
+}
+
+/// The cache of somebody who has all that is in the bucket, and two documents.
+fn elsewhere(bench: &Bench) -> crate::DiskStore {
+    let disk = crate::DiskStore::open(&bench.directory.path().join("disk")).expect("a store");
+    for n in 1..4 {
+        let (manifest, blobs, release) = example(n);
+        disk.put(&release, &manifest, &blobs, NOW).expect("put");
+        disk.attach(&release.app, release.id(), Document::Sbom, b"what of").expect("attached");
+    }
+    disk
+}
+
+#[test]
+fn releases_that_a_lost_root_table_named_come_back_from_another_copy_in_their_order() {
+    let bench = three();
+    let before = bench.store().releases().expect("read");
+    let other = elsewhere(&bench);
+    // All tables but the first: of two commits only the records are left.
+    let tables: Vec<String> = keys(&bench, "t/").into_iter().filter(|key| !key.starts_with("t/0000000000000001-")).collect();
+    assert_eq!(tables.len(), 2);
+    tables.iter().for_each(|key| bench.bucket.set(key, None));
+    let repaired = bench.store().repair(&other).expect("repaired");
+    assert_eq!(repaired.rebuilt, ["the root table, as it was after commit 2 of 4"]);
+    assert_eq!((repaired.lost, repaired.images), (vec![], vec![]));
+    all_there(&bench);
+    let after = bench.store().releases().expect("read");
+    assert_eq!(
+        after.iter().map(|stored| stored.id).collect::<Vec<_>>(),
+        before.iter().map(|stored| stored.id).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_lost_document_comes_back_from_another_copy_or_is_said_to_be_lost() {
+    let bench = three();
+    let other = elsewhere(&bench);
+    let (_, _, release) = example(2);
+    let attach = |document, bytes| bench.store().attach(&release.app, release.id(), document, bytes).expect("attached");
+    attach(Document::Sbom, b"what of".as_slice());
+    attach(Document::Provenance, b"how".as_slice());
+    for key in keys(&bench, "a/") {
+        bench.bucket.set(&key, None);
+    }
+    assert_eq!(bench.store().verify().expect("read").len(), 2);
+    let words = bench.store().repair(&other).expect("repaired").rebuilt;
+    let id = release.id();
+    assert_eq!(
+        words,
+        [
+            format!("the provenance of release {id} is lost: no other copy has it; a build of its commit makes it again"),
+            format!("the sbom of release {id}, from another copy"),
+        ]
+    );
+    let attached = |document| bench.store().attached(&release.app, id, document).expect("read");
+    assert_eq!((attached(Document::Sbom), attached(Document::Provenance)), (Some(b"what of".to_vec()), None));
     all_there(&bench);
 }
 

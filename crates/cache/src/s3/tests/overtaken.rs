@@ -10,7 +10,7 @@ use super::super::memory::{Action, Fate};
 use super::super::{Options, S3Store};
 use super::killed::{assert_there, example, put};
 use super::{Bench, NOW};
-use crate::contract::assert_whole;
+use crate::contract::{assert_whole, image, release};
 use crate::document::Document;
 use crate::gc;
 use crate::store::Store;
@@ -166,6 +166,37 @@ fn a_pack_that_a_repair_condemns_is_nobody_s_own_from_the_same_swap_on() {
     let late = Options { now: Timestamp(NOW.0 + 1_000), grace: bench.grace, ..super::options(79) };
     collect(&S3Store::open(bench.bucket.clone(), &bench.directory.path().join("late"), late), 2);
     assert_there(&bench, 2);
+    assert_eq!(bench.store().verify().expect("read"), []);
+}
+
+#[test]
+fn a_pack_that_was_never_used_whole_is_nobody_s_own_once_it_was_written_again() {
+    let mut bench = Bench::new();
+    bench.grace = Duration::from_secs(100);
+    put(&bench.store(), 1).expect("put");
+    let directory = bench.directory.path().join("writer");
+    let open = |seed| S3Store::open(bench.bucket.clone(), &directory, super::options(seed));
+    let noise: Vec<u8> = (0..3_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[1..3].to_vec()).collect();
+    let (both, one) = (image(&[b"small", &noise]), image(&[b"small"]));
+    // Its writer dies when the pack is there and nothing names it.
+    bench.bucket.decide(|call| if call.key.starts_with("log/") { Fate::Lost } else { Fate::Done });
+    open(77).put_image(&both.0, &both.1, NOW).expect_err("dead");
+    bench.bucket.behave();
+    // The next one needs little of it, and a collection moves that elsewhere, and dies.
+    open(78).put(&release("greeter", 9, one.0.image()), &one.0, &one.1, NOW).expect("put");
+    let collector = bench.store();
+    let swaps = AtomicU64::new(0);
+    bench.bucket.decide(move |call| {
+        let is_swap = call.action == Action::Put && call.key == "head";
+        if swaps.fetch_add(u64::from(is_swap), Ordering::Relaxed) < 1 { Fate::Done } else { Fate::Lost }
+    });
+    let keep = gc::plan(&collector.contents().expect("read"), &crate::Policy { count: 9, older: Timestamp(i64::MAX) });
+    collector.collect(&keep).expect_err("dead");
+    bench.bucket.behave();
+    open(79).put(&release("greeter", 10, both.0.image()), &both.0, &both.1, NOW).expect("put");
+    let late = Options { now: Timestamp(NOW.0 + 1_000), grace: bench.grace, ..super::options(80) };
+    collect(&S3Store::open(bench.bucket.clone(), &bench.directory.path().join("late"), late), 9);
+    assert_whole(&bench.store(), &both.0, &both.1);
     assert_eq!(bench.store().verify().expect("read"), []);
 }
 
