@@ -105,6 +105,12 @@ impl NodeStore {
         }
     }
 
+    /// Returns whether an image is what its manifest says, read back by the node.
+    fn is_well(&self, image: ImageId) -> Result<bool, ReadError> {
+        let found = self.check(image).map_err(|error| self.line().give_up(error))?;
+        Ok(found.is_some_and(|found| found.is_empty()))
+    }
+
     /// Returns the bytes that went to the node and came from it.
     pub fn traffic(&self) -> (u64, u64) {
         self.line().reached.connection.traffic()
@@ -276,10 +282,11 @@ impl Blobs for NodeStore {
 
 impl Store for NodeStore {
     fn put_image(&self, manifest: &Manifest, blobs: &dyn Blobs, _now: Timestamp) -> Result<Added, PutError> {
-        if self.line().reached.survey.images.contains(&manifest.image()) {
+        let is_held = self.has(manifest.image()).map_err(|error| PutError::Store(error.into()))?;
+        if is_held && self.is_well(manifest.image()).map_err(|error| PutError::Store(error.into()))? {
             return Ok(Added::default());
         }
-        self.send(manifest, blobs, false)
+        self.send(manifest, blobs, is_held)
     }
 
     fn put_release(&self, release: &Release, _now: Timestamp) -> Result<(), PutError> {
@@ -308,8 +315,9 @@ impl Store for NodeStore {
     }
 
     fn lacking(&self, manifest: &Manifest) -> Result<Vec<(Digest, u64)>, ReadError> {
-        // A node gets images, not contents: of one that it lacks it may take any other for a base.
-        Ok(if self.has(manifest.image())? { vec![] } else { manifest.blobs() })
+        // A node gets images, not contents: one that it lacks or has damaged comes with all of them, or as a delta to another.
+        let image = manifest.image();
+        Ok(if self.has(image)? && self.is_well(image)? { vec![] } else { manifest.blobs() })
     }
 
     fn reading<'a>(&'a self, blobs: &[(Digest, u64)]) -> Result<Box<dyn Blobs + 'a>, ReadError> {

@@ -4,12 +4,14 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read as _};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use df_cache::blobs::{Blobs, Bytes};
-use df_core::{Digest, Hasher, ImageId};
+use df_cache::disk::Workspace;
+use df_cache::document::Document;
+use df_core::{AppName, Digest, Hasher, ImageId, Release, ReleaseId};
 
-use super::Place;
+use super::{Place, place};
 use crate::failure::Failure;
 use crate::session::Session;
 
@@ -18,6 +20,8 @@ pub struct Copies<'a> {
     session: &'a Session,
     caches: Vec<Place>,
     nodes: OnceLock<Vec<Place>>,
+    /// Where what comes from nodes lies.
+    workspace: Arc<Workspace>,
     /// What is mended itself is no copy.
     name: &'a str,
     /// Where what was handed out came from.
@@ -32,7 +36,8 @@ impl<'a> Copies<'a> {
     pub fn of(session: &'a Session, place: &'a Place, is_wanted: bool) -> Result<Self, Failure> {
         let caches = if is_wanted { caches(session, place)? } else { vec![] };
         let nodes = if is_wanted { OnceLock::new() } else { OnceLock::from(vec![]) };
-        Ok(Self { session, caches, nodes, name: &place.name, sources: Mutex::default() })
+        let workspace = place::workspace(session)?;
+        Ok(Self { session, caches, nodes, workspace, name: &place.name, sources: Mutex::default() })
     }
 
     /// Returns what the copy is called that had a blob.
@@ -55,7 +60,7 @@ impl<'a> Copies<'a> {
     fn reach(&self) -> Vec<Place> {
         let nodes = self.session.inventory().map(|inventory| inventory.nodes().to_vec()).unwrap_or_default();
         let others = nodes.into_iter().filter(|node| node.label() != self.name);
-        let reached = others.filter_map(|node| match Place::node(self.session, &node, None) {
+        let reached = others.filter_map(|node| match Place::node_in(self.session, &node, None, self.workspace.clone()) {
             Ok(place) => Some(place),
             Err(failure) => {
                 self.session.output().note(format!("  {} was not asked: {}", node.label(), failure.message));
@@ -69,12 +74,26 @@ impl<'a> Copies<'a> {
 impl Blobs for Copies<'_> {
     fn blob(&self, digest: Digest) -> io::Result<Bytes> {
         for place in self.all() {
-            if is_whole(place.store(), digest).unwrap_or(false) {
-                self.sources.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, place.name.clone());
-                return place.store().blob(digest);
-            }
+            let found = if is_whole(place.store(), digest).unwrap_or(false) {
+                place.store().blob(digest)?
+            } else if let Ok(manifest) = place.store().manifest(ImageId(digest)) {
+                Bytes::Read(Box::new(io::Cursor::new(manifest.encode())))
+            } else {
+                continue;
+            };
+            self.sources.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, place.name.clone());
+            return Ok(found);
         }
         Err(io::ErrorKind::NotFound.into())
+    }
+
+    // Nodes hold no documents, and of releases only those that they run.
+    fn release(&self, id: ReleaseId) -> Option<Release> {
+        self.caches.iter().find_map(|place| place.store().release(id))
+    }
+
+    fn document(&self, app: &AppName, release: ReleaseId, document: Document) -> Option<Vec<u8>> {
+        self.caches.iter().find_map(|place| place.store().document(app, release, document))
     }
 }
 

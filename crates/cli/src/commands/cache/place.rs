@@ -1,6 +1,7 @@
 //! Which cache a command is about: that of this machine, a directory, a bucket, or what a node holds.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use df_cache::disk::Workspace;
@@ -32,7 +33,7 @@ enum Held {
     Directory(Shelf),
     Bucket(S3Store),
     /// What comes from a node lies in a workspace of the cache here until it is used, and goes with it.
-    Node(Box<NodeStore>, #[allow(dead_code, reason = "it is there to be dropped")] Workspace),
+    Node(Box<NodeStore>, #[allow(dead_code, reason = "it is there to be dropped")] Arc<Workspace>),
 }
 
 impl Place {
@@ -96,6 +97,14 @@ impl Place {
     /// # Errors
     /// It cannot be reached, or is too old to hand out what it holds.
     pub fn node(session: &Session, node: &Node, claim: Option<&Claim>) -> Result<Self, Failure> {
+        Self::node_in(session, node, claim, workspace(session)?)
+    }
+
+    /// As [`Place::node`], with a workspace that was made before: none can be made while the cache is being mended.
+    ///
+    /// # Errors
+    /// As [`Place::node`].
+    pub fn node_in(session: &Session, node: &Node, claim: Option<&Claim>, workspace: Arc<Workspace>) -> Result<Self, Failure> {
         let options = session.options()?;
         let label = node.label();
         let reached = session.call.block_on(async {
@@ -105,17 +114,15 @@ impl Place {
             }
         })?;
         let reached = reached.map_err(|error| unreached(&label, &error))?;
-        Self::reached(session, label, reached)
+        Self::reached(session, label, reached, workspace)
     }
 
     /// Uses what a node holds that was reached.
     ///
     /// # Errors
-    /// It is too old to hand out what it holds, or the cache of this machine cannot be opened.
-    pub fn reached(session: &Session, name: String, reached: Reached) -> Result<Self, Failure> {
-        let shelf = Shelf::open(session)?;
+    /// It is too old to hand out what it holds, or the workspace cannot be written in.
+    fn reached(session: &Session, name: String, reached: Reached, workspace: Arc<Workspace>) -> Result<Self, Failure> {
         let failed = |error: std::io::Error| Failure::here("cache", &error).next("df doctor");
-        let workspace = shelf.store().workspace().map_err(failed)?;
         let (runtime, claim) = (session.call.runtime.handle().clone(), across::claim(session, "cache"));
         let store = NodeStore::new(runtime, reached, session.app().clone(), claim, workspace.path()).map_err(failed)?;
         if !store.hands_out() {
@@ -213,6 +220,15 @@ impl Place {
             requests.get + requests.put + requests.list + requests.delete
         })
     }
+}
+
+/// Makes a directory in the cache of this machine, on a file system that has room for images.
+///
+/// # Errors
+/// The cache cannot be opened.
+pub fn workspace(session: &Session) -> Result<Arc<Workspace>, Failure> {
+    let workspace = Shelf::open(session)?.store().workspace();
+    workspace.map(Arc::new).map_err(|error| Failure::here("cache", &error).next("df doctor"))
 }
 
 /// Returns the failure of a node that was not reached.
