@@ -18,22 +18,24 @@ const BOUND: Duration = Duration::from_secs(40);
 const PREAMBLE: &[u8] = b"\x00df-node\x00\n";
 const HELLO: u8 = 1;
 const REPLY: u8 = 3;
-const EVENT: u8 = 4;
-const BYTES: u8 = 5;
+pub const EVENT: u8 = 4;
+pub const BYTES: u8 = 5;
 
 /// What a hostile node would like to see printed.
 const STEERING: &str = "\u{1b}[2J\u{1b}]0;owned\u{7}\u{9b}1m\u{202e}txt\u{7f}\r\n\u{200b}";
 
 /// A good node and one that does what it is told to.
-struct Pair {
-    world: World,
+pub struct Pair {
+    /// Their world.
+    pub world: World,
     _source: tempfile::TempDir,
     /// The commit of the version that the good node gets.
-    commit: String,
+    pub commit: String,
 }
 
 impl Pair {
-    fn new() -> Self {
+    /// Adds both, and builds the version here.
+    pub fn new() -> Self {
         let source = tempfile::Builder::new().prefix("df-hostile").tempdir().expect("a directory");
         let repo = Repo::new(&source.path().join("repo"));
         let config = "app: files\nbuild: { command: \"mkdir out && cp a b out\", output: out }\n";
@@ -51,12 +53,13 @@ impl Pair {
         pair
     }
 
-    fn df<const N: usize>(&self, words: [&str; N]) -> Run {
+    /// Returns `df` with these words and the script as the program for nodes.
+    pub fn df<const N: usize>(&self, words: [&str; N]) -> Run {
         self.world.df(words).env("DF_NODE_PROGRAMS", self.world.path("programs"))
     }
 
     /// Says what the evil node does from now on.
-    fn evil(&self, steps: &[Step]) {
+    pub fn evil(&self, steps: &[Step]) {
         let root = self.world.path("evil");
         let lines: Vec<String> = steps.iter().enumerate().map(|(n, step)| step.line(&root, n)).collect();
         fs::write(root.join("behaviour"), lines.join("\n")).expect("written");
@@ -64,7 +67,7 @@ impl Pair {
 }
 
 /// One thing that an evil node does.
-enum Step {
+pub enum Step {
     /// Writes these bytes.
     Say(Vec<u8>),
     /// Reads one frame of the operator's.
@@ -104,16 +107,19 @@ hear() {{
     )
 }
 
-fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+/// Returns bytes as a frame.
+pub fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).expect("a test's frame");
     [&[kind], &len.to_le_bytes()[..], payload].concat()
 }
 
-fn message(kind: u8, value: &Value) -> Step {
+/// Says a message.
+pub fn message(kind: u8, value: &Value) -> Step {
     Say(frame(kind, value.to_string().as_bytes()))
 }
 
-fn reply(value: Value) -> Step {
+/// Says a reply.
+pub fn reply(value: Value) -> Step {
     message(REPLY, &value)
 }
 
@@ -139,7 +145,7 @@ fn greeted(rest: impl IntoIterator<Item = Step>) -> Vec<Step> {
 }
 
 /// As [`greeted`], for a copy: what it is asked first it answers with a survey, and the lock comes with the bytes.
-fn surveyed(more: Value, rest: impl IntoIterator<Item = Step>) -> Vec<Step> {
+pub fn surveyed(more: Value, rest: impl IntoIterator<Item = Step>) -> Vec<Step> {
     greeted([reply(survey(more))].into_iter().chain(rest))
 }
 

@@ -7,6 +7,7 @@ mod bad_input;
 mod bad_versions;
 mod bucket;
 mod cache;
+mod cache_on_nodes;
 mod checked_builds;
 mod docs;
 mod fan_out;
