@@ -39,7 +39,8 @@ pub fn sign(session: &Session, store: &dyn Store, release: &Release, key: Option
     attached.map_err(|error| Failure::here("sign", &error).next("df cache status"))?;
     // Who takes it out of a shared cache asks for the newest: that is somebody's word too.
     if session.config.cache.remote.is_some() {
-        newest::attest(store, release, &signer, now())?;
+        let by = newest::Publisher { key: &signer, life: session.config.newest, policy };
+        newest::attest(store, release, &by, now())?;
     }
     let bundle = bundle_of(store, release)?.unwrap_or(bundle);
     let what = format!("{} of {}", release.commit.short(), release.app);
