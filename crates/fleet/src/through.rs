@@ -27,6 +27,8 @@ use crate::transfer::{CopyError, Errand, Progress};
 
 /// How many URLs a node may refuse one after the other without getting further.
 const RENEWED: u32 = 3;
+/// How many URLs a node gets in all: a hundred hours of fetching. One that says each time that it came a byte further gets no more.
+const URLS: u32 = 600;
 /// How many times a connection that broke is opened again.
 const REOPENED: u32 = 2;
 
@@ -236,6 +238,7 @@ async fn ask(connection: &mut Connection, request: &Request, told: &mut (dyn FnM
 /// What happened on one journey so far.
 #[derive(Debug, Default)]
 struct Tries {
+    urls: u32,
     renewed: u32,
     moved: u32,
     anew: bool,
@@ -270,8 +273,9 @@ fn next(error: &NodeError, from: u64, len: u64, tries: &mut Tries) -> Next {
     let directly = |offset: u64| Next::Directly { offset: offset.min(len), why: df_core::text::escape(fault.message.as_bytes()) };
     match fault.kind {
         FaultKind::Expired { offset } if offset <= len => {
+            tries.urls += 1;
             tries.renewed = if offset > from { 0 } else { tries.renewed + 1 };
-            if tries.renewed < RENEWED { Next::From(offset) } else { directly(offset) }
+            if tries.renewed < RENEWED && tries.urls < URLS { Next::From(offset) } else { directly(offset) }
         }
         FaultKind::Elsewhere { offset } if offset <= len && tries.moved < 2 => {
             tries.moved += 1;
@@ -344,6 +348,16 @@ mod tests {
         let why = r"why\u{1b}".to_owned();
         assert_eq!(next(&expired(99), 99, 100, &mut tries), Next::Directly { offset: 99, why });
         assert!(matches!(next(&expired(101), 0, 100, &mut Tries::default()), Next::Directly { offset: 0, .. }), "a lie");
+    }
+
+    #[test]
+    fn a_node_that_comes_one_byte_further_with_each_url_gets_no_more_of_them() {
+        let (mut tries, mut from, len) = (Tries::default(), 0, 1 << 40);
+        while let Next::From(offset) = next(&fault(FaultKind::Expired { offset: from + 1 }), from, len, &mut tries) {
+            from = offset;
+            assert!(from <= u64::from(URLS), "it goes on for ever");
+        }
+        assert_eq!(from, u64::from(URLS) - 1);
     }
 
     #[test]
