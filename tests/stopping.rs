@@ -1,0 +1,70 @@
+//! What stopping and starting anew does to those who are being served.
+
+use std::net::SocketAddr;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use df_testkit::load::Load;
+use df_testkit::process::wait_until;
+
+use crate::support::{DEADLINE, World, df, versions};
+
+/// Asks for an answer that takes its time; returns the thread that waits for it once the program works on it.
+fn slow(at: SocketAddr, ms: u64) -> JoinHandle<std::io::Result<(u16, String)>> {
+    let asked = thread::spawn(move || df_testkit::net::http_get(at, &format!("/slow?ms={ms}"), DEADLINE));
+    // The connection is taken before any that comes after it; this one is answered.
+    let answered = wait_until(DEADLINE, || df_testkit::net::http_get(at, "/health", DEADLINE).ok());
+    assert!(answered.is_some() && !asked.is_finished());
+    asked
+}
+
+#[test]
+fn a_stop_lets_requests_finish_and_a_stop_now_does_not() {
+    let (versions, world) = (versions(), World::new(1));
+    world.deploy(&versions.v1);
+    let asked = slow(world.at(1), 2000);
+    world.df(["stop"]).ok();
+    assert_eq!(asked.join().expect("no panic").expect("answered").0, 200);
+    world.df(["start"]).ok();
+    let asked = slow(world.at(1), 20_000);
+    let begun = Instant::now();
+    let stopped = world.df(["--json", "stop", "--now"]).ok();
+    assert_eq!(stopped.events("stopped").len(), 1, "{stopped}");
+    assert!(asked.join().expect("no panic").is_err(), "a program that was killed answers nobody");
+    assert!(begun.elapsed() < Duration::from_secs(20), "nobody was waited for");
+}
+
+#[test]
+fn a_stop_of_all_ends_versions_that_drain_too() {
+    let (versions, world) = (versions(), World::new(1));
+    world.deploy(&versions.v1);
+    let asked = slow(world.at(1), 30_000);
+    world.deploy(&versions.v2);
+    // The first version still has a request to finish, and 5 s for it.
+    let stopped = world.df(["--json", "stop", "--all", "--now"]).ok();
+    let generations: Vec<_> = stopped.events("stopped").iter().filter_map(|event| event["generation"].as_u64()).collect();
+    assert!(generations.contains(&1) && generations.contains(&2), "{stopped}");
+    assert!(asked.join().expect("no panic").is_err());
+}
+
+#[test]
+fn a_restart_is_noticed_by_nobody_also_without_the_cache_here() {
+    let (versions, world) = (versions(), World::new(1));
+    world.deploy(&versions.v1);
+    let before = world.get(1, "/").1;
+    let load = Load::start(world.at(1), "/", 4);
+    let bare = world.path("bare");
+    std::fs::create_dir(&bare).expect("made");
+    std::fs::write(bare.join("df.yaml"), "app: greeter\nbuild: { include: { a: a } }\nrollout: { soak: 0s }\n").expect("written");
+    let restarted = df(&bare, &world.path("state")).args(["restart"]).env("XDG_CACHE_HOME", world.path("empty")).ok();
+    assert!(restarted.stdout.contains("generation 2 serves"), "{restarted}");
+    load.finish().expect_no_loss();
+    let after = world.get(1, "/").1;
+    assert!(after != before && after.contains(&versions.v1), "{before} {after}");
+    // The same by hand is noticed.
+    let load = Load::start(world.at(1), "/", 4);
+    load.wait_for_requests(20, DEADLINE);
+    world.df(["stop"]).ok();
+    world.df(["start"]).ok();
+    assert!(load.finish().n_lost > 0, "the control lost nothing: the harness would not see a loss");
+}
