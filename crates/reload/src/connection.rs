@@ -238,8 +238,12 @@ impl Handoff {
         if matches!(met.to_give, ToGive::Lent) {
             met.to_give = if giver.is_usable() { ToGive::Here(giver) } else { ToGive::Nobody };
         }
+        // One can use it, and a thousand may wait: only that it is gone concerns them all.
+        match met.to_give {
+            ToGive::Nobody => self.met_changed.notify_all(),
+            ToGive::Here(_) | ToGive::Lent => self.met_changed.notify_one(),
+        }
         drop(met);
-        self.met_changed.notify_all();
         let result = match outcome {
             Outcome::Taken => Ok(()),
             Outcome::Kept(why) => Err(why),
@@ -280,7 +284,10 @@ impl Handoff {
                 Err(e) => return Err(e),
             };
             match hear_introduction(&from) {
-                Some((Role::Give, end)) => met.to_give = ToGive::Here(Giver::new(end)),
+                Some((Role::Give, end)) => {
+                    met.to_give = ToGive::Here(Giver::new(end));
+                    self.met_changed.notify_one();
+                }
                 Some((Role::Take, end)) if met.to_take.len() < MAX_ENDS => {
                     met.to_take.push(end);
                     signal::raise(self.nudge.as_fd());

@@ -250,6 +250,31 @@ fn a_taker_that_dies_before_it_says_taken_leaves_the_connection_where_it_was() {
 }
 
 #[test]
+fn a_taker_that_hangs_after_commit_is_waited_for_and_keeps_nobody_else_waiting() {
+    let old = address();
+    let giver = handoff(&old);
+    let end = meet(&old, Role::Give);
+    say(&end, &hello());
+    let patience = Duration::from_secs(1);
+    let (_client, service) = connected();
+    let giving = thread::spawn({
+        let giver = Arc::clone(&giver);
+        move || giver.give("lines", connection(service, &[]), patience)
+    });
+    assert_eq!(hear(&end).0, hello());
+    let (Message::Offer(offer), Some(_copy)) = hear(&end) else { panic!("no offer") };
+    say(&end, &Message::Accept(offer.number));
+    assert_eq!(hear(&end).0, Message::Commit(offer.number));
+    let (_other, service) = connected();
+    let kept = giver.give("lines", connection(service, &[]), SHORT).expect_err("the way out is taken");
+    assert_eq!(kept.why, Why::Unanswered);
+    let is_withdrawn = poll_readable(&[end.as_fd()], deadline_in(patience + SHORT)).expect("poll");
+    assert!(!is_withdrawn, "it may be served already");
+    say(&end, &Message::Taken(offer.number));
+    assert_eq!(giving.join().expect("no panic").expect("it was taken"), Given::Taken);
+}
+
+#[test]
 fn what_a_dead_giver_offered_is_served() {
     for commits in [false, true] {
         let new = address();
