@@ -1,0 +1,142 @@
+//! What nobody confirms goes back: the node does it by itself, whoever was killed meanwhile.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use df_testkit::process::{Child, Run, wait_until};
+use df_testkit::{net, survivors};
+
+use crate::support::odd_versions::odd;
+use crate::support::{World, versions};
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// A df.yaml whose nodes soak so long, and then wait so long to be confirmed.
+fn waiting(world: &World, soak: &str, confirm: &str) -> String {
+    let path = world.path("waiting.yaml");
+    let text = format!("app: odd\nbuild: {{ include: {{ bin: bin }} }}\nrollout: {{ soak: {soak}, confirm: {confirm} }}\n");
+    std::fs::write(&path, text).expect("written");
+    path.display().to_string()
+}
+
+fn armed(world: &World) -> PathBuf {
+    world.node(1).join("apps/odd/armed.json")
+}
+
+fn body(world: &World) -> Option<String> {
+    net::http_get(world.at(1), "/", Duration::from_secs(2)).ok().map(|(_, body)| body)
+}
+
+#[track_caller]
+fn wait_for_commit(world: &World, commit: &str) {
+    let serves = wait_until(SOON, || body(world).filter(|body| body.contains(commit)));
+    assert!(serves.is_some(), "{commit} does not serve: {:?}", body(world));
+}
+
+/// Begins a deploy, and returns df when the new version serves and nobody has confirmed it yet.
+fn deploy_until_it_serves(world: &World, config: &str, commit: &str) -> Child {
+    let df = world.df(["--config", config, "deploy", "--commit-hash", commit]).spawn();
+    wait_for_commit(world, commit);
+    assert!(armed(world).exists(), "what to go back to is on disk before the new version serves");
+    df
+}
+
+fn kill_supervisor(world: &World) {
+    for pid in survivors::running_under(&world.node(1)) {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if line.contains("\0supervise\0") {
+            survivors::send(pid, libc::SIGKILL);
+        }
+    }
+}
+
+/// Starts the supervisor as a unit file or a crontab does.
+fn boot(world: &World) -> Child {
+    let node = world.node(1);
+    let program = std::fs::read_dir(node.join("bin")).expect("df-node is there").flatten().next().expect("one program").path();
+    let directory = |name: &str| node.join(name).display().to_string();
+    let root = node.display().to_string();
+    Run::new(program).args(["supervise", "--root", &root, "--data", &directory("data"), "--tmp", &directory("tmp")]).spawn()
+}
+
+#[track_caller]
+fn expect_went_back(world: &World, old: &str) {
+    wait_for_commit(world, old);
+    assert!(wait_until(SOON, || (!armed(world).exists()).then_some(())).is_some(), "it could still be taken back");
+    let history = world.df(["history"]).ok().stdout;
+    assert!(history.contains("before somebody had confirmed it") || history.contains("nobody confirmed it in time"), "{history}");
+    world.expect_serving(old);
+}
+
+#[test]
+fn a_deploy_is_confirmed_over_a_connection_of_its_own_and_nothing_is_left_to_take_back() {
+    let (versions, world) = (versions(), World::new(1));
+    world.deploy(&versions.v1);
+    let deployed = world.df(["--json", "deploy", "--commit-hash", &versions.v2]).ok();
+    assert_eq!(deployed.events("confirmed").len(), 1, "{}", deployed.stdout);
+    assert!(!world.node(1).join("apps/greeter/armed.json").exists());
+    world.expect_serving(&versions.v2);
+}
+
+#[test]
+fn when_the_operator_is_killed_the_node_goes_back_by_itself() {
+    let (odd, world) = (odd(), World::of(odd().repo(), 1));
+    world.deploy(odd.good());
+    let next = odd.commit("good", "env: { N: \"1\" }", "");
+    let mut df = deploy_until_it_serves(&world, &waiting(&world, "3s", "1s"), &next);
+    df.kill();
+    expect_went_back(&world, odd.good());
+    world.deploy(&next);
+    world.expect_serving(&next);
+}
+
+#[test]
+fn when_operator_and_supervisor_are_killed_the_next_supervisor_waits_and_goes_back() {
+    let (odd, world) = (odd(), World::of(odd().repo(), 1));
+    world.deploy(odd.good());
+    let before = body(&world).expect("it serves");
+    let next = odd.commit("good", "env: { N: \"2\" }", "");
+    let mut df = deploy_until_it_serves(&world, &waiting(&world, "3s", "1s"), &next);
+    df.kill();
+    kill_supervisor(&world);
+    // The time it was given is not over: it is no fault of the new version that its supervisor was killed.
+    assert!(body(&world).is_some_and(|body| body.contains(&next)), "it serves meanwhile");
+    shorten(&world);
+    let _supervisor = boot(&world);
+    expect_went_back(&world, odd.good());
+    assert_eq!(body(&world).as_ref(), Some(&before), "the same process, which had only waited");
+}
+
+#[test]
+fn after_a_boot_what_nobody_confirmed_is_not_started_again() {
+    let (odd, world) = (odd(), World::of(odd().repo(), 1));
+    world.deploy(odd.good());
+    let next = odd.commit("good", "env: { N: \"3\" }", "");
+    let mut df = deploy_until_it_serves(&world, &waiting(&world, "20s", "20s"), &next);
+    df.kill();
+    survivors::kill_under(&world.node(1));
+    assert_eq!(body(&world), None, "everything is gone");
+    let _supervisor = boot(&world);
+    expect_went_back(&world, odd.good());
+}
+
+#[test]
+fn a_first_version_that_nobody_confirms_is_gone_and_its_port_refuses() {
+    let (odd, world) = (odd(), World::of(odd().repo(), 1));
+    let mut df = deploy_until_it_serves(&world, &waiting(&world, "3s", "1s"), odd.good());
+    df.kill();
+    let refused = wait_until(SOON, || std::net::TcpStream::connect(world.at(1)).is_err().then_some(()));
+    assert!(refused.is_some(), "it serves on");
+    world.deploy(odd.good());
+    world.expect_serving(odd.good());
+}
+
+/// Lets the time be over that was given for the confirmation, without waiting for it.
+fn shorten(world: &World) {
+    let text = std::fs::read_to_string(armed(world)).expect("read");
+    let mut value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let uptime = std::fs::read_to_string("/proc/uptime").expect("read");
+    let seconds: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).expect("a number");
+    value["until_ms"] = ((seconds * 1000.0) as u64 + 1500).into();
+    std::fs::write(armed(world), value.to_string()).expect("written");
+}
