@@ -15,7 +15,7 @@ use df_testkit::sshd::Sshd;
 use df_testkit::survivors::{descendants, send};
 use serde_json::Value;
 
-use crate::support::{DEADLINE, World};
+use crate::support::{self, DEADLINE, World};
 
 /// Bytes of the one file that differs between the versions; nothing makes them fewer.
 const CHANGED_LEN: usize = 1 << 20;
@@ -72,15 +72,8 @@ build: {{ command: \"{command}\", output: out }}
             repo.commit(&[("df.yaml", &config), ("a", &bytes), ("b", "the same\n")], &format!("version {n}"))
         });
         let fleet = Self { env: vec![("XDG_CACHE_HOME", world.path("cache"))], world, _source: source, versions, nodes };
-        let programs = fleet.world.path("programs");
-        fs::create_dir(&programs).expect("made");
-        let script = format!(
-            "#!/bin/sh\n[ \"$1\" = digest ] && exec cat '{0}/digest'\ncd \"$3\" || exit 1\n[ -f behaviour ] && . ./behaviour\nexec '{1}' \"$@\"\n",
-            programs.display(),
-            env!("CARGO_BIN_EXE_df-node")
-        );
-        fs::write(programs.join("df-node-x86_64"), &script).expect("written");
-        fs::write(programs.join("digest"), df_core::Digest::of(script.as_bytes()).to_string()).expect("written");
+        let behave = "cd \"$3\" || exit 1\n[ -f behaviour ] && . ./behaviour\n";
+        support::write_node_program(&fleet.world.path("programs"), behave);
         for version in &fleet.versions {
             fleet.df(&["build", "--commit-hash", version]).ok();
         }

@@ -20,6 +20,7 @@ mod hostile_node;
 mod hostile_operator;
 mod journey;
 mod kills;
+mod live_connections;
 mod malicious_bucket;
 mod ordinary_user;
 mod real;

@@ -14,7 +14,7 @@ use df_testkit::s3::{Act, Fault, Request, Server, Verb};
 use df_testkit::seed::Seed;
 use serde_json::{Value, json};
 
-use crate::support::World;
+use crate::support::{self, World};
 
 /// Bytes of the one file that differs between the versions; nothing makes them much fewer, and they are fetched in more than one piece.
 const CHANGED_LEN: usize = 6 << 20;
@@ -42,15 +42,7 @@ impl Fleet {
             repo.commit(&[("df.yaml", &config("s3://df-test/app")), ("a", &bytes), ("b", "the same\n")], &format!("version {n}"))
         });
         let fleet = Self { world, source, server: Server::start(), versions };
-        let programs = fleet.world.path("programs");
-        fs::create_dir(&programs).expect("made");
-        let script = format!(
-            "#!/bin/sh\n[ \"$1\" = digest ] && exec cat '{}/digest'\nexec '{}' \"$@\"\n",
-            programs.display(),
-            env!("CARGO_BIN_EXE_df-node")
-        );
-        fs::write(programs.join("df-node-x86_64"), &script).expect("written");
-        fs::write(programs.join("digest"), df_core::Digest::of(script.as_bytes()).to_string()).expect("written");
+        support::write_node_program(&fleet.world.path("programs"), "");
         for version in &fleet.versions {
             fleet.df(&["build", "--commit-hash", version]).ok();
         }

@@ -1,7 +1,5 @@
 //! What the promises share: a repository with versions of the greeter, and worlds of nodes to deploy them to.
 
-pub mod odd_versions;
-
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -76,6 +74,15 @@ pub fn df(repo: &Path, state: &Path) -> Run {
         .deadline(DEADLINE)
 }
 
+/// Writes a program for nodes into a new directory, for `DF_NODE_PROGRAMS`: `df-node`, after what the shell is to do first.
+pub fn write_node_program(dir: &Path, first: &str) {
+    std::fs::create_dir(dir).expect("made");
+    let (digest, program) = (dir.join("digest"), env!("CARGO_BIN_EXE_df-node"));
+    let script = format!("#!/bin/sh\n[ \"$1\" = digest ] && exec cat '{}'\n{first}exec '{program}' \"$@\"\n", digest.display());
+    std::fs::write(dir.join("df-node-x86_64"), &script).expect("written");
+    std::fs::write(digest, df_core::Digest::of(script.as_bytes()).to_string()).expect("written");
+}
+
 /// Nodes in directories of their own, for one test.
 pub struct World {
     dir: tempfile::TempDir,
@@ -147,6 +154,17 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         survivors::kill_under(self.dir.path());
+        open_directories(self.dir.path());
+    }
+}
+
+/// Makes directories writable, so that whoever is not root can remove them: those of images are not.
+fn open_directories(dir: &Path) {
+    let _ = std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_directories(&entry.path());
+        }
     }
 }
 
@@ -154,16 +172,8 @@ fn make_versions() -> Versions {
     let dir = shared().join("greeter");
     let _ = std::fs::remove_dir_all(&dir);
     let repo = Repo::new(&dir);
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/reload");
-    let read = |path: &str| std::fs::read_to_string(source.join(path)).expect("a file of this repository");
-    let greeter = read("examples/greeter.rs");
-    let mut files: Vec<(String, String)> = vec![
-        ("Cargo.toml".into(), workspace()),
-        ("crates/reload/Cargo.toml".into(), read("Cargo.toml")),
-        ("crates/reload/examples/greeter.rs".into(), greeter.clone()),
-        ("Cargo.lock".into(), lock_file()),
-    ];
-    files.extend(sources(&source, "src").into_iter().map(|path| (format!("crates/reload/{path}"), read(&path))));
+    let mut files = service_files("greeter");
+    let greeter = files.iter().find(|(path, _)| path.ends_with("/greeter.rs")).expect("just read").1.clone();
     let commit = |files: &[(String, String)], message: &str| {
         let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
         repo.commit(&files, message)
@@ -186,6 +196,27 @@ fn make_versions() -> Versions {
     let broken =
         commit(&[("crates/reload/examples/greeter.rs".into(), "fn main() { this does not compile }\n".into())], "broken");
     Versions { repo: dir, v1, v2, exits, never_ready, sick, dies, no_env, binding, broken }
+}
+
+/// Returns the files of a repository that builds one example of the library, by path.
+pub fn service_files(example: &str) -> Vec<(String, String)> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/reload");
+    let read = |path: &str| std::fs::read_to_string(source.join(path)).expect("a file of this repository");
+    let ours = sources(&source, "src").into_iter().chain([format!("examples/{example}.rs")]);
+    let mut files: Vec<(String, String)> = ours.map(|path| (format!("crates/reload/{path}"), read(&path))).collect();
+    files.push(("Cargo.toml".into(), workspace()));
+    files.push(("crates/reload/Cargo.toml".into(), without_options(&read("Cargo.toml"))));
+    files.push(("Cargo.lock".into(), lock_file()));
+    files
+}
+
+/// Returns the library's Cargo.toml without its features and what only they need: the fixture locks nothing of that.
+fn without_options(cargo_toml: &str) -> String {
+    let ours = |section: &&str| !section.starts_with("features]") && !section.starts_with("dev-dependencies]");
+    let sections = cargo_toml.split("\n[").filter(ours);
+    let whole = sections.collect::<Vec<_>>().join("\n[");
+    let lines = whole.lines().filter(|line| !line.contains("optional = true"));
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 /// Returns the files below a directory of a crate, with paths in the crate.
@@ -228,5 +259,7 @@ fn lock_file() -> String {
     let lock = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).expect("our own Cargo.lock");
     let wanted = |block: &&str| block.contains("name = \"libc\"") || block.contains("name = \"distributive-flow\"");
     let packages: Vec<&str> = lock.split("\n\n").filter(wanted).collect();
-    format!("version = 4\n\n{}\n", packages.join("\n\n"))
+    // Those of its features, which the fixture has none of.
+    let packages = packages.join("\n\n").replace(" \"hyper\",\n", "").replace(" \"tokio\",\n", "");
+    format!("version = 4\n\n{packages}\n")
 }
