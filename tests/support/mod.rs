@@ -1,5 +1,7 @@
 //! What the promises share: a repository with versions of the greeter, and worlds of nodes to deploy them to.
 
+pub mod odd_versions;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
