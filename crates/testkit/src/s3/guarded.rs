@@ -40,6 +40,23 @@ pub(super) struct Guarded {
     uploads: Mutex<BTreeMap<String, (String, String, SystemTime)>>,
 }
 
+/// Reads the body of a put or of a part, and compares it with the checksums that came with it. The two inputs are types of their own with fields of the same names.
+macro_rules! check_body {
+    ($req:ident) => {
+        let body = whole($req.input.body.take(), $req.input.content_length).await?;
+        let input = &$req.input;
+        let named = [
+            (ChecksumAlgorithm::CRC32, &input.checksum_crc32),
+            (ChecksumAlgorithm::CRC32C, &input.checksum_crc32c),
+            (ChecksumAlgorithm::CRC64NVME, &input.checksum_crc64nvme),
+            (ChecksumAlgorithm::SHA1, &input.checksum_sha1),
+            (ChecksumAlgorithm::SHA256, &input.checksum_sha256),
+        ];
+        compare(&body, &named, $req.trailing_headers.as_ref())?;
+        $req.input.body = Some(StreamingBlob::from(Body::from(body)));
+    };
+}
+
 impl Guarded {
     pub(super) fn new(root: &Path) -> Guarded {
         let files = FileSystem::new(root).unwrap_or_else(|error| panic!("serve {}: {error:?}", root.display()));
@@ -65,17 +82,7 @@ impl Guarded {
     }
 
     async fn put(&self, mut req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
-        let body = whole(req.input.body.take(), req.input.content_length).await?;
-        let input = &req.input;
-        let named = [
-            (ChecksumAlgorithm::CRC32, &input.checksum_crc32),
-            (ChecksumAlgorithm::CRC32C, &input.checksum_crc32c),
-            (ChecksumAlgorithm::CRC64NVME, &input.checksum_crc64nvme),
-            (ChecksumAlgorithm::SHA1, &input.checksum_sha1),
-            (ChecksumAlgorithm::SHA256, &input.checksum_sha256),
-        ];
-        compare(&body, &named, req.trailing_headers.as_ref())?;
-        req.input.body = Some(StreamingBlob::from(Body::from(body)));
+        check_body!(req);
         self.has_bucket(&req.input.bucket)?;
         // Hashed and written beside the bucket, where nobody looks, so that only the renames need the lock.
         let target = (req.input.bucket.clone(), req.input.key.clone());
@@ -112,17 +119,7 @@ impl Guarded {
     }
 
     async fn put_part(&self, mut req: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
-        let body = whole(req.input.body.take(), req.input.content_length).await?;
-        let input = &req.input;
-        let named = [
-            (ChecksumAlgorithm::CRC32, &input.checksum_crc32),
-            (ChecksumAlgorithm::CRC32C, &input.checksum_crc32c),
-            (ChecksumAlgorithm::CRC64NVME, &input.checksum_crc64nvme),
-            (ChecksumAlgorithm::SHA1, &input.checksum_sha1),
-            (ChecksumAlgorithm::SHA256, &input.checksum_sha256),
-        ];
-        compare(&body, &named, req.trailing_headers.as_ref())?;
-        req.input.body = Some(StreamingBlob::from(Body::from(body)));
+        check_body!(req);
         let _alone = self.lock.write().await;
         self.files.upload_part(req).await
     }
