@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use df_core::{AppName, CommitId, ImageId, Release};
-use df_fleet::message::{Event as Told, Reply, Request, Survey};
+use df_fleet::message::{Reply, Request, Survey};
 use df_fleet::rollout::{Policy, Rollout};
 use df_fleet::{NodeError, Reached};
 use tokio::task::JoinSet;
