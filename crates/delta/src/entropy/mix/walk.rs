@@ -44,7 +44,7 @@ pub(super) fn walk<G: Guess, B: Bits>(
     };
     let (mut n_done, mut at) = (0, 0);
     let Some(mut gap) = next(guess, bits, n_done) else { return false };
-    for hole in holes.iter().map(|hole| hole.start as usize..hole.end as usize).chain([len..len]) {
+    for hole in holes.iter().map(|hole| hole.start as usize..hole.end as usize).chain(std::iter::once(len..len)) {
         while gap < (hole.start - at) as u64 {
             at += gap as usize;
             guess.value(bits, at, truth);
