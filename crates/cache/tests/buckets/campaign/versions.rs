@@ -19,8 +19,9 @@ impl Dice {
 
 /// Returns the n-th version of a writer's program: some files of all writers, some of this one, and one that changes a little each time, so that it is stored as a change of the one before.
 pub fn version(writer: u64, n: u64) -> (Manifest, Source, Release) {
-    let shared = (0..6).map(|i| text([1_000 + i, n / (3 + i)], 100, 3_000));
-    let own = (0..5).map(|i| text([2_000 + 100 * writer + i, n / (1 + i)], 100, 3_000));
+    // What was let go comes back after some versions, so that it is wanted again just when it is condemned.
+    let shared = (0..6).map(|i| text([1_000 + i, n / (3 + i) % 3], 100, 3_000));
+    let own = (0..5).map(|i| text([2_000 + 100 * writer + i, n / (1 + i) % 3], 100, 3_000));
     let mut program = text([9_000, writer], 6_000, 1_000);
     program.splice(1_000..1_008, n.to_le_bytes());
     let files: Vec<Vec<u8>> = shared.chain(own).chain([program]).collect();
