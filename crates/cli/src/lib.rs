@@ -75,7 +75,7 @@ fn run(cli: Cli) -> Exit {
     let is_log = matches!(&cli.command, Command::Repair(repair) if repair.watch);
     let progress = Progress::new(Mode::choose(quiet || json || is_log, color, Terminal::of_stderr()));
     let output = Output::begin(json, quiet, progress);
-    let output = if is_log { output.as_log() } else { output };
+    let output = if is_log { output.into_log() } else { output };
     let ended = begin(&cli, &output).and_then(|call| commands::run(&cli.command, call));
     let exit = ended.unwrap_or_else(|failure| {
         output.progress().finish();

@@ -31,7 +31,7 @@ impl Output {
 
     /// Writes each event as one line from now on, the time before it.
     #[must_use]
-    pub fn as_log(self) -> Self {
+    pub fn into_log(self) -> Self {
         Self { is_log: true, ..self }
     }
 

@@ -95,7 +95,7 @@ pub(super) fn at(session: &Session, nodes: &[Node], depth: Depth) -> Result<Vec<
 }
 
 async fn one(mut reached: Reached, app: &AppName, depth: Depth, output: &Output) -> Result<Found, NodeError> {
-    let Some(mut ill) = state_of(&reached.survey, app).and_then(|state| begin(state)) else {
+    let Some(mut ill) = state_of(&reached.survey, app).and_then(begin) else {
         reached.connection.close().await;
         return Ok(Found::Nothing);
     };
