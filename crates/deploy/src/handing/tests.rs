@@ -68,7 +68,7 @@ fn kind_of(heard: &[(Heard<FromNode>, Vec<u8>)]) -> Option<FaultKind> {
 #[test]
 fn contents_come_in_the_order_in_which_they_were_asked_for() {
     let (_dir, layout) = fixture::layout();
-    let long: Vec<u8> = (0..LONG).map(|n| (n * n >> 5) as u8).collect();
+    let long: Vec<u8> = (0..LONG).map(|n| ((n * n) >> 5) as u8).collect();
     let image = image(&layout, &[("a", b"one", false), ("b", b"", false), ("c", &long, true)]);
     let digests = [&long[..], b"", b"strange", b"one"].map(Digest::of).to_vec();
     let heard = ask(&layout, &Request::Blobs { image, digests });
