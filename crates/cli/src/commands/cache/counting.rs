@@ -36,7 +36,7 @@ impl<'a> Counting<'a> {
 
     /// Counts what the store that takes them says to have arrived: one that is far away reads faster than it sends.
     #[must_use]
-    pub fn as_they_arrive(self) -> Self {
+    pub fn counting_arrivals(self) -> Self {
         Self { counts: Counts::Arrived, ..self }
     }
 

@@ -75,7 +75,7 @@ impl<'a> Freight<'a> {
         let (total, flag) = (lacking.values().sum(), session.call.interrupt.flag());
         let source = Counting::new(self.here.store(), session.output().progress(), &self.place.name, total, flag);
         let sent = match self.place.bucket() {
-            Some(bucket) => self.commit(session, bucket, &source.as_they_arrive()),
+            Some(bucket) => self.commit(session, bucket, &source.counting_arrivals()),
             None => self.put_each(session, &source),
         };
         sent.map_err(|failure| if session.call.interrupt.is_pressed() { interrupted(&failure) } else { failure })
