@@ -2,6 +2,15 @@
 //!
 //! Working in a delta takes three buffers as long as the files that changed, each written once from one end to the other. In pages of 4 KiB a third of the time of
 //! a receive goes into being given them. Most systems give larger ones only to those who ask.
+//!
+//! What it saves at the fast level, in CPU time with and without by turns (the least of 8 runs each, on two shared cores; `examples/measure.rs`):
+//!
+//! | pair | page faults | encode | apply |
+//! |---|---|---|---|
+//! | esbuild, a program of 10 MB | 34,100 to 13,700 | 16 % | 16 % |
+//! | numpy, files of 11 MB together | 58,700 to 24,000 | 12 % | 9 % |
+//! | ripgrep, 5 MB | 18,600 to 14,000 | 3 % | 4 % |
+//! | ripgrep with debugging entries, 27 MB | 124,600 to 123,300 | 1 % | 2 % |
 
 use std::alloc::{GlobalAlloc, Layout, System};
 

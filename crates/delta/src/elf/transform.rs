@@ -194,7 +194,8 @@ fn can_mark(bytes: &[u8], image: &Image) -> bool {
         k > 0 && place + 8 <= words[k - 1].1 && (place - words[k - 1].0).is_multiple_of(8)
     };
     let in_order = |section: &Section| {
-        let kinds = || (0..section.len as usize / RELOCATION).filter_map(|k| u64_at(bytes, section.at as usize + k * RELOCATION + 8));
+        let kinds =
+            || (0..section.len as usize / RELOCATION).filter_map(|k| u64_at(bytes, section.at as usize + k * RELOCATION + 8));
         // What reads as a count of them already would be taken for it on the way back.
         if kinds().any(|kind| counted(kind).is_some()) {
             return false;
