@@ -49,7 +49,7 @@ pub const BEHAVIOURS: &[Behaviour] = &[
     version("a redirect to a service of this machine", "never followed", |it| it.head(Act::Redirect { to: it.stage.trap() })),
     version("an error's text in the place of an answer", "head", |it| it.head(Act::ErrorWith200)),
     version("nothing there, not in the words of a bucket", "nonsense", |it| it.head(refusal(404, "NotFound"))),
-    version("nothing there", "no version", |it| it.head(refusal(404, "NoSuchKey"))).exit(2),
+    version("nothing there", "head of the cache is gone", |it| it.head(refusal(404, "NoSuchKey"))),
     version("access denied", "refused access", |it| it.packs(refusal(403, "AccessDenied"))),
     version("the whole instead of a part", "damaged", |it| it.packs(Act::IgnoreRange)),
     version("another part, by its name", "damaged", |it| it.packs(Act::WrongRange { by: 7 })),
