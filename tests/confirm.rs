@@ -48,6 +48,13 @@ fn kill_supervisor(world: &World) {
             survivors::send(pid, libc::SIGKILL);
         }
     }
+    wait_for_its_end(world);
+}
+
+/// A process that was killed holds its locks until it is gone, and a supervisor that finds the lock taken leaves the node to the other.
+fn wait_for_its_end(world: &World) {
+    let lock = std::fs::File::open(world.node(1).join("run/supervisor.lock")).expect("there was one");
+    assert!(wait_until(SOON, || lock.try_lock().ok()).is_some(), "the supervisor does not end");
 }
 
 /// Starts the supervisor as a unit file or a crontab does.
@@ -115,6 +122,7 @@ fn after_a_boot_what_nobody_confirmed_is_not_started_again() {
     let mut df = deploy_until_it_serves(&world, &waiting(&world, "20s", "20s"), &next);
     df.kill();
     survivors::kill_under(&world.node(1));
+    wait_for_its_end(&world);
     assert_eq!(body(&world), None, "everything is gone");
     let _supervisor = boot(&world);
     expect_went_back(&world, odd.good());
