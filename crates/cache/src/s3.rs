@@ -32,6 +32,7 @@ mod upload;
 
 mod gc;
 mod rebuild;
+mod recent;
 mod repair;
 mod verify;
 
@@ -62,6 +63,7 @@ pub use format::FormatError;
 use local::Local;
 use objects::Objects;
 pub use put::Item;
+use recent::Recent;
 use swap::View;
 pub use verify::{Depth, Slice};
 
@@ -120,6 +122,7 @@ pub struct Shared {
     draws: AtomicU64,
     known: Mutex<Option<Arc<View>>>,
     last_blob: Mutex<Option<(Digest, Arc<Vec<u8>>)>>,
+    prefixes: Recent,
 }
 
 impl Deref for S3Store {
@@ -134,7 +137,15 @@ impl S3Store {
     /// Opens the cache in a bucket; sends no request. `local` remembers what never changes there: it may be emptied at any time, and shared by all caches and processes.
     pub fn open(objects: Arc<dyn Objects>, local: &Path, options: Options) -> Self {
         let (known, last_blob) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Shared { objects, local: Local::new(local), options, draws: AtomicU64::new(0), known, last_blob }))
+        Self(Arc::new(Shared {
+            objects,
+            local: Local::new(local),
+            options,
+            draws: AtomicU64::new(0),
+            known,
+            last_blob,
+            prefixes: Recent::default(),
+        }))
     }
 
     /// Returns the bucket.

@@ -3,7 +3,7 @@
 //! What is wanted is known beforehand, so places that lie near each other in a pack are asked for together, and ahead of whoever takes the blobs. Nobody has to take them in
 //! that order: what is asked for earlier is loaded at once, and what was let go already is read by itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -15,6 +15,7 @@ use super::format::name::{Reference, Space};
 use super::format::pack;
 use super::format::slot::{self, DEPTH, PREFIX_LEN, Slot};
 use super::index::{Found, Index, Place};
+use super::recent::Recent;
 use crate::blobs::{Blobs, Bytes, Checked, absent};
 use crate::store::ReadError;
 
@@ -54,6 +55,10 @@ struct Inner {
     pieces: HashMap<(Digest, u32), Wanted>,
     /// Length and pieces of each blob.
     blobs: HashMap<Digest, (u64, u32)>,
+    /// What others are changes of, from the pieces.
+    prefixes: Recent,
+    /// Held by who makes one of them: its pieces are there for one.
+    making: Mutex<()>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -85,11 +90,11 @@ impl S3Store {
     pub fn fetch(&self, blobs: &[(Digest, u64)]) -> Result<Fetch, ReadError> {
         let index = self.with_view(|view| self.index(view))?.ok_or(ReadError::Store(io::ErrorKind::NotFound.into()))?;
         let mut places: Vec<(usize, Place)> = vec![];
-        let mut known = HashMap::new();
+        let (mut known, mut older) = (HashMap::new(), HashSet::new());
         for (order, &(digest, len)) in blobs.iter().enumerate() {
             let Some(found) = index.find(digest, Some(len)) else { continue };
             known.insert(digest, (len, found.parts.len() as u32));
-            add(&mut places, &index, order, found, DEPTH);
+            add(&mut places, &mut older, &index, order, found, DEPTH);
         }
         let (ranges, of) = plan(&places);
         let mut left = vec![0; ranges.len()];
@@ -100,12 +105,30 @@ impl S3Store {
         }
         let loaded = ranges.iter().map(|_| Loaded::NotYet).collect();
         let state = Mutex::new(State { ranges: loaded, left, bytes: 0, next: 0, stopped: false });
-        let inner = Arc::new(Inner { store: self.clone(), index, ranges, pieces, blobs: known, state, changed: Condvar::new() });
+        let inner = Arc::new(Inner {
+            store: self.clone(),
+            index,
+            ranges,
+            pieces,
+            blobs: known,
+            prefixes: Recent::default(),
+            making: Mutex::new(()),
+            state,
+            changed: Condvar::new(),
+        });
         let threads = (0..THREADS.min(inner.ranges.len())).map(|_| {
             let inner = inner.clone();
             thread::spawn(move || inner.load_ahead())
         });
         Ok(Fetch { threads: threads.collect(), inner })
+    }
+}
+
+#[cfg(test)]
+impl Fetch {
+    /// Returns how many pieces were not taken yet.
+    pub(super) fn n_left(&self) -> usize {
+        self.inner.state().left.iter().sum()
     }
 }
 
@@ -133,14 +156,16 @@ impl Blobs for Fetch {
     }
 }
 
-/// Adds the places of a blob, each as often as it is asked for: what it is a change of is needed with it.
-fn add(places: &mut Vec<(usize, Place)>, index: &Index, order: usize, found: Found, depth: u8) {
+/// Adds the places of a blob, and of what it is a change of: these once, however many need them.
+fn add(places: &mut Vec<(usize, Place)>, older: &mut HashSet<Digest>, index: &Index, order: usize, found: Found, depth: u8) {
     for place in found.parts.into_iter().filter_map(|copies| copies.into_iter().next()) {
         if let Some((prefix, _)) = place.slot.prefix()
             && let Some(depth) = depth.checked_sub(1)
+            && !older.contains(&prefix)
             && let Some(found) = index.find(prefix, None)
         {
-            add(places, index, order, found, depth);
+            older.insert(prefix);
+            add(places, older, index, order, found, depth);
         }
         places.push((order, place));
     }
@@ -228,7 +253,10 @@ impl Inner {
     /// Returns a piece, checked.
     fn piece(&self, digest: Digest, part: u32) -> io::Result<Vec<u8>> {
         let Wanted { slot, .. } = self.pieces.get(&(digest, part)).ok_or_else(|| absent(digest))?;
-        match self.loaded(digest, part, DEPTH) {
+        let making = slot.prefix().map(|_| self.making.lock().unwrap_or_else(PoisonError::into_inner));
+        let loaded = self.loaded(digest, part, DEPTH);
+        drop(making);
+        match loaded {
             Some(bytes) => Ok(bytes),
             // From another copy, or by a newer head, or with an error that says why.
             None => Ok(self.store.read_part_of(&self.index, digest, slot.len, part)?),
@@ -242,18 +270,23 @@ impl Inner {
         let start = (u64::from(slot.offset) - self.ranges[*range].start) as usize;
         let stored = bytes.get(start..start + slot.stored as usize)?;
         let prefix = match slot.prefix() {
-            None => vec![],
+            None => Arc::default(),
             Some((prefix, _)) => self.prefix(prefix, depth.checked_sub(1)?)?,
         };
         pack::decode(slot, stored, &prefix).ok()
     }
 
-    fn prefix(&self, digest: Digest, depth: u8) -> Option<Vec<u8>> {
+    fn prefix(&self, digest: Digest, depth: u8) -> Option<Arc<Vec<u8>>> {
+        if let Some(bytes) = self.prefixes.find(digest, depth) {
+            return Some(bytes);
+        }
         let parts = slot::n_parts(self.pieces.get(&(digest, 0)).map(|wanted| wanted.slot.len).filter(|&len| len <= PREFIX_LEN)?);
         let mut bytes = vec![];
         for part in 0..parts {
             bytes.extend_from_slice(&self.loaded(digest, part, depth)?);
         }
+        let bytes = Arc::new(bytes);
+        self.prefixes.keep(digest, depth, bytes.clone());
         Some(bytes)
     }
 

@@ -106,7 +106,7 @@ impl S3Store {
     pub(super) fn decode(&self, index: &Index, slot: &Slot, stored: &[u8], depth: u8) -> Result<Vec<u8>, ReadError> {
         let bad = || ReadError::Damaged { digest: slot.digest };
         let prefix = match slot.prefix() {
-            None => vec![],
+            None => Arc::default(),
             Some((prefix, _)) => {
                 // The depth in the rows is a stranger's word; this count is ours.
                 let depth = depth.checked_sub(1).ok_or_else(bad)?;
@@ -117,12 +117,17 @@ impl S3Store {
     }
 
     /// Reads a blob that others are changes of.
-    fn read_prefix(&self, index: &Index, digest: Digest, depth: u8) -> Result<Option<Vec<u8>>, ReadError> {
+    fn read_prefix(&self, index: &Index, digest: Digest, depth: u8) -> Result<Option<Arc<Vec<u8>>>, ReadError> {
+        if let Some(bytes) = self.prefixes.find(digest, depth) {
+            return Ok(Some(bytes));
+        }
         let Some(found) = index.find(digest, None).filter(|found| found.len <= PREFIX_LEN) else { return Ok(None) };
         let mut bytes = vec![];
         for copies in &found.parts {
             bytes.extend_from_slice(&self.read_piece(index, digest, copies, depth)?);
         }
+        let bytes = Arc::new(bytes);
+        self.prefixes.keep(digest, depth, bytes.clone());
         Ok(Some(bytes))
     }
 

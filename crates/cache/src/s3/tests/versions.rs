@@ -1,10 +1,13 @@
 //! Successive versions of a program: each is stored as what changed, read back through what it is a change of, and kept whole by a collection.
 
+use std::io::Read as _;
+
 use df_core::{Manifest, Release};
 
 use super::super::Item;
-use super::super::memory::Action;
+use super::super::memory::{Action, Call};
 use super::{Bench, NOW};
+use crate::blobs::{Blobs as _, Bytes};
 use crate::contract::{Source, assert_whole, image, release};
 use crate::store::Store;
 use crate::{DiskStore, Policy, gc};
@@ -99,4 +102,34 @@ fn a_get_of_a_change_brings_what_it_is_a_change_of_in_the_same_requests() {
     assert_whole(&disk, manifest, blobs);
     let ranges = bench.bucket.calls()[start..].iter().filter(|call| call.action == Action::Range).count();
     assert_eq!(ranges, 1);
+}
+
+/// Each piece of a change needs all of what it is a change of: read anew for each, the last of these took a thousand requests.
+#[test]
+fn a_long_blob_at_the_end_of_many_changes_is_not_read_over_and_over() {
+    let n_versions = 8;
+    let versions = versions(n_versions, (8 << 20) + (1 << 20));
+    let source = all(&versions);
+    let bench = Bench::new();
+    let items: Vec<_> =
+        versions.iter().map(|(manifest, _, release)| Item { manifest, release: Some(release), documents: &[] }).collect();
+    bench.store().put_items(&items, &source, NOW).expect("put");
+    let (manifest, blobs, _) = versions.last().expect("some");
+    let (&long, program) = blobs.iter().find(|(_, bytes)| bytes.len() > 1 << 20).expect("a program");
+    let store = bench.store();
+    let start = bench.bucket.calls().len();
+    assert_whole(&store, manifest, blobs);
+    let of_packs = |call: &&Call| call.action == Action::Range && call.key.starts_with("p/");
+    let ranges = || bench.bucket.calls()[start..].iter().filter(of_packs).count();
+    // Once whole and once streamed; the small one; the manifest.
+    assert!(ranges() <= 2 * usize::from(n_versions) + 8, "{}", ranges());
+    // Those that are loaded ahead are asked for once, and let go when they were taken.
+    let before = ranges();
+    let fetch = bench.store().fetch(&[(long, program.len() as u64)]).expect("known");
+    assert_eq!(fetch.n_left(), 2 * usize::from(n_versions));
+    let mut read = vec![];
+    fetch.blob(long).and_then(Bytes::reader).expect("a blob").read_to_end(&mut read).expect("read");
+    assert!(read == *program, "it is what was put");
+    assert_eq!(fetch.n_left(), 0);
+    assert!(ranges() - before <= 3, "{}", ranges() - before);
 }
