@@ -18,8 +18,8 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::session::Session;
 
-/// The word under which deltas are kept: another one for another format of them.
-const DELTA_KIND: &str = "v3";
+/// The word under which deltas are kept: another one for another format of them, or when less of it is taken.
+const DELTA_KIND: &str = "v4";
 /// The longest delta that is kept for the next time.
 const KEPT_DELTA_LEN: u64 = 512 << 20;
 
