@@ -88,7 +88,11 @@ impl S3Store {
     /// # Errors
     /// Those of reading the head, the root table and the index.
     pub fn fetch(&self, blobs: &[(Digest, u64)]) -> Result<Fetch, ReadError> {
-        let index = self.with_view(|view| self.index(view))?.ok_or(ReadError::Store(io::ErrorKind::NotFound.into()))?;
+        let none = || ReadError::Store(io::ErrorKind::NotFound.into());
+        let mut index = self.with_newer(self.last_view()?.ok_or_else(none)?, |view| self.index(view))?;
+        if blobs.iter().any(|&(digest, len)| index.find(digest, Some(len)).is_none()) {
+            index = self.with_view(|view| self.index(view))?.ok_or_else(none)?;
+        }
         let mut places: Vec<(usize, Place)> = vec![];
         let (mut known, mut older) = (HashMap::new(), HashSet::new());
         for (order, &(digest, len)) in blobs.iter().enumerate() {

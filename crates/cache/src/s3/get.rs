@@ -22,7 +22,8 @@ const REMEMBERED: u64 = 64 << 20;
 impl S3Store {
     /// Returns an image's manifest.
     pub(super) fn read_manifest(&self, image: ImageId) -> Result<Manifest, ReadError> {
-        self.with_view(|view| self.manifest_in(view, image))?.ok_or(ReadError::NoImage { image })
+        let view = self.last_view()?.ok_or(ReadError::NoImage { image })?;
+        self.with_newer(view, |view| self.manifest_in(view, image))
     }
 
     /// Returns an image's manifest as a view has it.
