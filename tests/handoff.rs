@@ -133,6 +133,8 @@ fn nothing_is_left_of(world: &World, before: &str) {
         odd.collect::<Vec<_>>()
     };
     let alone = df_testkit::process::wait_until(Duration::from_secs(20), || (programs().len() == 1).then_some(()));
-    assert!(alone.is_some(), "{:?} run", programs());
+    let lines =
+        || programs().iter().map(|pid| (*pid, std::fs::read_to_string(format!("/proc/{pid}/cmdline")))).collect::<Vec<_>>();
+    assert!(alone.is_some(), "{:?} run", lines());
     assert!(before.contains(&format!("pid={}\n", programs()[0])), "{before}");
 }

@@ -21,12 +21,13 @@ fn killed_at_random_moments_the_node_serves_old_or_new_and_the_next_deploy_succe
     let mut random = Seed::from_env_or(20_261_121).random();
     world.deploy(&versions.v1);
     let longest = typical(&world).mul_f64(1.2);
+    let config = impatient(&world);
     let moments = faults::kill_moments(&mut random, n_moments(), longest);
     let mut ended = [0_usize; 2];
     for (round, moment) in moments.into_iter().enumerate() {
         let wanted = if round % 2 == 0 { &versions.v2 } else { &versions.v1 };
         let victim = Victim::ALL[random.index(Victim::ALL.len())];
-        let df = world.df(["deploy", "--commit-hash", wanted]).spawn();
+        let df = world.df(["--config", &config, "deploy", "--commit-hash", wanted]).spawn();
         let started = Instant::now();
         // The moment itself is what is random here; nothing is waited for.
         thread::park_timeout(moment.saturating_sub(started.elapsed()));
@@ -37,11 +38,30 @@ fn killed_at_random_moments_the_node_serves_old_or_new_and_the_next_deploy_succe
         let is_old = [&versions.v1, &versions.v2].iter().any(|commit| *commit != wanted && body.contains(commit.as_str()));
         assert!(is_new || is_old, "round {round}, {victim:?} killed after {moment:?}: {body}");
         ended[usize::from(is_new)] += 1;
-        world.deploy(wanted);
+        deploy_once_it_is_over(&world, wanted);
         world.expect_serving(wanted);
     }
     println!("{} kills: {} times the old version went on, {} times the new one served", n_moments(), ended[0], ended[1]);
     assert!(ended[0] > 0 && ended[1] > 0, "all kills fell to one side: the moments were not random");
+}
+
+/// Deploys; as long as the node is busy with what was killed, this says so, and is typed again.
+#[track_caller]
+fn deploy_once_it_is_over(world: &World, commit: &str) {
+    let over = wait_until(Duration::from_secs(60), || {
+        let deployed = world.df(["deploy", "--commit-hash", commit]).output();
+        let busy = deployed.code == Some(4) && deployed.stderr.contains("is in progress");
+        (!busy).then(|| deployed.expect_code(0))
+    });
+    assert!(over.is_some(), "an activation never ends");
+}
+
+/// A df.yaml whose nodes go back soon when nobody confirms: until then the next deploy is told that one is in progress.
+fn impatient(world: &World) -> String {
+    let path = world.path("impatient.yaml");
+    let build = "build: { cargo: { package: distributive-flow, examples: [greeter] } }";
+    std::fs::write(&path, format!("app: greeter\n{build}\nrollout: {{ soak: 0s, confirm: 1s }}\n")).expect("written");
+    path.display().to_string()
 }
 
 /// Who is killed.

@@ -2,7 +2,8 @@
 //!
 //! # Format, `ROOT/apps/<app>/armed.json`
 //!
-//! One JSON object: the generation that is tried, the one to go back to (0: none), the boot, and until when, in milliseconds since that boot. It is written
+//! One JSON object: the generation that is tried, the one to go back to (0: none), the boot, until when, in milliseconds since that boot, and how many of them are
+//! for the confirmation alone. It is written
 //! durably before `current` moves, and removed durably by the confirmation, which is that removal, or after `current` went back. So whoever finds
 //! `current` at the generation that is tried, and this file, knows that nobody has confirmed it. A node that is older than the file does not know it, and
 //! keeps what `current` says.
@@ -29,8 +30,10 @@ pub struct Armed {
     pub old: u64,
     /// The kernel's name for the boot in which it was written.
     pub boot: String,
-    /// Until when somebody has to confirm it, since that boot.
+    /// Until when somebody has to confirm it, since that boot, however long it took before.
     pub until_ms: u64,
+    /// How long somebody may take to confirm it, once that is all that is waited for.
+    pub within_ms: u64,
     /// Who asked for it.
     pub who: String,
 }
@@ -71,7 +74,8 @@ pub fn decide(armed: &Armed, found: &Found) -> Duty {
         return Duty::GoBack("the program ended before somebody had confirmed it");
     }
     match Duration::from_millis(armed.until_ms).checked_sub(found.now).filter(|left| !left.is_zero()) {
-        Some(left) => Duty::Wait(left),
+        // Whoever confirms has lost its connection to the supervisor that died, and asks anew at once: nothing else is waited for.
+        Some(left) => Duty::Wait(left.min(Duration::from_millis(armed.within_ms))),
         None => Duty::GoBack(NOBODY),
     }
 }

@@ -18,7 +18,9 @@ use df_wire::{OperatorSession, Reply, Request};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 
+use crate::confirmation;
 use crate::conversation::{Conversation, TalkError};
+use crate::generation;
 use crate::layout::Layout;
 use crate::serve::{chain, fault};
 
@@ -92,11 +94,26 @@ pub fn running(layout: &Layout) -> Result<Vec<AppState>, ControlError> {
 /// # Errors
 /// There is a supervisor, and it does not answer.
 pub fn busy(layout: &Layout) -> Result<Option<AppName>, ControlError> {
+    if let Some(app) = awaited(layout) {
+        // Whoever waited for the confirmation may have died, and then nobody else would take it back.
+        ensure_running(layout)?;
+        return Ok(Some(app));
+    }
     let is_busy = |app: &AppState| {
-        let current = crate::generation::current(layout, &app.app).unwrap_or(0);
+        let current = generation::current(layout, &app.app).unwrap_or(0);
         app.running.iter().any(|running| is_under_way(running, current))
     };
     Ok(running(layout)?.into_iter().find(is_busy).map(|app| app.app))
+}
+
+/// Returns an application of which what serves has yet to be confirmed. What served before may have ended already, and whoever deploys now would begin from what goes back in a
+/// moment.
+fn awaited(layout: &Layout) -> Option<AppName> {
+    let is_awaited = |app: &AppName| {
+        let armed = confirmation::read(layout, app).ok().flatten();
+        armed.is_some_and(|armed| generation::current(layout, app).is_ok_and(|current| current == armed.new))
+    };
+    generation::apps(layout).ok()?.into_iter().find(is_awaited)
 }
 
 fn is_under_way(running: &Running, current: u64) -> bool {

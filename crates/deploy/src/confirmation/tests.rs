@@ -243,7 +243,14 @@ impl World {
         let done = match action {
             Action::Arm => {
                 let until_ms = PATIENCE.as_millis() as u64;
-                self.armed = Some(Armed { new: plan.new, old: plan.old, boot: boot.into(), until_ms, who: String::new() });
+                self.armed = Some(Armed {
+                    new: plan.new,
+                    old: plan.old,
+                    boot: boot.into(),
+                    until_ms,
+                    within_ms: until_ms,
+                    who: String::new(),
+                });
                 Some(Event::Armed)
             }
             Action::Disarm => {
@@ -393,9 +400,11 @@ fn with_actions(stepped: (State, Vec<Action>), change: fn(Action) -> Vec<Action>
 
 #[test]
 fn what_is_found_decides() {
-    let armed = Armed { new: NEW, old: OLD, boot: "a".into(), until_ms: 5000, who: "me".into() };
+    let armed = Armed { new: NEW, old: OLD, boot: "a".into(), until_ms: 5000, within_ms: 3000, who: "me".into() };
     let found = |current, boot: &str, now, lives| Found { current, boot: boot.into(), now: Duration::from_millis(now), lives };
     assert_eq!(decide(&armed, &found(NEW, "a", 2000, true)), Duty::Wait(Duration::from_secs(3)));
+    let soon = Armed { within_ms: 1000, ..armed.clone() };
+    assert_eq!(decide(&soon, &found(NEW, "a", 2000, true)), Duty::Wait(Duration::from_secs(1)), "what came before is over");
     assert_eq!(decide(&armed, &found(NEW, "a", 5000, true)), Duty::GoBack(NOBODY));
     assert_eq!(decide(&armed, &found(OLD, "a", 2000, true)), Duty::Forget);
     assert!(matches!(decide(&armed, &found(NEW, "b", 2000, true)), Duty::GoBack(why) if why.contains("machine")));
@@ -409,10 +418,10 @@ fn what_is_written_down_is_read_again_until_it_is_removed() {
     crate::layout::make_dir(&layout.app(&app)).expect("made");
     disarm(&layout, &app).expect("nothing is there");
     assert_eq!(read(&layout, &app).expect("nothing is there"), None);
-    let armed = Armed { new: 7, old: 0, boot: "b".into(), until_ms: 1, who: "me@here".into() };
+    let armed = Armed { new: 7, old: 0, boot: "b".into(), until_ms: 1, within_ms: 2, who: "me@here".into() };
     arm(&layout, &app, &armed).expect("written");
     let text = fs::read_to_string(path(&layout, &app)).expect("read");
-    assert_eq!(text, r#"{"new":7,"old":0,"boot":"b","until_ms":1,"who":"me@here"}"#);
+    assert_eq!(text, r#"{"new":7,"old":0,"boot":"b","until_ms":1,"within_ms":2,"who":"me@here"}"#);
     assert_eq!(read(&layout, &app).expect("read"), Some(armed));
     disarm(&layout, &app).expect("removed");
     assert_eq!(read(&layout, &app).expect("gone"), None);

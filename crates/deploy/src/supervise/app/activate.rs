@@ -255,8 +255,9 @@ impl App {
         let plan = &flight.plan;
         let until = confirmation::since_boot() + plan.soak + BEFORE_WAITING + plan.confirm.unwrap_or_default();
         let armed = crate::process::boot().and_then(|boot| {
-            let until_ms = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
-            let armed = Armed { new: plan.new, old: plan.old, boot, until_ms, who: flight.who.clone() };
+            let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            let (until_ms, within_ms) = (ms(until), ms(plan.confirm.unwrap_or_default()));
+            let armed = Armed { new: plan.new, old: plan.old, boot, until_ms, within_ms, who: flight.who.clone() };
             confirmation::arm(&self.node.layout, &self.app, &armed)
         });
         armed.map_or_else(|error| activation::Event::ArmFailed(error.to_string()), |()| activation::Event::Armed)
