@@ -8,12 +8,13 @@ VERSIONS; kept below DF_BENCH_DIR where that is set), put one after the other: w
 
 The bucket is the tests' own S3 server on this machine (release build), a fresh one for each run, on the same disk for all: it counts the requests and the bytes. By the clock, best and middle of the runs, tools
 taking turns; CPU seconds are the client's. df's tree lies in its cache before the clock starts, as nix's lies in its store; restic and rclone read a directory; nix, as Debian has it, knows no S3 and writes into a directory. What is got is compared with what was put.
-Writes benches/results/cache.json.
+Writes benches/results/cache.json and the tables of docs/cache.md; without trees to measure (`--tables`) only these.
 """
 import argparse, filecmp, json, os, random, re, resource, shutil, statistics, subprocess, sys, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 RESULTS = os.path.join(HERE, 'results', 'cache.json')
+DOCS = os.path.join(HERE, '..', 'docs', 'cache.md')
 PROGRAMS = os.path.abspath(os.environ.get('DF_PROGRAMS', 'target/dist/programs'))
 SERVER = os.path.abspath(os.environ.get('S3_SERVER', 'target/release/examples/s3-server'))
 TOOLS = ['df', 'restic', 'rclone', 'nix']
@@ -255,13 +256,44 @@ def versions(name, at):
     return added
 
 
+def write_tables(results):
+    """Puts what was measured into docs/cache.md, between `<!-- NAME -->` and `<!-- end -->`."""
+    with open(DOCS) as file:
+        page = file.read()
+    rows = ['| tree | tool | put, s | CPU s | requests | MB up | get, s | CPU s | requests | MB down |', '|---|---|' + '---:|' * 8]
+    for kind in filter(results.__contains__, ['small', 'large']):
+        for tool in filter(results[kind].__contains__, TOOLS):
+            cells = []
+            for what, way in [('put', 'up'), ('get', 'down')]:
+                row = results[kind][tool][what]
+                counted = (f'{row["requests"]:,.0f}', f'{row[way] / 1e6:,.1f}') if tool != 'nix' else ('', '')
+                cells += [f'{row["s"]:.2f}', f'{row["cpu_s"]:.2f}', *counted]
+            rows.append(f'| {kind} | {tool} | ' + ' | '.join(cells) + ' |')
+    page = between(page, 'put and get', rows)
+    rows = ['| program | tool | the first, bytes | the other nine add | of what df adds |', '|---|---|---:|---:|---:|']
+    for name, added in results.get('versions', {}).items():
+        for tool, row in added.items():
+            rows.append(f'| {name} | {tool} | {row[0]:,} | {sum(row[1:]):,} | {sum(row[1:]) / sum(added["df"][1:]):.1f} |')
+    with open(DOCS, 'w') as file:
+        file.write(between(page, 'versions', rows))
+
+
+def between(page, name, rows):
+    mark = f'<!-- {name} -->\n'
+    start = page.index(mark) + len(mark)
+    return page[:start] + '\n'.join(rows) + '\n' + page[page.index('<!-- end -->', start):]
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--runs', type=int, default=3)
     parser.add_argument('--only', default=','.join(TOOLS))
+    parser.add_argument('--tables', action='store_true')
     parser.add_argument('trees', nargs='*', default=['small', 'large', 'versions'])
     asked = parser.parse_args()
     results = json.load(open(RESULTS)) if os.path.exists(RESULTS) else {}
+    if asked.tables:
+        return write_tables(results)
     at = tempfile.mkdtemp(prefix='df-cache-bench-')
     try:
         for kind in asked.trees:
@@ -275,6 +307,7 @@ def main():
     with open(RESULTS, 'w') as file:
         json.dump(results, file, indent=1, sort_keys=True)
         file.write('\n')
+    write_tables(results)
 
 
 if __name__ == '__main__':
