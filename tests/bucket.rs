@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use df_testkit::process::{Output, Run};
+use df_testkit::process::{Output, Run, wait_until};
 use df_testkit::s3::{Act, Fault, Server, Verb};
 use df_testkit::{faults, tree};
 
@@ -212,6 +212,10 @@ fn damage_here_is_healed_from_the_bucket_and_built_again_when_that_is_damaged_to
 fn gc_in_the_bucket_keeps_the_newest_and_diff_and_update_bring_the_rest_back() {
     let it = Machine::new();
     it.persist();
+    // Older than this second: a cache knows no shorter times.
+    let second = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    let persisted = second();
+    wait_until(Duration::from_secs(10), || (second() > persisted).then_some(())).expect("the clock goes on");
     let before = it.n_releases();
     assert!(before > 2, "{before} releases");
     it.there(&["cache", "diff"]).output();
