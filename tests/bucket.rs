@@ -8,7 +8,7 @@ use df_testkit::process::{Output, Run, wait_until};
 use df_testkit::s3::{Act, Fault, Server, Verb};
 use df_testkit::{faults, tree};
 
-use crate::support::{PORT, World, shared, versions};
+use crate::support::{PORT, World, copy_shared_cache, versions};
 
 const BUCKET: &str = "s3://df-test";
 
@@ -22,8 +22,7 @@ impl Machine {
     /// Holds what all tests built.
     fn new() -> Self {
         let it = Self::empty();
-        let copy = [&shared().join("cache"), &it.cache()].map(|path| path.display().to_string());
-        Run::new("/bin/cp").arg("-a").args(copy).output().expect_code(0);
+        copy_shared_cache(&it.cache());
         it
     }
 

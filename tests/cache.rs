@@ -3,16 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use df_testkit::faults;
-use df_testkit::process::Run;
 
-use crate::support::{World, shared, versions};
+use crate::support::{World, copy_shared_cache, versions};
 
 /// A copy of the shared cache, for a test that changes it.
 fn own_cache(world: &World) -> PathBuf {
     let own = world.path("cache");
-    let copied =
-        Run::new("/bin/cp").args(["-a", &shared().join("cache").display().to_string(), &own.display().to_string()]).output();
-    copied.expect_code(0);
+    copy_shared_cache(&own);
     own
 }
 

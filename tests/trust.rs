@@ -9,7 +9,7 @@ use df_testkit::process::{Output, Run};
 use df_testkit::survivors;
 use serde_json::{Value, json};
 
-use crate::support::{PORT, World, shared, versions};
+use crate::support::{PORT, World, copy_shared_cache, versions};
 
 /// Nodes, a df.yaml that names keys, and keys.
 struct Trusting {
@@ -21,8 +21,7 @@ impl Trusting {
     fn new(n_nodes: usize) -> Self {
         versions();
         let it = Self { world: World::new(n_nodes) };
-        let copy = [&shared().join("cache"), &it.world.path("cache")].map(|path| path.display().to_string());
-        Run::new("/bin/cp").arg("-a").args(copy).output().expect_code(0);
+        copy_shared_cache(&it.world.path("cache"));
         for name in ["a", "b", "c", "d"] {
             let key = it.key(name).display().to_string();
             Run::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", name, "-f", &key]).ok();

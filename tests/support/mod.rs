@@ -66,6 +66,16 @@ pub fn shared() -> &'static Path {
     })
 }
 
+/// Copies the cache that all tests build into, for a test that changes its own. Others may be building meanwhile: their rooms are left out, and what vanishes on the way is nothing
+/// that counts.
+#[track_caller]
+pub fn copy_shared_cache(to: &Path) {
+    let from = format!("{}/", shared().join("cache").display());
+    let copied = Run::new("rsync").args(["-a", "--exclude=/df/build/rooms", &from, &to.display().to_string()]).output();
+    const SOME_VANISHED: i32 = 24;
+    assert!(matches!(copied.code, Some(0 | SOME_VANISHED)), "{copied}");
+}
+
 /// Returns `df`, in a repository, with its own state and the shared cache.
 pub fn df(repo: &Path, state: &Path) -> Run {
     let run = Run::new(env!("CARGO_BIN_EXE_df")).arg("-C").arg(repo).arg("--state").arg(state);

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 impl Server {
     /// Returns an object's bytes; `None` when there is no such object.
@@ -19,8 +20,9 @@ impl Server {
         let place = self.place(key);
         let parent = place.parent().expect("below the bucket");
         fs::create_dir_all(parent).unwrap_or_else(|error| panic!("make {}: {error}", parent.display()));
-        // A reader sees the old object or the new one.
-        let beside = self.root().join(".tmp.written.behind");
+        // A reader sees the old object or the new one; several may write at once.
+        static N_WRITTEN: AtomicU64 = AtomicU64::new(0);
+        let beside = self.root().join(format!(".tmp.written.behind.{}", N_WRITTEN.fetch_add(1, Ordering::Relaxed)));
         fs::write(&beside, bytes)
             .and_then(|()| fs::rename(&beside, &place))
             .unwrap_or_else(|error| panic!("write {key}: {error}"));
