@@ -18,11 +18,11 @@ const AT_ONCE: usize = 4;
 /// A request that takes longer is lost, where both versions run at once.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The version that serves has to answer within this time, or it is not asked at all.
-const FIRST: Duration = Duration::from_millis(250);
+const FIRST: Duration = Duration::from_secs(2);
 /// So many requests are begun after the switch at least.
 const AFTER: u64 = 10;
 /// How long that may take.
-const AFTER_TIME: Duration = Duration::from_millis(250);
+const AFTER_TIME: Duration = Duration::from_secs(2);
 
 /// A port that both versions have, and what both can be asked there.
 #[derive(Debug, Clone, PartialEq, Eq)]
