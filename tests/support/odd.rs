@@ -80,7 +80,11 @@ fn main() {
         _ => {}
     }
     let listener = match words.get(2) {
-        Some(address) => TcpListener::bind(address).expect("the address is free"),
+        Some(address) => {
+            // As a program that has something to do before it listens: whoever comes meanwhile is refused.
+            std::thread::park_timeout(Duration::from_millis(300));
+            TcpListener::bind(address).expect("the address is free")
+        }
         // SAFETY: whoever started us passed it.
         None => unsafe { TcpListener::from_raw_fd(3) },
     };
