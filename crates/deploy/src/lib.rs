@@ -33,11 +33,13 @@ mod trust;
 mod activation;
 mod claim;
 mod control;
+mod hold;
 mod launch;
 mod listeners;
 mod probe;
 mod process;
 mod supervise;
+mod unit;
 
 #[cfg(test)]
 mod fixture;
