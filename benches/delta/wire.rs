@@ -23,6 +23,8 @@ pub fn copy(pair: &str, dir: &Path, level: &str) -> Value {
         "app: pair\nbuild: {{ command: \"mkdir out && cp -a {}/$(cat which)/. out/\", output: out, sandbox: off }}\n",
         dir.display()
     );
+    // Nodes belong to a df.yaml.
+    std::fs::write(repo.dir().join("df.yaml"), &yaml).expect("written");
     let world = World::of(repo.dir(), 1);
     let df = |words: &[&str]| -> Vec<Value> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_df"));
@@ -40,9 +42,11 @@ pub fn copy(pair: &str, dir: &Path, level: &str) -> Value {
             .collect()
     };
     let mut copied = Value::Null;
-    for version in ["v1", "v2"] {
+    let delta = ["cp", "--codec", "elf", "--level", level];
+    // The first has nothing to be a delta to.
+    for (version, words) in [("v1", &delta[..1]), ("v2", &delta)] {
         repo.commit(&[("df.yaml", &yaml), ("which", version)], version);
-        let events = df(&["cp", "--codec", "elf", "--level", level]);
+        let events = df(words);
         copied = events.into_iter().find(|event| event["type"] == "copied").expect("a copy is told");
     }
     let image = copied["image"].as_str().expect("the event names it").to_owned();
