@@ -4,8 +4,8 @@
 //! before, then a log record, and then swaps the head, after it looked that all it refers to is live in the head it replaces or its own and above the fence. Whoever is
 //! killed leaves objects that no head names. Only a collection deletes, in two steps; no clock makes it safe, clocks only pace it.
 //!
-//! Requests: a put costs one for each 32 MiB of new blobs, and five; a put of what is there costs one. Nothing but a collection
-//! lists, and whoever finds no head where they would begin a cache: there may have been one.
+//! Requests: a put costs one for each 32 MiB of new blobs, and five; a put of what is there costs one; the first of all eight more. Nothing lists but a collection, and a repair of
+//! what holds the cache together.
 
 pub mod objects;
 
@@ -17,6 +17,7 @@ pub mod probe;
 mod format;
 
 mod commit;
+mod identity;
 mod index;
 mod local;
 mod merge;

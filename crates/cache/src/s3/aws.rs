@@ -268,10 +268,6 @@ impl Objects for AwsObjects {
         self.list_all(prefix)
     }
 
-    fn list_few(&self, prefix: &str) -> Result<Vec<Listed>, ObjectError> {
-        self.list_first(prefix)
-    }
-
     fn abandon(&self, before: Timestamp) -> Result<u64, ObjectError> {
         self.abandon_before(before)
     }

@@ -186,14 +186,6 @@ pub trait Objects: Send + Sync {
     /// Those of asking.
     fn list(&self, prefix: &str) -> Result<Vec<Listed>, ObjectError>;
 
-    /// Lists the first few objects whose keys begin with `prefix`, in one request.
-    ///
-    /// # Errors
-    /// Those of asking.
-    fn list_few(&self, prefix: &str) -> Result<Vec<Listed>, ObjectError> {
-        self.list(prefix)
-    }
-
     /// Removes what uploads in parts left that were begun before some time and never ended, and returns how many there were. What is being uploaded now must be
     /// younger than that; most kinds of bucket have none.
     ///

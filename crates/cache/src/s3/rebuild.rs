@@ -17,10 +17,11 @@ use super::format::head::{HEAD_LEN, Head};
 use super::format::name::{Reference, log_key};
 use super::format::roots::Roots;
 use super::format::segment::Segment;
+use super::identity::{self, copy_key, is_identity};
 use super::index::Index;
 use super::objects::{Body, Condition, Etag, Key, ObjectError};
-use super::swap::{Change, View, cache_key, cache_text, head_key};
-use super::verify::Findings;
+use super::swap::{Change, View, head_key};
+use super::verify::{Findings, GONE};
 use crate::blobs::{Blobs, Nothing};
 use crate::store::PutError;
 
@@ -56,9 +57,18 @@ impl S3Store {
     pub(super) fn rebuild_from(&self, source: &dyn Blobs) -> Result<Vec<String>, PutError> {
         let mut words: Vec<String> = vec![];
         for _ in 0..TRIES {
-            let findings = self.check_structure()?;
+            let mut findings = self.check_structure()?;
             if findings.objects.is_empty() {
-                return Ok(words);
+                match self.read_head()? {
+                    Some((head, _)) => {
+                        let is_new = head.sequence > 1 && self.complete_identity(head.cache)?;
+                        words.extend(is_new.then(|| copy_key().to_string()));
+                        return Ok(words);
+                    }
+                    None if self.records()?.is_empty() => return Ok(words),
+                    // Nothing but its records says that here is a cache: whoever asks for a repair lists to find that out.
+                    None => findings.objects.insert(head_key(), GONE.to_owned()),
+                };
             }
             // What the first time made again may show only the second time what else is gone.
             let more = self.rebuild_once(&findings, source)?;
@@ -71,8 +81,8 @@ impl S3Store {
         let mut words = vec![];
         let (head, etag) = self.head_or_record(&mut words)?;
         let newest = head.txid().map(|txid| log_key(head.sequence, txid));
-        let is_record = |key: &&Key| key.as_str().starts_with("log/");
-        let swaps = |key: &Key| *key != cache_key() && (!is_record(&key) || Some(key) == newest.as_ref());
+        let is_record = |key: &&Key| key.as_str().starts_with("log/") && !is_identity(key);
+        let swaps = |key: &Key| !is_identity(key) && (!is_record(&key) || Some(key) == newest.as_ref());
         if findings.objects.keys().any(swaps) {
             let parts = self.parts(&head, findings.objects.contains_key(&head_key()), source, &mut words)?;
             let view = View::new(head.clone(), etag, parts.roots.clone());
@@ -88,11 +98,10 @@ impl S3Store {
                 return Ok(words);
             }
         }
-        if findings.objects.contains_key(&cache_key()) {
-            self.objects
-                .put(&cache_key(), &Body::Bytes(cache_text(head.cache).into()), &Condition::Always)
-                .map_err(BucketError::from)?;
-            words.push(cache_key().to_string());
+        for key in findings.objects.keys().filter(|key| is_identity(key)) {
+            let body = Body::Bytes(identity::text(head.cache).into());
+            self.objects.put(key, &body, &Condition::Always).map_err(BucketError::from)?;
+            words.push(key.to_string());
         }
         // What a damaged record said nobody knows any more; that it is gone is said plainly by its absence.
         let records: Vec<Key> = findings.objects.keys().filter(is_record).cloned().collect();
@@ -114,7 +123,7 @@ impl S3Store {
             Err(error) => return Err(BucketError::from(error).into()),
         };
         let records = self.records()?;
-        let (sequence, newest) = records.newest(self)?.ok_or(BucketError::LogLost)?;
+        let (sequence, newest) = records.newest(self, &self.identities()?)?.ok_or(BucketError::LogLost)?;
         words.push(format!("the head, as commit {sequence} made it"));
         Ok((newest.head, etag))
     }

@@ -12,7 +12,7 @@ use super::format::FormatError;
 use super::format::condemned::Condemned;
 use super::format::head::{HEAD_LEN, Head};
 use super::format::log::{LOG_LEN, Record};
-use super::format::name::{Name, Reference, Session, Space, hex, log_key, owner};
+use super::format::name::{Name, Reference, Session, Space, hex, log_key};
 use super::format::roots::Roots;
 use super::format::segment::Segment;
 use super::index::Index;
@@ -263,30 +263,12 @@ impl S3Store {
     /// Reads the head; none when no cache was made here yet, which is more than that there is no head.
     fn head_unless_new(&self) -> Result<Option<(Head, Etag)>, BucketError> {
         match self.read_head()? {
-            None if self.has_remains()? => {
+            None if self.has_identity()? => {
                 // Somebody may have begun it in between.
                 self.read_head()?.map(Some).ok_or(BucketError::HeadLost)
             }
             found => Ok(found),
         }
-    }
-
-    /// Returns whether there is something of a cache, when there is no head: what is written once with the first commit, a record, or a pack.
-    pub(crate) fn has_remains(&self) -> Result<bool, BucketError> {
-        match self.objects.get(&cache_key(), HEAD_LEN) {
-            Err(ObjectError::Absent { .. }) => {}
-            Ok(_) | Err(ObjectError::TooLong { .. } | ObjectError::Malformed { .. }) => return Ok(true),
-            Err(error) => return Err(error.into()),
-        }
-        for prefix in ["log/", "p/"] {
-            match self.objects.list_few(prefix) {
-                Ok(few) if few.iter().any(|listed| owner(&listed.key).is_some()) => return Ok(true),
-                // Who may not list can begin a cache all the same: this look is a second guard.
-                Ok(_) | Err(ObjectError::Denied { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(false)
     }
 
     /// Returns the newest view; makes the cache when there is none.
@@ -336,7 +318,7 @@ impl S3Store {
         head.fence = head.fence.max(change.fence.unwrap_or(0));
         if view.head.sequence == 1 {
             // With the first commit, so that a head that is lost is never taken for a cache that was not made yet.
-            self.write_once(&cache_key(), &cache_text(cache).into())?;
+            self.write_identity(cache)?;
         }
         let record = commit::record(&self.options.who, self.options.now, &view.roots, &roots, head.clone());
         self.write_once(&record.key(), &record.encode().into())?;
@@ -523,14 +505,4 @@ impl S3Store {
 /// The key of the only object that changes.
 pub(crate) fn head_key() -> Key {
     Key::new("head").expect("a word")
-}
-
-/// The key of what is written once, with the first commit.
-pub(crate) fn cache_key() -> Key {
-    Key::new("df-cache.json").expect("a word")
-}
-
-/// Returns what is written once, with the first commit.
-pub(crate) fn cache_text(cache: [u8; 16]) -> Vec<u8> {
-    format!("{{\"format\":1,\"cache\":\"{}\"}}\n", hex(&cache)).into_bytes()
 }

@@ -16,6 +16,7 @@ use super::swap::View;
 use crate::scrub::Damage;
 use crate::store::ReadError;
 pub(super) use findings::{Findings, Lost};
+pub(super) use structure::GONE;
 
 /// How much is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

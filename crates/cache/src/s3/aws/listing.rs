@@ -10,9 +10,6 @@ use crate::s3::objects::{Key, Listed, ObjectError};
 /// How many objects one request removes.
 const PAGE: usize = 1000;
 
-/// How many objects are looked at where it only matters whether there is one of ours.
-const FEW: i32 = 10;
-
 /// How many objects a cache may have: 64 TB in packs of 16 MiB. A list without end must end.
 const MOST: usize = 4_000_000;
 
@@ -23,7 +20,7 @@ impl AwsObjects {
         let (mut all, mut token): (Vec<Listed>, Option<String>) = (vec![], None);
         let (mut n_named, mut last) = (0, String::new());
         loop {
-            let page = self.ask_again(&about, Verb::List, 0, async || self.page(prefix, token.clone(), None).await)?;
+            let page = self.ask_again(&about, Verb::List, 0, async || self.page(prefix, token.clone()).await)?;
             for object in page.contents() {
                 let name =
                     object.key().map(|name| if is_encoded(&page) { decode(name) } else { name.to_owned() }).unwrap_or_default();
@@ -51,19 +48,7 @@ impl AwsObjects {
         }
     }
 
-    /// Lists the first few objects.
-    pub(super) fn list_first(&self, prefix: &str) -> Result<Vec<Listed>, ObjectError> {
-        let page = self.ask_again(&about(prefix), Verb::List, 0, async || self.page(prefix, None, Some(FEW)).await)?;
-        // A server that gives more than it was asked for gives no more than a page.
-        let few = page.contents().iter().take(FEW as usize);
-        let named = few.filter_map(|object| {
-            let name = if is_encoded(&page) { decode(object.key()?) } else { object.key()?.to_owned() };
-            self.ours(&name, object.size(), prefix)
-        });
-        Ok(named.collect())
-    }
-
-    async fn page(&self, prefix: &str, token: Option<String>, most: Option<i32>) -> Result<ListObjectsV2Output, Failure> {
+    async fn page(&self, prefix: &str, token: Option<String>) -> Result<ListObjectsV2Output, Failure> {
         let request = self
             .client
             .list_objects_v2()
@@ -71,7 +56,6 @@ impl AwsObjects {
             .prefix(self.address.full(prefix))
             // Names of others may hold what XML cannot.
             .encoding_type(EncodingType::Url)
-            .set_max_keys(most)
             .set_continuation_token(token);
         within(self.patience.time_for(0), async { request.send().await.map_err(|error| failure::of(&error)) }).await
     }

@@ -9,7 +9,7 @@
 //! log/<sequence, 16 digits>-<txid, 32 digits>
 //! ```
 //!
-//! Digits are hexadecimal, `n` without leading zeros. In bytes: `session = began u64, random 16`; `name = session, n u32`; `reference = name, length u32, digest of the whole object`.
+//! Beside the records lies `log/cache.json`, which is none ([`super::super::identity`]). Digits are hexadecimal, `n` without leading zeros. In bytes: `session = began u64, random 16`; `name = session, n u32`; `reference = name, length u32, digest of the whole object`.
 
 use df_core::{Digest, ReleaseId};
 

@@ -27,6 +27,9 @@ impl S3Store {
         })?;
         let (view, named) =
             self.with_view(|view| Ok::<_, BucketError>((view.clone(), self.named(view)?)))?.ok_or(BucketError::HeadLost)?;
+        if view.head.sequence > 1 {
+            self.complete_identity(view.head.cache)?;
+        }
         let mut n = 0;
         for prefix in ["p/", "i/", "t/", "a/", "log/"] {
             let orphans = self.list(prefix)?.into_iter();

@@ -25,14 +25,24 @@ use crate::store::PutError;
 pub(super) struct Records(Vec<(u64, Txid)>);
 
 impl Records {
-    /// Returns the newest record that can be read, and its sequence.
-    pub(super) fn newest(&self, store: &S3Store) -> Result<Option<(u64, Record)>, BucketError> {
+    /// Returns whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the newest record that can be read, and its sequence: of one of these caches when there is one, because a cache that was begun where another one was leaves the other's
+    /// records, which may have counted further.
+    pub(super) fn newest(&self, store: &S3Store, caches: &[[u8; 16]]) -> Result<Option<(u64, Record)>, BucketError> {
+        let mut of_any = None;
         for &(sequence, txid) in &self.0 {
-            if let Some(record) = store.record(sequence, txid)? {
+            let Some(record) = store.record(sequence, txid)? else { continue };
+            if caches.is_empty() || caches.contains(&record.head.cache) {
                 return Ok(Some((sequence, record)));
             }
+            of_any = of_any.or(Some((sequence, record)));
         }
-        Ok(None)
+        // What says which cache it was is damaged at both places.
+        Ok(of_any)
     }
 }
 
@@ -99,7 +109,8 @@ impl S3Store {
         let of_head =
             |sequence: u64, txid: Txid| sequence <= head.sequence && head.txid_of(sequence).is_none_or(|known| known == txid);
         for (sequence, txid) in self.records()?.0.into_iter().filter(|&(sequence, txid)| of_head(sequence, txid)) {
-            let Some(record) = self.record(sequence, txid)? else { continue };
+            let record = self.record(sequence, txid)?.filter(|record| record.head.cache == head.cache);
+            let Some(record) = record else { continue };
             match self.roots_of(&record.head) {
                 Ok(roots) => {
                     words.push(format!("the root table, as it was after commit {sequence} of {}", head.sequence));

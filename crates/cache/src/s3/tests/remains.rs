@@ -1,18 +1,23 @@
-//! A bucket in which neither a head nor the mark of a cache is found: it is new, or somebody removed them.
+//! A bucket in which no head is found, and not both marks of a cache: it is new, or somebody removed them.
 
 use std::collections::BTreeMap;
 
 use super::super::BucketError;
 use super::Bench;
 use super::conditions::reason;
-use super::killed::{assert_there, put};
+use super::killed::{assert_there, at_every_request, put};
 use crate::blobs::Nothing;
+use crate::gc;
 use crate::scrub::Damaged;
 use crate::store::{PutError, Store};
 
 fn without(bench: &Bench, prefixes: &[&str]) {
     let gone = bench.bucket.keys().into_iter().filter(|key| prefixes.iter().any(|prefix| key.starts_with(prefix)));
     gone.for_each(|key| bench.bucket.set(&key, None));
+}
+
+fn found(bench: &Bench) -> Vec<Damaged> {
+    bench.store().verify().expect("read").into_iter().map(|damage| damage.what).collect()
 }
 
 #[track_caller]
@@ -25,33 +30,118 @@ fn refused(bench: &Bench) -> PutError {
 }
 
 #[test]
-fn no_cache_is_begun_where_one_lost_its_head_and_its_mark_and_a_repair_brings_it_back() {
-    let bench = Bench::new();
-    (1..3).for_each(|n| put(&bench.store(), n).expect("put"));
-    without(&bench, &["head", "df-cache.json"]);
-    assert!(matches!(reason(&refused(&bench)), Some(BucketError::HeadLost)));
-    let damages = bench.store().verify().expect("read");
-    assert_eq!(damages.iter().map(|damage| &damage.what).collect::<Vec<_>>(), [&Damaged::Object("head".into())]);
-    let words = bench.store().repair(&Nothing).expect("repaired").rebuilt;
-    assert_eq!(words, ["the head, as commit 3 made it", "df-cache.json"]);
-    (1..3).for_each(|n| assert_there(&bench, n));
-    assert_eq!(bench.store().verify().expect("read"), []);
-    put(&bench.store(), 3).expect("put");
-    assert_there(&bench, 3);
+fn no_cache_is_begun_where_one_lost_its_head_and_a_mark_and_a_repair_brings_it_back() {
+    for mark in ["df-cache.json", "log/cache.json"] {
+        let bench = Bench::new();
+        (1..3).for_each(|n| put(&bench.store(), n).expect("put"));
+        without(&bench, &["head", mark]);
+        assert!(matches!(reason(&refused(&bench)), Some(BucketError::HeadLost)));
+        assert_eq!(found(&bench), [Damaged::Object("head".into())]);
+        let words = bench.store().repair(&Nothing).expect("repaired").rebuilt;
+        assert_eq!(words, ["the head, as commit 3 made it", mark]);
+        assert_eq!(bench.bucket.peek("df-cache.json"), bench.bucket.peek("log/cache.json"));
+        (1..3).for_each(|n| assert_there(&bench, n));
+        assert_eq!(found(&bench), []);
+        put(&bench.store(), 3).expect("put");
+        assert_there(&bench, 3);
+    }
 }
 
 #[test]
-fn packs_of_which_nothing_says_whose_they_are_are_not_built_upon_and_that_is_said() {
+fn a_mark_that_says_something_else_is_a_mark() {
     let bench = Bench::new();
     put(&bench.store(), 1).expect("put");
-    without(&bench, &["head", "df-cache.json", "log/"]);
-    assert!(matches!(reason(&refused(&bench)), Some(BucketError::HeadLost)));
-    let error = bench.store().repair(&Nothing).expect_err("from nothing");
-    assert!(matches!(reason(&error), Some(BucketError::LogLost)), "{error:?}");
-    // Somebody decides that it shall go.
-    without(&bench, &["p/"]);
-    put(&bench.store(), 1).expect("a new one");
+    without(&bench, &["head", "df-cache.json"]);
+    let whole = bench.bucket.peek("log/cache.json").expect("there");
+    for other in [&b""[..], b"{}", &[b'x'; 100_000]] {
+        bench.bucket.set("log/cache.json", Some(other));
+        assert!(matches!(reason(&refused(&bench)), Some(BucketError::HeadLost)));
+    }
+    let words = bench.store().repair(&Nothing).expect("repaired").rebuilt;
+    assert_eq!(words, ["the head, as commit 2 made it", "df-cache.json", "log/cache.json"]);
+    assert_eq!(bench.bucket.peek("log/cache.json"), Some(whole));
     assert_there(&bench, 1);
+}
+
+#[test]
+fn whoever_dies_while_a_cache_is_begun_leaves_one_that_the_next_begins() {
+    at_every_request(
+        Bench::new,
+        |store| drop(put(store, 1)),
+        |bench, n| {
+            assert_eq!(found(bench), [], "after request {n}");
+            put(&bench.store(), 2).unwrap_or_else(|error| panic!("after request {n}: {error:?}"));
+            assert_eq!(found(bench), [], "after request {n}");
+            for marks in [["head", "df-cache.json"], ["head", "log/cache.json"]] {
+                without(bench, &marks);
+                assert!(matches!(reason(&refused(bench)), Some(BucketError::HeadLost)), "after request {n}");
+                bench.store().repair(&Nothing).expect("repaired");
+            }
+            assert_there(bench, 2);
+        },
+    );
+}
+
+#[test]
+fn a_cache_from_before_has_its_second_mark_after_the_next_collection_or_repair() {
+    let bench = Bench::new();
+    put(&bench.store(), 1).expect("put");
+    let is_there = || bench.bucket.peek("log/cache.json").is_some();
+    let older = || {
+        without(&bench, &["log/cache.json"]);
+        assert_eq!(found(&bench), [], "that is no damage");
+        put(&bench.store(), 1).expect("put");
+        assert!(!is_there());
+    };
+    older();
+    bench.store().collect(&gc::plan(&bench.store().contents().expect("read"), &gc::NOTHING)).expect("collected");
+    assert!(is_there());
+    older();
+    assert_eq!(bench.store().repair(&Nothing).expect("repaired").rebuilt, ["log/cache.json"]);
+    assert!(is_there());
+    assert_eq!(bench.store().repair(&Nothing).expect("repaired").rebuilt, [""; 0]);
+}
+
+/// A cache that counted further than the next one will, without anything that says that it was one but its records.
+fn forgotten() -> Bench {
+    let bench = Bench::new();
+    (1..7).for_each(|n| put(&bench.store(), n).expect("put"));
+    without(&bench, &["head", "df-cache.json", "log/cache.json"]);
+    assert_eq!(found(&bench), [], "it looks like a bucket in which none was made yet");
+    bench
+}
+
+#[test]
+fn a_repair_finds_a_cache_of_which_only_the_records_say_that_it_was_one() {
+    let bench = forgotten();
+    let words = bench.store().repair(&Nothing).expect("repaired").rebuilt;
+    assert_eq!(words, ["the head, as commit 7 made it", "df-cache.json", "log/cache.json"]);
+    (1..7).for_each(|n| assert_there(&bench, n));
+    // Without them nothing says what was in it.
+    without(&bench, &["head", "df-cache.json", "log/"]);
+    assert_eq!(bench.store().repair(&Nothing).expect("nothing there").rebuilt, [""; 0]);
+}
+
+#[test]
+fn a_cache_that_is_begun_over_a_forgotten_one_is_not_mixed_up_with_it() {
+    for log in ["log/cache.json", "log/"] {
+        let bench = forgotten();
+        without(&bench, &[log]);
+        (7..9).for_each(|n| put(&bench.store(), n).expect("a new cache"));
+        let whole = || {
+            (7..9).for_each(|n| assert_there(&bench, n));
+            assert_eq!(bench.store().contents().expect("read").images.len(), 2, "what was forgotten stays so");
+            assert_eq!(found(&bench), []);
+        };
+        whole();
+        without(&bench, &["head"]);
+        let words = bench.store().repair(&Nothing).expect("repaired").rebuilt;
+        assert_eq!(words, ["the head, as commit 3 made it"], "and not as one of the other cache");
+        whole();
+        let all = crate::Policy { count: 10, older: df_core::Timestamp(i64::MAX) };
+        bench.store().collect(&gc::plan(&bench.store().contents().expect("read"), &all)).expect("collected");
+        whole();
+    }
 }
 
 #[test]
@@ -65,7 +155,7 @@ fn what_strangers_have_in_a_bucket_is_no_cache() {
 }
 
 #[test]
-fn the_first_put_of_all_costs_three_looks_more() {
+fn the_first_put_of_all_lists_nothing() {
     let bench = Bench::new();
     put(&bench.store(), 1).expect("put");
     let mut counts = BTreeMap::new();
@@ -76,12 +166,11 @@ fn the_first_put_of_all_costs_three_looks_more() {
     let rows = [
         ("get df-cache.json", 1),
         ("get head", 2),
-        ("list log", 1),
-        ("list p", 1),
+        ("get log", 1),
         ("put df-cache.json", 1),
         ("put head", 2),
         ("put i", 1),
-        ("put log", 1),
+        ("put log", 2),
         ("put p", 1),
         ("put probe", 3),
         ("put t", 1),

@@ -14,8 +14,9 @@ use crate::s3::format::log::{LOG_LEN, Record};
 use crate::s3::format::name::{Reference, Space, log_key};
 use crate::s3::format::roots::Roots;
 use crate::s3::format::segment::Segment;
+use crate::s3::identity::{cache_key, cache_of, copy_key};
 use crate::s3::objects::{Key, ObjectError};
-use crate::s3::swap::{View, cache_key, cache_text, head_key};
+use crate::s3::swap::{View, head_key};
 
 impl S3Store {
     /// Reads the head and what it names but packs; once more when something seems wrong that others may have taken away.
@@ -35,8 +36,7 @@ impl S3Store {
         let mut findings = Findings::default();
         let Some(head) = self.check_head(&mut findings)? else { return Ok((None, findings)) };
         if head.sequence > 1 {
-            let text = cache_text(head.cache);
-            self.check(cache_key(), HEAD_LEN, &mut findings, |bytes| if bytes == text { Ok(()) } else { Err(OTHER) })?;
+            self.check_identity(head.cache, &mut findings)?;
         }
         if let Some(reference) = &head.roots {
             self.check_object(Space::Table, reference, &mut findings, |bytes| Roots::decode(bytes).map(drop))?;
@@ -75,7 +75,7 @@ impl S3Store {
     fn check_head(&self, findings: &mut Findings) -> Result<Option<Head>, BucketError> {
         let lost = match self.read_head() {
             Ok(Some((head, _))) => return Ok(Some(head)),
-            Ok(None) if !self.has_remains()? => return Ok(None),
+            Ok(None) if !self.has_identity()? => return Ok(None),
             Ok(None) => GONE.to_owned(),
             Err(BucketError::Damaged { source, .. }) => source.to_string(),
             Err(BucketError::Object(ObjectError::TooLong { .. } | ObjectError::Malformed { .. })) => OTHER.0.to_owned(),
@@ -83,6 +83,17 @@ impl S3Store {
         };
         findings.objects.insert(head_key(), lost);
         Ok(None)
+    }
+
+    /// Reads what says which cache this is. One that a program of before made may have it only once.
+    fn check_identity(&self, cache: [u8; 16], findings: &mut Findings) -> Result<(), BucketError> {
+        let names_it = |bytes: &[u8]| if cache_of(bytes) == Some(cache) { Ok(()) } else { Err(OTHER) };
+        self.check(cache_key(), HEAD_LEN, findings, names_it)?;
+        let mut copy = Findings::default();
+        self.check(copy_key(), HEAD_LEN, &mut copy, names_it)?;
+        copy.objects.retain(|_, why| why != GONE);
+        findings.objects.append(&mut copy.objects);
+        Ok(())
     }
 
     fn check_object(
@@ -135,5 +146,6 @@ impl S3Store {
     }
 }
 
-const GONE: &str = "it is gone";
+/// Said of what is not there.
+pub(in super::super) const GONE: &str = "it is gone";
 const OTHER: FormatError = FormatError("it has other bytes than when it was written");
