@@ -93,7 +93,7 @@ pub enum State {
     /// Somebody confirmed it, and what was written down is being removed.
     Disarming,
     /// It failed after `current` had moved, and `current` goes back.
-    Returning(Failure),
+    Returning { failure: Failure, leave: Leave },
     /// Exclusive: it failed and is being killed, so that the old one can start.
     Clearing { failure: Failure, deadline: Duration },
     /// Exclusive: the old one starts again.
@@ -122,6 +122,15 @@ pub enum Round {
     Lenient,
     /// The version said that it is ready: each probe has to pass.
     Strict,
+}
+
+/// How a version leaves that was taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Leave {
+    /// As every version that another follows: what its clients began with it is finished, or handed back.
+    InOrder,
+    /// It is dead, deaf, or there is nobody to go on in its place: what is left of it is killed.
+    AtOnce,
 }
 
 /// What happened.
@@ -196,7 +205,8 @@ pub enum Action {
     Kill(u64),
     /// Close this generation's listeners.
     CloseListeners(u64),
-    /// Let the old version end: SIGTERM when its queue has been empty for a while, SIGKILL after its time, then its listeners are closed.
+    /// Let a version end that served and does not any more: it is introduced to the one that does and gets SIGTERM when its queue has been empty for a while, SIGKILL
+    /// after its time, then its listeners are closed.
     Retire(u64),
     /// See to it that the old version runs, and tell when it is ready.
     StartOld,
@@ -294,7 +304,7 @@ pub fn step(plan: &Plan, state: State, event: Event, now: Duration) -> (State, V
         }
         (S::Steering, E::Steered) => activated(plan, now),
         (S::Steering, E::SteerFailed(why)) => {
-            take_back(plan, Failure::new(FailureKind::System, format!("steer connections: {why}")))
+            take_back(plan, Failure::new(FailureKind::System, format!("steer connections: {why}")), Leave::AtOnce)
         }
         (S::Handing { .. }, E::Handed { lost: Some(why) }) if plan.zero_loss => {
             revert(plan, format!("{why} (run.require_zero_loss)"))
@@ -308,25 +318,29 @@ pub fn step(plan: &Plan, state: State, event: Event, now: Duration) -> (State, V
         (S::Asking { .. }, E::Probed { failed: None, .. }) => well(plan, now),
         (S::Asking { .. }, E::Probed { failed: Some(why), .. }) => revert(plan, format!("a probe failed after the soak: {why}")),
         (S::Asking { deadline }, E::Tick) if now >= deadline => {
-            revert(plan, "the probes after the soak were not answered".into())
+            take_back(plan, Failure::new(FailureKind::Reverted, "the probes after the soak were not answered"), Leave::AtOnce)
         }
         (S::Waiting { .. }, E::Confirm) => (S::Disarming, vec![Action::Disarm]),
         (S::Waiting { deadline }, E::Tick) if now >= deadline => revert(plan, NOBODY.into()),
         (S::Disarming, E::Disarmed) => confirm(plan),
         (S::Disarming, E::DisarmFailed(why)) => {
-            take_back(plan, Failure::new(FailureKind::System, format!("the confirmation cannot be kept: {why}")))
+            take_back(plan, Failure::new(FailureKind::System, format!("the confirmation cannot be kept: {why}")), Leave::InOrder)
         }
         (
             S::Moving | S::Steering | S::Handing { .. } | S::Soaking { .. } | S::Asking { .. } | S::Waiting { .. } | S::Disarming,
             E::NewExited(how),
-        ) => revert(plan, how),
-        (S::Returning(failure), E::Moved) => {
-            let (state, then) = returned(plan, failure, now);
+        ) => take_back(plan, Failure::new(FailureKind::Reverted, how), Leave::AtOnce),
+        // Whoever drains would do it for ever while new clients are sent to it, and nobody could go on in its place.
+        (S::Returning { failure, .. }, E::NewExited(_) | E::SteerFailed(_) | E::RestoreFailed(_)) => {
+            (S::Returning { failure, leave: Leave::AtOnce }, vec![])
+        }
+        (S::Returning { failure, leave }, E::Moved) => {
+            let (state, then) = returned(plan, failure, leave, now);
             (state, [disarm(plan), then].concat())
         }
-        (S::Returning(failure), E::MoveFailed(why)) => {
+        (S::Returning { failure, leave }, E::MoveFailed(why)) => {
             let message = format!("{}; and current could not be moved back: {why}", failure.message);
-            returned(plan, Failure { message, ..failure }, now)
+            returned(plan, Failure { message, ..failure }, leave, now)
         }
         (S::Clearing { failure, .. }, E::NewExited(_)) => restore(failure, now),
         (S::Clearing { failure, deadline }, E::Tick) if now >= deadline => restore(failure, now),
@@ -360,7 +374,7 @@ impl State {
             | Self::Moving
             | Self::Steering
             | Self::Disarming
-            | Self::Returning(_)
+            | Self::Returning { .. }
             | Self::Ended { .. } => None,
         }
     }
@@ -542,24 +556,32 @@ fn fail_armed(plan: &Plan, failure: Failure, now: Duration) -> (State, Vec<Actio
     (state, [disarm(plan), then].concat())
 }
 
-/// It failed after it served: new connections go to the old version at once, then `current` follows.
+/// It failed after it served, and lives.
 fn revert(plan: &Plan, reason: String) -> (State, Vec<Action>) {
-    take_back(plan, Failure::new(FailureKind::Reverted, reason))
+    take_back(plan, Failure::new(FailureKind::Reverted, reason), Leave::InOrder)
 }
 
-fn take_back(plan: &Plan, failure: Failure) -> (State, Vec<Action>) {
+/// It failed after it served: new connections go to the old version at once, then `current` follows.
+fn take_back(plan: &Plan, failure: Failure, leave: Leave) -> (State, Vec<Action>) {
     let mut actions = vec![];
-    if plan.style == Style::Beside && plan.old_runs {
+    let goes_on = plan.style == Style::Beside && plan.old_runs;
+    if goes_on {
         actions.push(Action::StartOld);
         actions.push(Action::Steer(plan.old));
     }
     actions.push(Action::MoveCurrent(plan.old));
-    (State::Returning(failure), actions)
+    (State::Returning { failure, leave: if goes_on { leave } else { Leave::AtOnce } }, actions)
 }
 
-fn returned(plan: &Plan, failure: Failure, now: Duration) -> (State, Vec<Action>) {
+fn returned(plan: &Plan, failure: Failure, leave: Leave, now: Duration) -> (State, Vec<Action>) {
     let told = Action::Tell(Milestone::RolledBack { reason: failure.message.clone() });
-    let (state, then) = fail(plan, failure, now);
+    let (state, then) = match leave {
+        Leave::AtOnce => fail(plan, failure, now),
+        Leave::InOrder => {
+            let (state, then) = failed(failure);
+            (state, [vec![Action::Retire(plan.new)], then].concat())
+        }
+    };
     (state, [vec![told], then].concat())
 }
 

@@ -14,6 +14,10 @@ struct World {
     running: BTreeSet<u64>,
     told_to_end: BTreeSet<u64>,
     retired: bool,
+    /// The new version drains, since it was taken back.
+    taken_back: bool,
+    /// What serves in its place may not: it did not start, or clients are not sent to it.
+    back_failed: bool,
     confirmed: bool,
     moved_to_new: bool,
     move_back_failed: bool,
@@ -108,6 +112,8 @@ impl World {
             running: plan.old_runs.then_some(plan.old).into_iter().collect(),
             told_to_end: BTreeSet::new(),
             retired: false,
+            taken_back: false,
+            back_failed: false,
             confirmed: false,
             moved_to_new: false,
             move_back_failed: false,
@@ -129,8 +135,9 @@ impl World {
             (State::Waiting { .. }, Event::Confirm) => self.confirmation = true,
             (State::Disarming, Event::Disarmed) => self.armed = false,
             (State::Moving, Event::Moved) => (self.current, self.moved_to_new) = (plan.new, true),
-            (State::Returning(_), Event::Moved) => self.current = plan.old,
-            (State::Returning(_), Event::MoveFailed(_)) => self.move_back_failed = true,
+            (State::Returning { .. }, Event::Moved) => self.current = plan.old,
+            (State::Returning { .. }, Event::MoveFailed(_)) => self.move_back_failed = true,
+            (State::Returning { .. }, Event::SteerFailed(_) | Event::RestoreFailed(_)) => self.back_failed = true,
             (State::Steering, Event::Steered) => self.steered = plan.new,
             (State::Handing { .. }, Event::Handed { lost: Some(_) } | Event::Tick) => self.lost = true,
             _ => {}
@@ -184,6 +191,13 @@ impl World {
                     self.told_to_end.insert(*generation);
                 }
                 Action::CloseListeners(generation) => assert_eq!(*generation, plan.new),
+                Action::Retire(generation) if *generation == plan.new => {
+                    assert!(plan.style == Style::Beside && plan.old_runs, "nobody serves in place of who drains");
+                    assert!(self.steered == plan.old && !self.back_failed, "clients are steered to who drains");
+                    assert!(self.running.contains(&plan.new), "a dead version drains");
+                    assert!(self.moved_to_new, "a version drains that never served");
+                    self.taken_back = true;
+                }
                 Action::Retire(generation) => {
                     assert!(
                         plan.confirm.is_none() || self.confirmation,
@@ -226,7 +240,8 @@ impl World {
             assert_eq!(self.steered, serves, "steered to the wrong one at the end");
             assert_eq!(self.retired, *good, "the old one is retired exactly when the new one is good");
             assert!(!self.told_to_end.contains(&plan.old));
-            assert!(*good || self.told_to_end.contains(&plan.new), "a failed version runs on");
+            assert!(!self.taken_back || !*good);
+            assert!(*good || self.taken_back != self.told_to_end.contains(&plan.new), "a failed version runs on, or is killed while it drains");
         }
         if !*good && !self.moved_to_new && plan.style == Style::Beside {
             assert_eq!(self.steered, plan.old, "a failure before the switch touched the old version");
@@ -340,7 +355,7 @@ fn bad_versions_are_told_apart() {
     check_failure(&plan, &[("AwaitHanded", exited())], FailureKind::Reverted);
     check_failure(&plan, &[("MoveCurrent(2)", Event::MoveFailed("no space".into()))], FailureKind::System);
     let (state, _) = step(&plan, State::Soaking { until: Duration::from_secs(10) }, exited(), Duration::ZERO);
-    assert!(matches!(state, State::Returning(_)));
+    assert!(matches!(state, State::Returning { leave: Leave::AtOnce, .. }));
 }
 
 #[test]
@@ -355,6 +370,38 @@ fn what_nobody_confirms_goes_back_when_its_time_is_over() {
         assert!(place(&Action::Arm) < place(&Action::MoveCurrent(NEW)));
         assert!(place(&Action::MoveCurrent(OLD)) < place(&Action::Disarm));
     }
+}
+
+/// How the new version leaves when this comes of an action.
+#[track_caller]
+fn check_leave(plan: &Plan, script: &[(&str, Event)], expect: Leave) {
+    let (_, log) = run(plan, script);
+    let (retired, killed) = (log.contains(&Action::Retire(NEW)), log.contains(&Action::Kill(NEW)));
+    assert_eq!((retired, killed), (expect == Leave::InOrder, expect == Leave::AtOnce), "{log:?}");
+}
+
+#[test]
+fn who_served_well_enough_drains_and_who_is_dead_or_deaf_is_killed() {
+    let [soaks, waits] = confirmed(&plan(Style::Beside, Readiness::Probes, OLD, true, 10));
+    let sick = || Event::Probed { n_passed: 0, failed: Some("status 500".into()) };
+    let exited = || Event::NewExited("exit status 3".into());
+    // The first round is the trial's.
+    let passed = || Event::Probed { n_passed: 1, failed: None };
+    check_leave(&soaks, &[("Probe", passed()), ("Probe", sick())], Leave::InOrder);
+    check_leave(&waits, &[("Tell(Awaiting)", Event::Tick)], Leave::InOrder);
+    check_leave(&waits, &[("Disarm", Event::DisarmFailed("no space".into()))], Leave::InOrder);
+    check_leave(&soaks, &[("Probe", passed()), ("Probe", Event::Tick)], Leave::AtOnce);
+    check_leave(&waits, &[("Tell(Awaiting)", exited())], Leave::AtOnce);
+    check_leave(&waits, &[("Tell(Awaiting)", Event::Tick), ("StartOld", Event::RestoreFailed("gone".into()))], Leave::AtOnce);
+    check_leave(&waits, &[("Tell(Awaiting)", Event::Tick), ("Steer(1)", Event::SteerFailed("no".into()))], Leave::AtOnce);
+    check_leave(&soaks, &[("Steer(2)", Event::SteerFailed("no".into()))], Leave::AtOnce);
+    check_leave(&soaks, &[("Launch", exited())], Leave::AtOnce);
+    let [alone, exclusive] = [(Style::Beside, false), (Style::Exclusive, true)].map(|(style, old_runs)| {
+        let [_, plan] = confirmed(&plan(style, Readiness::Probes, OLD, old_runs, 0));
+        plan
+    });
+    check_leave(&alone, &[("Tell(Awaiting)", Event::Tick)], Leave::AtOnce);
+    check_leave(&exclusive, &[("Tell(Awaiting)", Event::Tick)], Leave::AtOnce);
 }
 
 #[test]

@@ -434,5 +434,5 @@ fn what_is_written_down_is_read_again_until_it_is_removed() {
 fn the_timer_and_the_next_supervisor_say_the_same() {
     let waiting = State::Waiting { deadline: Duration::ZERO };
     let (state, _) = activation::step(&plan(NEW, OLD, Some(PATIENCE)), waiting, Event::Tick, PATIENCE);
-    assert!(matches!(state, State::Returning(Failure { message, .. }) if message == NOBODY));
+    assert!(matches!(state, State::Returning { failure: Failure { message, .. }, .. } if message == NOBODY));
 }

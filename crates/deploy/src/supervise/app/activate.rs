@@ -171,7 +171,8 @@ impl App {
                 None
             }
             Action::Retire(which) => {
-                run_of(which).into_iter().for_each(|run| self.retire(run));
+                let patience = if which == plan.new { HANDING } else { Duration::MAX };
+                run_of(which).into_iter().for_each(|run| self.retire(run, patience));
                 None
             }
             Action::StartOld => self.start_old(),
@@ -469,7 +470,7 @@ impl App {
     /// Lets go of the version before, where the machine had nothing to retire: it was stopped, it had crashed, or nothing runs any more.
     fn leave_old(&mut self, flight: &Flight) {
         if flight.plan.style == Style::Files {
-            self.serving.take().into_iter().for_each(|run| self.retire(run));
+            self.serving.take().into_iter().for_each(|run| self.retire(run, Duration::MAX));
             return;
         }
         let Some(run) = flight.old_run.filter(|run| self.versions.get(run).is_some_and(|version| version.process.is_none()))

@@ -252,7 +252,7 @@ impl App {
             } else if warm == Some(generation) {
                 self.versions.entry(run).and_modify(|version| version.state = RunState::Warm);
             } else {
-                self.retire(run);
+                self.retire(run, Duration::MAX);
             }
         }
         let Some(version) = self.serving.and_then(|run| self.versions.get_mut(&run)) else { return };

@@ -197,8 +197,8 @@ impl App {
     }
 
     /// Lets a version end in order: its queue empties, it is introduced to the one that serves and told, it has its time, then it is killed and its
-    /// listeners are closed.
-    pub(super) fn retire(&mut self, run: u64) {
+    /// listeners are closed. For its queue it is waited for its time, and no longer than `patience`: one that was taken back may take nobody any more.
+    pub(super) fn retire(&mut self, run: u64, patience: Duration) {
         let Some(version) = self.versions.get_mut(&run) else { return };
         version.state = RunState::Draining;
         version.retiring = true;
@@ -207,7 +207,7 @@ impl App {
         let groups: Vec<Arc<Group>> =
             version.places.iter().filter_map(|place| self.groups.get(&place.address).cloned()).collect();
         thread::spawn(move || {
-            let deadline = Instant::now() + drain;
+            let deadline = Instant::now() + drain.min(patience);
             for group in &groups {
                 let _ = group.wait_drained(run, QUIET, deadline.saturating_duration_since(Instant::now()));
             }
