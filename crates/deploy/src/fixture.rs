@@ -7,7 +7,7 @@ use crate::layout::Layout;
 /// Returns an empty node in a directory that goes away.
 pub(crate) fn layout() -> (tempfile::TempDir, Layout) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let layout = Layout { root: dir.path().join("root"), data: dir.path().join("data"), tmp: dir.path().join("tmp") };
+    let layout = Layout { root: dir.path().join("root"), data: dir.path().join("data"), tmp: dir.path().join("tmp"), is_machine: false };
     layout.create().expect("made");
     (dir, layout)
 }

@@ -11,11 +11,13 @@
 //! ROOT/apps/<app>/history.jsonl             every attempt, append-only
 //! ROOT/apps/<app>/armed.json                an activation that nobody has confirmed yet
 //! ROOT/trust.json                           whom the node believes
+//! ROOT/ca.pem                               authorities of names of hosts besides the built-in ones; put there by whoever administers the machine
 //! ROOT/run/                                 locks, the supervisor's socket, process records
 //! ROOT/log/<app>/<n>.log                    output
 //! DATA/<app>/, TMP/<app>/                   the application's own state, and what it may lose
 //! ```
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -32,6 +34,8 @@ pub struct Layout {
     pub data: PathBuf,
     /// What applications may lose.
     pub tmp: PathBuf,
+    /// The machine is the node, so its systemd may start it; else nothing but these directories is touched.
+    pub is_machine: bool,
 }
 
 impl Layout {
@@ -48,6 +52,18 @@ impl Layout {
         }
         make_dir(&self.data)?;
         make_dir(&self.tmp)
+    }
+
+    /// Returns the words by which a `df-node` is told of these directories.
+    pub fn words(&self) -> [OsString; 6] {
+        [
+            "--root".into(),
+            self.root.clone().into(),
+            "--data".into(),
+            self.data.clone().into(),
+            "--tmp".into(),
+            self.tmp.clone().into(),
+        ]
     }
 
     /// Returns where images lie.
@@ -128,6 +144,11 @@ impl Layout {
     /// Returns where it is written whom the node believes.
     pub fn trust(&self) -> PathBuf {
         self.root.join("trust.json")
+    }
+
+    /// Returns where authorities are named that are believed about names of hosts, besides the built-in ones.
+    pub fn authorities(&self) -> PathBuf {
+        self.root.join("ca.pem")
     }
 
     /// Returns where locks, sockets and process records lie.

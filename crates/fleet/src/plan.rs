@@ -192,6 +192,7 @@ mod tests {
             lock: None,
             trust: None,
             hands_out: true,
+            boot: None,
             apps: apps.collect(),
         }
     }

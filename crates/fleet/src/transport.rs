@@ -81,7 +81,9 @@ pub fn serve(node: &Node, program: Digest, places: &Places, through: Through<'_>
             let prologue = prologue(node, places)?;
             let line = format!(
                 "{prologue} P=\"$R/bin/df-node-{program}\"; [ -x \"$P\" ] || {{ echo \"{MISSING_WORD}\" >&2; exit {MISSING}; }}; \
-                 exec \"$P\" serve --root \"$R\" --data \"$D\" --tmp \"$T\""
+                 exec \"$P\" serve --root \"$R\" --data \"$D\" --tmp \"$T\"{}",
+                // Who names a directory has df touch nothing outside of it.
+                if address.root.is_none() { " --machine" } else { "" }
             );
             ssh(address, through, &shell(node, &line))
         }

@@ -15,5 +15,5 @@ mod survey;
 pub use event::{Event, Seen, Unread};
 pub use fault::{Fault, FaultKind};
 pub use reply::{Collected, Difference, HistoryEntry, ProbeOutcome, Reply, Serving};
-pub use request::{BLOBS, Request, RollbackTarget, Secret, Slice, Source};
-pub use survey::{AppState, Generation, GenerationResult, Incoming, LockHolder, RunState, Running, Staged, Survey, Trust};
+pub use request::{BLOBS, Program, Request, RollbackTarget, Secret, Slice, Source};
+pub use survey::{AppState, Boot, Generation, GenerationResult, Incoming, LockHolder, RunState, Running, Staged, Survey, Trust};

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use df_build::Repository;
 use df_cache::store::Store as _;
 use df_core::spec::{BuildTool, Sandbox};
-use df_fleet::message::Survey;
+use df_core::text::escape;
+use df_fleet::message::{Boot, Survey};
 use df_fleet::{Address, Node};
 
 use crate::config::{Config, Remote};
@@ -222,8 +223,30 @@ fn of_node(node: &Node, survey: &Survey, config: &Config) -> Vec<Finding> {
     if let Some(lock) = &survey.lock {
         findings.push(Finding::there(name("lock"), format!("{} is at work since {}: {}", lock.who, lock.since, lock.command)));
     }
-    findings.push(Finding { mend: None, ..Finding::there(name("boot"), boot_line(node, config)) });
+    findings.push(boot(&name("boot"), survey.boot.as_ref(), node, config));
     findings
+}
+
+/// Says what starts the node's supervisor when its machine starts.
+fn boot(name: &str, boot: Option<&Boot>, node: &Node, config: &Config) -> Finding {
+    let said = |unit: &str| escape(unit.as_bytes());
+    match boot {
+        Some(Boot::Unit { unit, user, enabled: true }) => {
+            let whose = if *user { "the login's own systemd, which goes on without a session," } else { "systemd" };
+            Finding::there(name, format!("{whose} starts it by {}", said(unit)))
+        }
+        Some(Boot::Unit { unit, user, enabled: false }) => {
+            let mend = format!("systemctl {}enable {}", if *user { "--user " } else { "" }, said(unit));
+            Finding::lacking(name, format!("{} is disabled", said(unit)), &mend)
+        }
+        Some(Boot::Later { unit }) => Finding::there(name, format!("systemd will start it by {}, from the first activation on", said(unit))),
+        Some(Boot::NotLingering { user }) => {
+            let user = said(user);
+            let found = format!("no unit of systemd: the services of {user} end when {user} logs out");
+            Finding::lacking(name, found, &format!("loginctl enable-linger {user}"))
+        }
+        Some(Boot::Nothing) | None => Finding { mend: None, ..Finding::there(name, boot_line(node, config)) },
+    }
 }
 
 /// Returns the crontab line after which a node serves again when its machine starts.

@@ -354,7 +354,7 @@ fn a_process_that_is_killed() {
     let Ok(told) = std::env::var(CHILD) else { return };
     let [root, image, delta, from] = told.split('\n').collect::<Vec<_>>()[..] else { panic!("four words") };
     let root = std::path::Path::new(root);
-    let layout = Layout { root: root.join("root"), data: root.join("data"), tmp: root.join("tmp") };
+    let layout = Layout { root: root.join("root"), data: root.join("data"), tmp: root.join("tmp"), is_machine: false };
     let (image, delta, from) = (image.parse().expect("an id"), delta.parse().expect("a digest"), from.parse().expect("a number"));
     let _ = receive(&layout, &Parcel { image, base: None, delta: Some(delta), from }, &mut io::stdin());
 }

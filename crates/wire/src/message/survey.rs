@@ -37,8 +37,38 @@ pub struct Survey {
     /// Whether the node hands out what it holds: releases, and the contents of files.
     #[serde(default)]
     pub hands_out: bool,
+    /// What starts its supervisor after a boot; `None` from a node that is too old to say.
+    #[serde(default)]
+    pub boot: Option<Boot>,
     /// Applications, by name.
     pub apps: Vec<AppState>,
+}
+
+/// What starts a node's supervisor when its machine starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Boot {
+    /// A unit of systemd.
+    Unit {
+        /// Its name.
+        unit: String,
+        /// It is a unit of the user's own systemd.
+        user: bool,
+        /// Nobody switched it off.
+        enabled: bool,
+    },
+    /// A unit that will be written at the first activation.
+    Later {
+        /// Its name.
+        unit: String,
+    },
+    /// There would be a unit, but this user's services end when nobody is logged in.
+    NotLingering {
+        /// Who.
+        user: String,
+    },
+    /// Nothing that df knows of.
+    Nothing,
 }
 
 /// Whom a node believes.
@@ -142,7 +172,7 @@ pub struct Running {
     /// Since when.
     pub since: Timestamp,
     /// Where it is reached: port name and address.
-    pub ports: Vec<(Label, std::net::SocketAddr)>,
+    pub ports: Vec<(Label, df_core::Endpoint)>,
 }
 
 /// What a process of a generation does.
