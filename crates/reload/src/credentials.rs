@@ -1,5 +1,6 @@
 //! Receiving a datagram together with the kernel's word about who sent it.
 
+use crate::control;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -16,12 +17,6 @@ pub(crate) struct Received {
 
 /// Room for exactly one control message with credentials. Descriptors that a sender attaches do not fit behind it, so the
 /// kernel drops them instead of opening them here.
-#[repr(C)]
-union ControlRoom {
-    bytes: [u8; CONTROL_LEN],
-    _aligned: libc::cmsghdr,
-}
-
 // SAFETY: computes a length from a length.
 const CONTROL_LEN: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) } as usize;
 
@@ -36,18 +31,9 @@ pub(crate) fn ask_for_credentials(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Takes one datagram without waiting; `WouldBlock` when there is none.
 pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
-    let mut control = ControlRoom { bytes: [0; CONTROL_LEN] };
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: all-zero is a valid msghdr: no address, no buffers.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = (&raw mut control).cast();
-    message.msg_controllen = CONTROL_LEN as _;
-    // SAFETY: `message` points at one live buffer and at live control room of the lengths stated.
-    let n = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) };
-    let len = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
-    Ok(Received { len, is_cut: message.msg_flags & libc::MSG_TRUNC != 0, pid: sender(&message) })
+    let mut room = control::Room::<CONTROL_LEN>::new();
+    let received = control::receive(fd, buffer, &mut room, CONTROL_LEN)?;
+    Ok(Received { len: received.len, is_cut: received.has(libc::MSG_TRUNC), pid: sender(received.message()) })
 }
 
 /// Finds the sender in the control messages that recvmsg has just written.

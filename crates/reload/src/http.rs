@@ -50,6 +50,9 @@ pub use watched::RequestBody;
 /// What an idle connection is called on its way. It has no state: what was read of the next request goes along as unread bytes.
 pub const TAG: &str = "http/1.1";
 
+/// What hyper takes for a failure of a service or of a body.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
 /// How long the next version has to answer an offer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long an idle connection that nobody takes stays open: a request may be on its way.
@@ -68,12 +71,11 @@ pub async fn serve<S, B>(
     service: S,
 ) -> io::Result<()>
 where
-    S: Service<Request<RequestBody>, Response = Response<B>> + Send + Sync + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: Service<Request<RequestBody>, Response = Response<B>, Future: Send + 'static, Error: Into<Failure> + Send>
+        + Send
+        + Sync
+        + 'static,
+    B: Body<Data: Send, Error: Into<Failure>> + Send + 'static,
 {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
@@ -147,12 +149,11 @@ enum End {
 
 impl<S, B> Server<S>
 where
-    S: Service<Request<RequestBody>, Response = Response<B>> + Send + Sync + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: Service<Request<RequestBody>, Response = Response<B>, Future: Send + 'static, Error: Into<Failure>>
+        + Send
+        + Sync
+        + 'static,
+    B: Body<Error: Into<Failure>> + 'static,
 {
     /// Serves a connection here, and lets it go once it is idle and the version leaves.
     async fn converse(self: Arc<Self>, stream: TcpStream, unread: Vec<u8>, mut told: watch::Receiver<bool>) -> io::Result<()> {

@@ -51,6 +51,7 @@
 
 pub mod child;
 pub mod connection;
+mod control;
 mod credentials;
 mod descriptor;
 pub mod draining;

@@ -1,5 +1,6 @@
 //! Sockets that carry packets with descriptors: the calls that std does not offer.
 
+use crate::control;
 use crate::protocol::NotifyAddress;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -24,12 +25,6 @@ pub(crate) struct Peer {
 }
 
 /// Room for one control message with one descriptor. The kernel closes what does not fit.
-#[repr(C)]
-union ControlRoom {
-    bytes: [u8; CONTROL_LEN],
-    _aligned: libc::cmsghdr,
-}
-
 // SAFETY: computes a length from a length.
 const CONTROL_LEN: usize = unsafe { libc::CMSG_SPACE(size_of::<RawFd>() as u32) } as usize;
 /// What of the room may be filled. The whole of it would do for two descriptors, because its end is rounded up.
@@ -101,14 +96,14 @@ pub(crate) fn peer(socket: BorrowedFd<'_>) -> io::Result<Peer> {
 
 /// Sends one packet, with at most one descriptor. A peer that is gone is `BrokenPipe`, without a signal.
 pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let mut control = ControlRoom { bytes: [0; CONTROL_LEN] };
+    let mut room = control::Room::<CONTROL_LEN>::new();
     let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     // SAFETY: all-zero is a valid msghdr: no address, no buffers.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     if let Some(descriptor) = descriptor {
-        message.msg_control = (&raw mut control).cast();
+        message.msg_control = (&raw mut room).cast();
         message.msg_controllen = CONTROL_LEN as _;
         // SAFETY: the room is aligned and has exactly the space of one header with one descriptor, so the first header is there and
         // its data may be written; it may be unaligned for an integer, hence write_unaligned.
@@ -132,19 +127,10 @@ pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptor: Option<Borr
 
 /// Takes one packet, without waiting; `WouldBlock` when there is none. The end is a packet of no bytes.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Packet> {
-    let mut control = ControlRoom { bytes: [0; CONTROL_LEN] };
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: all-zero is a valid msghdr: no address, no buffers.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = (&raw mut control).cast();
-    message.msg_controllen = ONE_DESCRIPTOR as _;
-    // SAFETY: `message` points at one live buffer and at live control room of the lengths stated.
-    let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) };
-    let len = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
-    let is_cut = message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
-    Ok(Packet { len, descriptor: descriptor(&message), is_cut })
+    let mut room = control::Room::<CONTROL_LEN>::new();
+    let received = control::receive(socket, buffer, &mut room, ONE_DESCRIPTOR)?;
+    let is_cut = received.has(libc::MSG_TRUNC | libc::MSG_CTRUNC);
+    Ok(Packet { len: received.len, descriptor: descriptor(received.message()), is_cut })
 }
 
 /// Takes ownership of the descriptor in the control message that recvmsg has just written.
