@@ -239,7 +239,7 @@ fn a_node_that_lies_about_what_it_holds_is_refused_in_words_and_nothing_is_kept(
         pair.evil(&surveyed(truth.survey(&pair.commit, true), rest));
         let out = pair.world.path("out");
         let words =
-            ["--timeout", "2s", "cache", "get", &pair.commit, "--address", "evil", "--output", &out.display().to_string()];
+            ["--timeout", "10s", "cache", "get", &pair.commit, "--address", "evil", "--output", &out.display().to_string()];
         let output = pair.elsewhere(&words).output();
         refused(name, &output, said);
         assert!(!out.exists(), "{name}: something was kept");
@@ -280,7 +280,7 @@ fn the_same_node_that_tells_the_truth_is_believed_and_an_older_one_is_refused_in
     pair.evil(&surveyed(truth.survey(&pair.commit, true), told));
     let out = pair.world.path("out");
     let out_word = out.display().to_string();
-    let get = || pair.elsewhere(&["--timeout", "2s", "cache", "get", &pair.commit, "--address", "evil", "--output", &out_word]);
+    let get = || pair.elsewhere(&["--timeout", "10s", "cache", "get", &pair.commit, "--address", "evil", "--output", &out_word]);
     get().ok();
     assert_eq!(fs::read_to_string(out.join("b")).expect("taken out"), "two\n");
     fs::remove_dir_all({

@@ -7,7 +7,7 @@ use df_testkit::process::{Child, Run, wait_until};
 use df_testkit::{net, survivors};
 
 use crate::support::odd_versions::odd;
-use crate::support::{World, versions};
+use crate::support::{self, World, versions};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -86,11 +86,32 @@ fn a_deploy_is_confirmed_over_a_connection_of_its_own_and_nothing_is_left_to_tak
 }
 
 #[test]
+fn a_connection_that_dies_does_not_take_a_version_back_that_the_next_one_confirms() {
+    let (odd, world) = (odd(), World::of(odd().repo(), 1));
+    world.deploy(odd.good());
+    // The second session after this begins, which is the one that confirms, ends at once; as one more does that tries again.
+    let counted = world.path("sessions");
+    let count = format!(
+        "if [ \"$1\" = serve ] && [ -f '{0}' ]; then echo x >> '{0}'; case $(wc -l < '{0}') in 2|3) exit 255;; esac; fi\n",
+        counted.display()
+    );
+    support::write_node_program(&world.path("programs"), &count);
+    std::fs::write(&counted, "").expect("written");
+    let next = odd.commit("good", "env: { N: \"5\" }", "");
+    let config = waiting(&world, "1s", "30s");
+    let deploy = world.df(["--json", "--config", &config, "deploy", "--commit-hash", &next]);
+    let deployed = deploy.env("DF_NODE_PROGRAMS", world.path("programs")).ok();
+    assert_eq!(deployed.events("confirmed").len(), 1, "{}", deployed.stdout);
+    assert!(std::fs::read_to_string(&counted).expect("counted").lines().count() > 3, "no session died");
+    world.expect_serving(&next);
+}
+
+#[test]
 fn when_the_operator_is_killed_the_node_goes_back_by_itself() {
     let (odd, world) = (odd(), World::of(odd().repo(), 1));
     world.deploy(odd.good());
     let next = odd.commit("good", "env: { N: \"1\" }", "");
-    let mut df = deploy_until_it_serves(&world, &waiting(&world, "3s", "1s"), &next);
+    let mut df = deploy_until_it_serves(&world, &waiting(&world, "10s", "1s"), &next);
     df.kill();
     expect_went_back(&world, odd.good());
     world.deploy(&next);
@@ -103,7 +124,7 @@ fn when_operator_and_supervisor_are_killed_the_next_supervisor_waits_and_goes_ba
     world.deploy(odd.good());
     let before = body(&world).expect("it serves");
     let next = odd.commit("good", "env: { N: \"2\" }", "");
-    let mut df = deploy_until_it_serves(&world, &waiting(&world, "3s", "1s"), &next);
+    let mut df = deploy_until_it_serves(&world, &waiting(&world, "10s", "1s"), &next);
     df.kill();
     kill_supervisor(&world);
     // The time it was given is not over: it is no fault of the new version that its supervisor was killed.
@@ -131,7 +152,7 @@ fn after_a_boot_what_nobody_confirmed_is_not_started_again() {
 #[test]
 fn a_first_version_that_nobody_confirms_is_gone_and_its_port_refuses() {
     let (odd, world) = (odd(), World::of(odd().repo(), 1));
-    let mut df = deploy_until_it_serves(&world, &waiting(&world, "3s", "1s"), odd.good());
+    let mut df = deploy_until_it_serves(&world, &waiting(&world, "10s", "1s"), odd.good());
     df.kill();
     let refused = wait_until(SOON, || std::net::TcpStream::connect(world.at(1)).is_err().then_some(()));
     assert!(refused.is_some(), "it serves on");

@@ -192,8 +192,8 @@ pub fn harmless(output: &Output) {
 #[track_caller]
 fn status(pair: &Pair, steps: &[Step], codes: &[i32], said: &str) {
     pair.evil(steps);
-    let for_scripts = pair.df(["--json", "--timeout", "2s", "status"]).spawn();
-    let output = tame(pair.df(["--timeout", "2s", "status"]).output(), codes);
+    let for_scripts = pair.df(["--json", "--timeout", "6s", "status"]).spawn();
+    let output = tame(pair.df(["--timeout", "6s", "status"]).output(), codes);
     assert!(output.stderr.contains(said), "expected \"{said}\" in {output}");
     assert!(
         output.stdout.lines().any(|line| line.starts_with("good ") && line.contains("none")),
@@ -224,10 +224,10 @@ fn what_is_no_node_is_unreachable_in_words() {
         (&[Sh("exit 127")], "unreachable"),
         (&[Sh("exit 255")], "unreachable"),
         (&[Sh("kill -9 $$")], "unreachable"),
-        (&[Sh("exec sleep 100")], "no answer within 2 s"),
-        (&[Sh("yes \"$(printf '\\033[2J')\" >&2")], "no answer within 2 s"),
-        (&[Sh("printf '\\000df-node'; exec sleep 100")], "no answer within 2 s"),
-        (&[Sh("while :; do printf x; sleep 0.2; done")], "no answer within 2 s"),
+        (&[Sh("exec sleep 100")], "no answer within 6 s"),
+        (&[Sh("yes \"$(printf '\\033[2J')\" >&2")], "no answer within 6 s"),
+        (&[Sh("printf '\\000df-node'; exec sleep 100")], "no answer within 6 s"),
+        (&[Sh("while :; do printf x; sleep 0.2; done")], "no answer within 6 s"),
     ];
     for (steps, said) in cases {
         status(&pair, steps, &[9], said);
@@ -275,9 +275,9 @@ fn another_answer_than_asked_for_or_none_is_a_failure() {
     status(&pair, &greeted([reply(json!({ "bytes": { "len": u64::MAX } })), stays()]), &[1, 5], "something else");
     status(&pair, &greeted(endless(&event)), &[1, 5], "something else than it was asked");
     status(&pair, &greeted(endless(&log)), &[1, 5], "");
-    status(&pair, &greeted(drip), &[9], "no word for 2 s");
-    status(&pair, &greeted([stays()]), &[9], "no word for 2 s");
-    status(&pair, &greeted([Say(vec![REPLY, 255, 0, 0, 0, b'"']), stays()]), &[9], "no word for 2 s");
+    status(&pair, &greeted(drip), &[9], "no word for 6 s");
+    status(&pair, &greeted([stays()]), &[9], "no word for 6 s");
+    status(&pair, &greeted([Say(vec![REPLY, 255, 0, 0, 0, b'"']), stays()]), &[9], "no word for 6 s");
     status(&pair, &greeted([Say(vec![REPLY, 255, 0, 0, 0, b'"'])]), &[9], "the connection broke");
     status(&pair, &greeted([Sh("printf '\\033[2Jdying' >&2; kill -9 $$")]), &[9], "dying");
 }
@@ -296,20 +296,20 @@ fn names_and_messages_of_a_node_are_shown_as_text() {
     status(&pair, &greeted([reply(survey(odd.clone()))]), &[0], "");
     status(&pair, &greeted([fault(json!("failed"))]), &[1, 5], "u{1b}");
     pair.evil(&greeted([reply(survey(odd))]));
-    tame(pair.df(["--timeout", "2s", "doctor"]).output(), &[1]);
+    tame(pair.df(["--timeout", "6s", "doctor"]).output(), &[1]);
     let again = Sh("while hear; do cat \"$3/say-3\"; done");
     pair.evil(&greeted([fault(json!({ "locked": { "who": STEERING.repeat(3000), "command": STEERING, "since": 0 } })), again]));
-    tame(pair.df(["--timeout", "2s", "cp", "--version", &pair.commit]).output(), &[4, 5]);
+    tame(pair.df(["--timeout", "6s", "cp", "--version", &pair.commit]).output(), &[4, 5]);
     let entry = json!({
         "at": i64::MIN, "who": STEERING, "what": STEERING, "generation": u64::MAX, "from": u64::MAX, "commit": pair.commit,
         "ok": false, "detail": STEERING,
     });
     pair.evil(&greeted([reply(survey(json!({}))), Hear, reply(json!({ "history": { "entries": [entry] } }))]));
-    tame(pair.df(["--timeout", "2s", "history"]).output(), &[0]);
+    tame(pair.df(["--timeout", "6s", "history"]).output(), &[0]);
     let said = format!("{STEERING}\n").repeat(20).into_bytes();
     let announced = reply(json!({ "bytes": { "len": said.len() } }));
     pair.evil(&greeted([reply(survey(json!({}))), Hear, announced, Say(frame(BYTES, &said))]));
-    tame(pair.df(["--timeout", "2s", "logs"]).output(), &[0, 1, 5]);
+    tame(pair.df(["--timeout", "6s", "logs"]).output(), &[0, 1, 5]);
     let difference = json!({ "path": STEERING, "kind": STEERING, "expected": STEERING, "found": STEERING });
     let image = "ab".repeat(32);
     let generation =
@@ -317,13 +317,13 @@ fn names_and_messages_of_a_node_are_shown_as_text() {
     let app = json!({ "app": "files", "current": 1, "wanted": true, "running": [], "generations": [generation], "staged": [] });
     let holds = survey(json!({ "images": [image], "apps": [app] }));
     pair.evil(&greeted([reply(holds), Hear, reply(json!({ "checked": { "differences": [difference] } }))]));
-    tame(pair.df(["--timeout", "2s", "compare-checksums"]).output(), &[5, 8]);
+    tame(pair.df(["--timeout", "6s", "compare-checksums"]).output(), &[5, 8]);
 }
 
 #[test]
 fn a_hostile_base_costs_a_whole_copy_and_nothing_else() {
     let pair = Pair::new();
-    let words = ["--timeout", "2s", "cp", "--codec", "rsync", "--version", &pair.commit, "--address", "evil"];
+    let words = ["--timeout", "6s", "cp", "--codec", "rsync", "--version", &pair.commit, "--address", "evil"];
     let copy = || pair.df(words).output();
     let holds = || json!({ "images": ["ab".repeat(32)] });
     // Bytes that are not the manifest of the image, then a whole copy that is taken.
@@ -349,7 +349,7 @@ fn signatures_of_another_length_than_asked_for_are_refused() {
     let pair = Pair::new();
     let (image, manifest) = a_base();
     let manifest = [Hear, reply(json!({ "bytes": { "len": manifest.len() } })), Say(frame(BYTES, &manifest)), Hear];
-    let words = ["--timeout", "2s", "cp", "--codec", "rsync", "--version", &pair.commit, "--address", "evil"];
+    let words = ["--timeout", "6s", "cp", "--codec", "rsync", "--version", &pair.commit, "--address", "evil"];
     let begun = |rest: Vec<Step>| {
         let manifest = manifest.iter().map(|step| if let Say(bytes) = step { Say(bytes.clone()) } else { Hear });
         pair.evil(&surveyed(json!({ "images": [image] }), manifest.chain(rest)));
@@ -371,7 +371,7 @@ fn received_without_work_is_found_by_the_next_question() {
     let lies = [Hear, Hear, reply(json!({ "received": { "reused": u64::MAX, "held": true } })), Hear, reply(json!("done"))];
     let fault = json!({ "fault": { "kind": "missing", "message": "no such image", "log": "", "probes": [], "serving": null } });
     pair.evil(&locked(json!({}), lies.into_iter().chain([Hear, reply(fault)])));
-    let output = tame(pair.df(["--timeout", "2s", "deploy", "--commit-hash", &pair.commit]).output(), &[1, 5, 6, 7]);
+    let output = tame(pair.df(["--timeout", "6s", "deploy", "--commit-hash", &pair.commit]).output(), &[1, 5, 6, 7]);
     assert!(output.stderr.contains("no such image"), "{output}");
 }
 
@@ -390,10 +390,24 @@ fn events_without_end_do_not_hold_a_deploy() {
     let told = [Hear, message(EVENT, &event), Sh("while cat \"$3/say-12\"; do :; done")];
     let taken = [Hear, Hear, reply(json!({ "received": { "reused": 0, "held": false } })), Hear, reply(json!("done"))];
     pair.evil(&locked(json!({}), taken.into_iter().chain(told)));
-    let mut output = pair.df(["--timeout", "2s", "deploy", "--commit-hash", &pair.commit]).output();
+    let mut output = pair.df(["--timeout", "6s", "deploy", "--commit-hash", &pair.commit]).output();
     assert!(output.stderr.contains("something else than it was asked"), "{output}");
     // What it told is shown, up to a bound.
     assert!(output.stderr.len() < 16 << 20, "{} bytes", output.stderr.len());
     output.stderr = output.stderr.lines().filter(|line| !line.contains(", before it ")).collect::<Vec<_>>().join("\n");
     tame(output, &[1, 5, 6, 7]);
+}
+
+#[test]
+fn a_node_that_asks_again_and_again_to_be_confirmed_costs_a_few_connections() {
+    let pair = Pair::new();
+    let counted = pair.world.path("sessions");
+    let count = Sh(Box::leak(format!("echo x >> '{}'", counted.display()).into_boxed_str()));
+    let taken = [Hear, Hear, reply(json!({ "received": { "reused": 0, "held": false } })), Hear, reply(json!("done")), Hear];
+    let awaiting = (0..900).map(|_| message(EVENT, &json!({ "awaiting": { "generation": 1 } })));
+    let told = awaiting.chain([reply(json!("done"))]);
+    pair.evil(&[count].into_iter().chain(locked(json!({}), taken.into_iter().chain(told))).collect::<Vec<_>>());
+    tame(pair.df(["--timeout", "6s", "deploy", "--commit-hash", &pair.commit]).output(), &[1, 5, 6, 7]);
+    let n_sessions = fs::read_to_string(&counted).expect("counted").lines().count();
+    assert!((2..20).contains(&n_sessions), "{n_sessions} sessions");
 }

@@ -74,3 +74,21 @@ fn a_watch_that_can_never_do_anything_ends_at_once() {
     let world = World::of(repo.dir(), 1);
     world.df(["deploy", "--watch", "--commit-hash", "no-such-branch"]).output().expect_code(2);
 }
+
+#[test]
+fn who_does_not_agree_at_first_is_not_taken_to_agree_to_the_next_commit() {
+    let dir = shared().join("watched-unasked");
+    let _ = std::fs::remove_dir_all(&dir);
+    let repo = Repo::new(&dir);
+    let yaml = "app: watched\nbuild: { include: { www: www }, sandbox: off }\nrollout: { soak: 0s, confirm_above: 0 }\n";
+    repo.commit(&[("df.yaml", yaml), ("www/index.html", "one")], "one");
+    let world = World::of(repo.dir(), 1);
+    let mut person = world.df(["deploy", "--watch"]).on_terminal();
+    person.wait_for("Deploy to 1 nodes? [y/N]");
+    person.types("n\n");
+    let ended = person.finish(DEADLINE).expect_code(2);
+    assert!(ended.stdout.contains("nothing was changed"), "{ended}");
+    let unasked = world.df(["deploy", "--watch"]).output().expect_code(2);
+    assert!(unasked.stderr.contains("nobody is here to confirm it"), "{unasked}");
+    assert!(!world.node(1).join("apps/watched").exists());
+}

@@ -273,7 +273,7 @@ fn check(desk: &Desk<'_>, behaviour: &Behaviour) {
     desk.server.restore(&desk.stage.objects);
     act(desk);
     let (before, deleted) = (desk.server.struck(), desk.server.counts().delete);
-    let refused = desk.read(reads, "bad", "3s");
+    let refused = desk.read(reads, "bad", "10s");
     assert!(desk.server.struck() > before, "{name}: it struck");
     assert!(refused.code == Some(exit) && format!("{}{}", refused.stdout, refused.stderr).contains(said), "{name}: {refused}");
     assert!(exit == 0 || desk.server.counts().delete == deleted, "{name}: something was removed");

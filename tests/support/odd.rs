@@ -112,7 +112,7 @@ fn serve(listener: TcpListener, mode: &str) {
     let born = Instant::now();
     let mut listener = Some(listener);
     loop {
-        if mode == "dies-later" && born.elapsed() > Duration::from_secs(1) {
+        if mode == "dies-later" && born.elapsed() > Duration::from_secs(3) {
             std::process::exit(5);
         }
         // After the probe of its trial it takes no more.

@@ -66,9 +66,15 @@ impl Odd {
             }
             _ => drop(std::fs::copy(self.dir.join("odd"), files.join("bin/odd")).expect("copied")),
         }
+        // One that ends, or answers as it should, has time for it on a busy machine; the others are waited for in vain.
+        let ready = match mode {
+            "good" | "binds" | "eats-memory" | "fills-log" | "forks-and-leaves" => "10s",
+            mode if mode.contains("later") || mode.contains("dies") || mode.starts_with("exit") => "10s",
+            _ => "2s",
+        };
         let yaml = format!(
             "app: odd\nbuild: {{ include: {{ bin: bin }} }}\nrun:\n  exec: bin/odd\n  args: [{mode}{args}]\n  ports: {{ http: {PORT} }}\n  \
-             ready: 2s\n  drain: 5s\n  {run}\nverify:\n  - http: {{ port: http, path: /health, status: 200 }}\nrollout: {{ soak: 0s }}\n"
+             ready: {ready}\n  drain: 5s\n  {run}\nverify:\n  - http: {{ port: http, path: /health, status: 200 }}\nrollout: {{ soak: 0s }}\n"
         );
         std::fs::write(files.join("df.yaml"), yaml).expect("written");
         let commit = repo.commit_tree(&files, mode);
@@ -76,10 +82,10 @@ impl Odd {
         commit
     }
 
-    /// Returns a df.yaml with which versions have to stay well for two seconds.
+    /// Returns a df.yaml with which versions have to stay well for five seconds.
     pub fn soaking(&self) -> String {
         let path = self.dir.join("soaking.yaml");
-        std::fs::write(&path, "app: odd\nbuild: { include: { bin: bin } }\nrollout: { soak: 2s }\n").expect("written");
+        std::fs::write(&path, "app: odd\nbuild: { include: { bin: bin } }\nrollout: { soak: 5s }\n").expect("written");
         path.display().to_string()
     }
 }

@@ -3,16 +3,19 @@
 //! What is not confirmed in time, the node takes back by itself. So how an activation ended is what the node has recorded, also where the session broke that
 //! had asked for it.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use df_core::AppName;
 use df_fleet::message::{Event as Told, FaultKind, Reply, Request};
 use df_fleet::{Connection, Node, NodeError, Options};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 /// How often a node is asked that has not finished yet.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long the connection that confirmed may take to close.
+const HANGING_UP: Duration = Duration::from_secs(5);
 
 type Opening = JoinHandle<Result<Connection, NodeError>>;
 
@@ -22,17 +25,21 @@ pub struct Confirming {
     options: Options,
     app: AppName,
     silence: Duration,
+    /// How long the node waits to be confirmed.
+    within: Duration,
     /// The generation that was started.
     generation: Option<u64>,
     opening: Option<Opening>,
     sent: Option<JoinHandle<Result<u64, NodeError>>>,
+    /// Why the last try to confirm failed.
+    stumbled: Arc<Mutex<Option<String>>>,
 }
 
 impl Confirming {
     /// Prepares the confirmation of an activation that is asked for over a connection.
-    pub fn beside(connection: &Connection, app: AppName, silence: Duration) -> Self {
+    pub fn beside(connection: &Connection, app: AppName, silence: Duration, within: Duration) -> Self {
         let (node, options) = (connection.node.clone(), connection.options().clone());
-        Self { node, options, app, silence, generation: None, opening: None, sent: None }
+        Self { node, options, app, silence, within, generation: None, opening: None, sent: None, stumbled: Arc::default() }
     }
 
     /// Returns the generation that was started, if it came so far.
@@ -48,17 +55,10 @@ impl Confirming {
                 self.generation = Some(*generation);
                 self.opening.get_or_insert_with(|| open(&self.node, &self.options));
             }
-            Told::Awaiting { generation } => {
+            Told::Awaiting { generation } if self.sent.is_none() => {
                 let opening = self.opening.take().unwrap_or_else(|| open(&self.node, &self.options));
-                let (app, generation, silence) = (self.app.clone(), *generation, self.silence);
-                self.sent.get_or_insert_with(|| {
-                    tokio::spawn(async move {
-                        let mut connection = opening.await.map_err(|_| NodeError::Answer)??;
-                        let confirmed = confirm(&mut connection, &app, generation, silence).await;
-                        connection.close().await;
-                        confirmed
-                    })
-                });
+                let question = self.question(*generation);
+                self.sent = Some(tokio::spawn(persistently(opening, question, Instant::now() + self.within, self.stumbled.clone())));
             }
             _ => {}
         }
@@ -66,11 +66,19 @@ impl Confirming {
 
     /// Returns how the activation ended, given how its own session did; `note` gets why it was not confirmed.
     pub async fn ended(mut self, ended: Result<u64, NodeError>, note: impl Fn(String)) -> Result<u64, NodeError> {
-        let confirmed = match self.sent.take() {
-            Some(sent) => Some(sent.await.unwrap_or(Err(NodeError::Answer))),
-            None => None,
+        let confirmed = match (self.sent.take(), &ended) {
+            // It decides.
+            (Some(sent), Err(error)) if is_unknown(error) => Some(sent.await.unwrap_or(Err(NodeError::Answer))),
+            // It only has to hang up.
+            (Some(sent), Ok(_)) => timeout(HANGING_UP, sent).await.ok().and_then(Result::ok),
+            (Some(sent), Err(_)) => {
+                sent.abort();
+                None
+            }
+            (None, _) => None,
         };
-        if let (Err(NodeError::Fault(_)), Some(Err(why))) = (&ended, &confirmed) {
+        let stumbled = self.stumbled.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Err(NodeError::Fault(_)), Some(why)) = (&ended, stumbled) {
             note(format!("the node could not be reached over a new connection, and went back: {why}"));
         }
         match (ended, confirmed, self.generation) {
@@ -83,21 +91,27 @@ impl Confirming {
 
     /// Asks the node itself how it ended, over a new connection, which confirms it too if it is time for that.
     async fn look(&self, generation: u64, error: NodeError) -> Result<u64, NodeError> {
-        let deadline = Instant::now() + self.silence;
+        let begun = Instant::now();
+        let question = self.question(generation);
         loop {
-            let Ok(mut connection) = Connection::open_afresh(&self.node, &self.options, &[]).await else { return Err(error) };
-            let confirmed = confirm(&mut connection, &self.app, generation, self.silence).await;
-            connection.close().await;
+            let confirmed = match Connection::open_afresh(&self.node, &self.options, &[]).await {
+                Ok(connection) => question.ask(connection).await,
+                Err(error) => Err(error),
+            };
             match confirmed {
                 Ok(generation) => return Ok(generation),
                 Err(NodeError::Fault(fault)) if fault.kind == FaultKind::Reverted => return Err(NodeError::Fault(fault)),
                 // It has not shown yet that it is well.
-                Err(NodeError::Fault(fault)) if fault.kind == FaultKind::Refused && Instant::now() < deadline => {
-                    sleep(PAUSE).await
-                }
+                Err(NodeError::Fault(fault)) if fault.kind == FaultKind::Refused && begun.elapsed() < self.silence => {}
+                Err(unknown) if is_unknown(&unknown) && begun.elapsed() < self.within => {}
                 Err(_) => return Err(error),
             }
+            sleep(PAUSE).await;
         }
+    }
+
+    fn question(&self, generation: u64) -> Question {
+        Question { node: self.node.clone(), options: self.options.clone(), app: self.app.clone(), generation, silence: self.silence }
     }
 }
 
@@ -112,11 +126,50 @@ fn open(node: &Node, options: &Options) -> Opening {
     tokio::spawn(async move { Connection::open_afresh(&node, &options, &[]).await })
 }
 
-async fn confirm(connection: &mut Connection, app: &AppName, generation: u64, silence: Duration) -> Result<u64, NodeError> {
-    let request = Request::Confirm { app: app.clone(), generation };
-    match connection.ask_with(&request, silence, &mut |_| {}).await? {
-        Reply::Serving(serving) => Ok(serving.generation),
-        _ => Err(NodeError::Answer),
+/// What is asked of a node in the end.
+struct Question {
+    node: Node,
+    options: Options,
+    app: AppName,
+    generation: u64,
+    silence: Duration,
+}
+
+impl Question {
+    async fn ask(&self, mut connection: Connection) -> Result<u64, NodeError> {
+        let request = Request::Confirm { app: self.app.clone(), generation: self.generation };
+        let confirmed = match connection.ask_with(&request, self.silence, &mut |_| {}).await {
+            Ok(Reply::Serving(serving)) => Ok(serving.generation),
+            Ok(_) => Err(NodeError::Answer),
+            Err(error) => Err(error),
+        };
+        connection.close().await;
+        confirmed
+    }
+}
+
+/// Confirms over the connection that was opened, and, where that one does not answer, over others, as long as the node waits: one that is refused or dies says
+/// little of a node which others reach.
+async fn persistently(
+    opening: Opening,
+    question: Question,
+    until: Instant,
+    stumbled: Arc<Mutex<Option<String>>>,
+) -> Result<u64, NodeError> {
+    let mut opened = opening.await.unwrap_or(Err(NodeError::Answer));
+    loop {
+        let confirmed = match opened {
+            Ok(connection) => question.ask(connection).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &confirmed {
+            *stumbled.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        }
+        match confirmed {
+            Err(error) if is_unknown(&error) && Instant::now() < until => sleep(PAUSE).await,
+            confirmed => return confirmed,
+        }
+        opened = Connection::open_afresh(&question.node, &question.options, &[]).await;
     }
 }
 

@@ -20,6 +20,8 @@ use crate::session::{Session, who};
 
 /// How long a node may think beyond what the release allows its program.
 const MARGIN: Duration = Duration::from_secs(60);
+/// What a release allows its program at most here, whatever it says.
+const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// What every node is asked.
 #[derive(Debug, Clone)]
@@ -40,7 +42,8 @@ impl Orders {
     /// Takes the orders from a release and from df.yaml.
     pub fn new(session: &Session, release: &Release, reason: &'static str) -> Self {
         let rollout = &session.config.rollout;
-        let allowed = release.run.as_ref().map_or(Duration::ZERO, |run| run.ready + run.drain);
+        // The release may be what a node told, and no node is waited for without end.
+        let allowed = release.run.as_ref().map_or(Duration::ZERO, |run| run.ready.saturating_add(run.drain)).min(LONGEST);
         let parallel = session.call.globals.parallel.map_or(rollout.parallel, usize::from);
         Self {
             release: release.clone(),
@@ -154,7 +157,7 @@ pub async fn activate(mut reached: Reached, orders: &Orders, from: u64, output: 
         listen: reached.connection.node.listen(),
         confirm_ms: orders.confirm.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
     };
-    let mut confirming = Confirming::beside(&reached.connection, release.app.clone(), orders.silence);
+    let mut confirming = Confirming::beside(&reached.connection, release.app.clone(), orders.silence, orders.confirm.unwrap_or_default());
     let mut told = |event| {
         confirming.hear(&event);
         if let Some(event) = teller.tell(event) {

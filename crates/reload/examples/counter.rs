@@ -31,7 +31,7 @@ const IDLE: Duration = Duration::from_secs(600);
 /// How long a client may take to read an answer.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 /// How long the next version has to answer an offer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const USAGE: &str = "usage: counter [--listen ADDR] [--refuse | --plain]
   --listen ADDR  where to listen when started by hand (default 127.0.0.1:7000)

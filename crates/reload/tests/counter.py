@@ -15,7 +15,7 @@ PORT = "lines"
 MAGIC = b"dfho"
 HELLO = b"H" + MAGIC + struct.pack("<HH", 1, 1)
 MAX_PACKET = 14 + 64 + 2 * 65536
-PATIENCE = 5.0
+PATIENCE = 30.0
 
 
 class Line:

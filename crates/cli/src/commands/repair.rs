@@ -1,4 +1,4 @@
-//! `df repair`: what fails its verification is killed, gets its image again where that is damaged, is started and verified.
+//! `df repair`: what fails its verification gets its image again where that is damaged, is killed, started and verified.
 //!
 //! Nodes are looked at first, all at once and without a lock; what is wrong with each is a value, from which a plan is printed or the repair is done. The
 //! version that is brought back is the one that each node serves: a repair changes none.
@@ -102,8 +102,8 @@ fn intent(found: &Found, full_copy: bool) -> Intent {
         Found::Well(well) if !full_copy => nothing(well.words()),
         Found::Well(ill) | Found::Ill(ill) => {
             let mut steps = vec![];
-            steps.extend(ill.is_sick.then(|| format!("kill generation {}", ill.generation)));
             steps.extend((ill.is_damaged || full_copy).then(|| "copy its image whole".to_owned()));
+            steps.extend(ill.is_sick.then(|| format!("kill generation {}", ill.generation)));
             steps.extend(ill.is_sick.then(|| "start and verify it".to_owned()));
             Intent { action: steps.join(", then "), reason: ill.why.clone(), changes: true }
         }

@@ -54,7 +54,7 @@ pub fn stop(args: &args::Stop, session: &Session) -> Result<Exit, Failure> {
     };
     across::each(session, "stop", intent, move |work: Work| async move {
         let Work { label: node, app, mut reached, output } = work;
-        let request = Request::Stop { app: app.clone(), all, now };
+        let request = Request::Stop { app: app.clone(), all, now, again: false };
         let reply = reached.connection.ask_with(&request, silence, &mut |_| {}).await?;
         reached.connection.close().await;
         let Reply::Stopped { stopped } = reply else { return Err(NodeError::Answer) };

@@ -190,6 +190,9 @@ pub enum Request {
         all: bool,
         /// By SIGKILL.
         now: bool,
+        /// It is started again right away by whoever stops it: should that not come to pass, a boot starts it, and it counts as ill, not as stopped.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        again: bool,
     },
     /// Asks the serving version its probes. Answer: [`Reply::Verified`].
     Verify {

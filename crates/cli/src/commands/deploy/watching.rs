@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use df_core::CommitId;
 
-use super::run;
+use super::{confirm, run};
 use crate::args;
 use crate::event::Event;
 use crate::exit::Exit;
@@ -24,7 +24,10 @@ const SELDOM: Duration = Duration::from_secs(1);
 pub fn watch(args: &args::Deploy, mut session: Session) -> Result<Exit, Failure> {
     let revision = args.commit_hash.as_deref().unwrap_or("HEAD");
     // What is wrong before the first commit was tried will not mend itself.
-    session.nodes()?;
+    let n_nodes = session.nodes()?.len();
+    // Asked once for all commits: who says no deploys none.
+    confirm(&session, n_nodes)?;
+    session.call.globals.yes = true;
     let mut commit = pipeline::commit(&session, revision)?;
     loop {
         let exit = deploy(args, &mut session, &commit);
@@ -32,8 +35,6 @@ pub fn watch(args: &args::Deploy, mut session: Session) -> Result<Exit, Failure>
             return Ok(exit);
         }
         session.output().step(&Event::Waiting { commit: commit.clone(), exit: exit.code() });
-        // Who was asked once whether so many nodes shall change has answered.
-        session.call.globals.yes = true;
         match next(&session, revision, &commit) {
             Some(next) => commit = next,
             None => return Ok(Exit::Done),

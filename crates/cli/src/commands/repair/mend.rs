@@ -90,9 +90,7 @@ impl Surgery {
             let next = format!("df build --commit-hash {}, then df repair again", ill.commit.short());
             return Ok(Ended::Not { end: NodeEnd::Failed, message, next });
         }
-        if ill.is_sick {
-            self.kill(reached, &node).await?;
-        }
+        // What is sick still answers some, perhaps: it goes on until there is something better.
         if let Some(Medicine(courier)) = medicine.filter(|_| copies)
             && let Err(end) = courier.bring(reached).await
         {
@@ -101,6 +99,7 @@ impl Surgery {
         if !ill.is_sick {
             return Ok(Ended::Whole);
         }
+        self.kill(reached, &node).await?;
         self.start(reached, &node).await?;
         Ok(match look::ask(reached, &self.app, &self.output).await? {
             None => Ended::Whole,
@@ -113,7 +112,7 @@ impl Surgery {
     }
 
     async fn kill(&self, reached: &mut Reached, node: &str) -> Result<(), NodeError> {
-        let request = Request::Stop { app: self.app.clone(), all: false, now: true };
+        let request = Request::Stop { app: self.app.clone(), all: false, now: true, again: true };
         let Reply::Stopped { stopped } = reached.connection.ask_with(&request, self.silence, &mut |_| {}).await? else {
             return Err(NodeError::Answer);
         };

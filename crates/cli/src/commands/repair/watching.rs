@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use df_fleet::Node;
 
-use super::look::{self, Depth};
+use super::look::{self, Depth, Found};
 use super::{Triage, perform, triage};
 use crate::args;
 use crate::exit::{Exit, NodeEnd};
@@ -37,13 +37,15 @@ struct Course {
     due: Instant,
     /// How often in a row something had to be done about it, or it was silent.
     n_troubles: u32,
+    /// Its files were read back from disk once.
+    is_read: bool,
     /// How it was found last.
     last: Option<Seen>,
 }
 
 impl Course {
     fn new(node: Node, now: Instant) -> Self {
-        Self { node, due: now, n_troubles: 0, last: None }
+        Self { node, due: now, n_troubles: 0, is_read: false, last: None }
     }
 
     /// Takes note of how it was found; returns whether that is worth a line.
@@ -65,14 +67,11 @@ impl Course {
 pub(super) fn watch(args: args::Repair, session: &Session) -> Result<Exit, Failure> {
     let _expected = session.call.interrupt.while_expected();
     let mut courses: Vec<Course> = session.nodes()?.into_iter().map(|node| Course::new(node, Instant::now())).collect();
-    // Files are read back once, and then only where a repair begins with them: a disk must not be busy for ever.
-    let mut depth = Depth::Files;
     loop {
-        match round(args, session, &mut courses, depth) {
+        match round(args, session, &mut courses) {
             Err(_) if session.call.interrupt.is_pressed() => return Ok(Exit::Done),
             ended => ended?,
         }
-        depth = Depth::Programs;
         let due = courses.iter().map(|course| course.due).min().expect("a context is never empty");
         let goes_on = session.call.block_on(async {
             tokio::select! {
@@ -86,16 +85,37 @@ pub(super) fn watch(args: args::Repair, session: &Session) -> Result<Exit, Failu
     }
 }
 
-/// Looks at the nodes whose time has come.
-fn round(args: args::Repair, session: &Session, courses: &mut [Course], depth: Depth) -> Result<(), Failure> {
+/// Looks at the nodes whose time has come. Files are read back once, and then only of a node whose program is sick: a disk must not be busy for ever.
+fn looked<'a>(session: &Session, courses: &'a mut [Course]) -> Result<Vec<(&'a mut Course, Found)>, Failure> {
     let begun = Instant::now();
-    let due: Vec<&mut Course> = courses.iter_mut().filter(|course| course.due <= begun).collect();
-    let nodes: Vec<Node> = due.iter().map(|course| course.node.clone()).collect();
-    let looked = look::at(session, &nodes, depth)?;
+    let (read, mut unread): (Vec<_>, Vec<_>) =
+        courses.iter_mut().filter(|course| course.due <= begun).partition(|course| course.is_read);
+    let mut looked = vec![];
+    for (course, found) in at(session, read, Depth::Programs)? {
+        match found {
+            Found::Ill(_) => unread.push(course),
+            found => looked.push((course, found)),
+        }
+    }
+    for (course, found) in at(session, unread, Depth::Files)? {
+        course.is_read |= !matches!(found, Found::Failed(_));
+        looked.push((course, found));
+    }
+    Ok(looked)
+}
+
+fn at<'a>(session: &Session, courses: Vec<&'a mut Course>, depth: Depth) -> Result<Vec<(&'a mut Course, Found)>, Failure> {
+    let nodes: Vec<Node> = courses.iter().map(|course| course.node.clone()).collect();
+    let found = look::at(session, &nodes, depth)?;
+    Ok(courses.into_iter().zip(found).map(|(course, (_, found))| (course, found)).collect())
+}
+
+/// Looks at the nodes whose time has come, and repairs what is ill.
+fn round(args: args::Repair, session: &Session, courses: &mut [Course]) -> Result<(), Failure> {
     let mut patients = vec![];
     let mut ill = vec![];
-    for ((node, found), course) in looked.into_iter().zip(due) {
-        let label = node.label();
+    for (course, found) in looked(session, courses)? {
+        let label = course.node.label();
         // A full copy is for what is ill: not for all, again and again.
         match triage(false, found) {
             Triage::Well(words) => {
@@ -111,7 +131,7 @@ fn round(args: args::Repair, session: &Session, courses: &mut [Course], depth: D
             }
             Triage::Ill(found) => {
                 session.output().note(format!("{label} generation {} is ill: {}", found.generation, found.why));
-                patients.push((node, found));
+                patients.push((course.node.clone(), found));
                 ill.push(course);
             }
         }

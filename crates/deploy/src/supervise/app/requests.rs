@@ -51,7 +51,7 @@ impl App {
                 checked.and_then(|()| self.roll_back(to.as_ref(), expect, soak, who, listen, &answer))
             }
             Request::Start { listen, .. } => self.start(listen, &answer),
-            Request::Stop { all, now, .. } => self.stop(all, now).map(|stopped| {
+            Request::Stop { all, now, again, .. } => self.stop(all, now, again).map(|stopped| {
                 // Who asked may be gone; it is stopped all the same.
                 let _ = answer.send(Told::Reply(Reply::Stopped { stopped }));
             }),
@@ -178,11 +178,11 @@ impl App {
         let _ = answer.send(Told::Reply(reply));
     }
 
-    /// Ends what serves, and with `all` every other version too. Listeners are closed: clients are refused, not left hanging.
-    fn stop(&mut self, all: bool, at_once: bool) -> Result<Vec<(u64, i32)>, Box<Fault>> {
+    /// Ends what serves, and with `all` every other version too. Listeners are closed: clients are refused, not left hanging. `again`: it stays wanted.
+    fn stop(&mut self, all: bool, at_once: bool, again: bool) -> Result<Vec<(u64, i32)>, Box<Fault>> {
         let listen = control::read_wanted(&self.node.layout, &self.app)
             .map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |wanted| wanted.listen);
-        if self.current() > 0 {
+        if self.current() > 0 && !again {
             self.want(false, listen)?;
         }
         (self.restart_at, self.starting) = (None, None);
@@ -236,7 +236,7 @@ impl App {
             return self.roll_back(Some(&RollbackTarget::Generation(to)), expect, Duration::ZERO, who, listen, answer);
         }
         let release = self.release_of(expect).map_err(failed)?;
-        let stopped = self.stop(true, false)?;
+        let stopped = self.stop(true, false, false)?;
         generation::clear_current(&layout, &self.app).map_err(failed)?;
         self.remember("rollback", &who, 0, expect, &release, None);
         let _ = answer.send(Told::Reply(Reply::Stopped { stopped }));
