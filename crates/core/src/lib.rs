@@ -10,6 +10,7 @@
 
 pub mod attestation;
 pub mod digest;
+pub mod endpoint;
 pub mod image;
 pub mod limits;
 pub mod manifest;
@@ -22,6 +23,7 @@ pub mod time;
 
 pub use attestation::{Attestation, Bundle, Policy, Statement};
 pub use digest::{Digest, Hasher};
+pub use endpoint::{Endpoint, SocketPath};
 pub use image::{ImageId, RecipeKey, ReleaseId};
 pub use manifest::{Entry, Kind, Manifest};
 pub use name::{AppName, CommitId, NodeName, TreePath};

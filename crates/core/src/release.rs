@@ -115,7 +115,7 @@ impl Release {
 mod tests {
     use super::*;
     use crate::name::Label;
-    use crate::spec::{Connections, Handoff, Port, RunLimits};
+    use crate::spec::{Connections, Handoff, Port, RunLimits, Transport, UnixSocket};
     use std::time::Duration;
 
     fn example() -> Release {
@@ -139,7 +139,13 @@ mod tests {
                 limits: RunLimits { memory: None, nofile: Some(4096) },
                 ports: [(
                     http.clone(),
-                    Port { host: None, port: 8080, handoff: Handoff::Listener, connections: Connections::Drain },
+                    Port {
+                        host: None,
+                        port: 8080,
+                        transport: Transport::Tcp,
+                        handoff: Handoff::Listener,
+                        connections: Connections::Drain,
+                    },
                 )]
                 .into(),
                 exclusive: false,
@@ -181,6 +187,22 @@ mod tests {
             "two encodings of one"
         );
         assert_eq!(Release { run: None, ..other }.data_epoch(), 1);
+    }
+
+    #[test]
+    fn ports_that_are_not_of_tcp_say_so() {
+        let mut other = example();
+        let port = other.run.as_mut().expect("it runs").ports.values_mut().next().expect("a port");
+        port.transport = Transport::Udp;
+        let text = String::from_utf8(other.encode()).expect("JSON");
+        assert!(text.contains(r#""port":8080,"transport":"udp","handoff":"listener""#), "{text}");
+        let port = other.run.as_mut().expect("it runs").ports.values_mut().next().expect("a port");
+        let path = crate::endpoint::SocketPath::new("/run/a.sock").expect("a path");
+        (port.port, port.transport) = (0, Transport::Unix(UnixSocket { path, mode: 0o660 }));
+        let text = String::from_utf8(other.encode()).expect("JSON");
+        assert!(text.contains(r#""port":0,"transport":{"unix":{"path":"/run/a.sock","mode":432}},"#), "{text}");
+        assert_eq!(Release::decode(text.as_bytes()).expect("a release"), other);
+        assert!(Release::decode(text.replace("/run/a.sock", "/run/../a").as_bytes()).is_err());
     }
 
     #[test]

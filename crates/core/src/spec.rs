@@ -4,11 +4,12 @@
 //! spaces, absent options left out) is what recipes and releases are hashed from, so a change here is a change of those formats.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::endpoint::{Endpoint, SocketPath};
 use crate::name::{Label, PathText};
 
 /// How a commit becomes an image.
@@ -85,7 +86,7 @@ impl FetchedFile {
 
 /// Returns whether a host, with or without a port, is a loopback address; a name is not, whoever answers to it.
 fn is_loopback(host: &str) -> bool {
-    let address = host.parse::<std::net::SocketAddr>().map(|address| address.ip());
+    let address = host.parse::<SocketAddr>().map(|address| address.ip());
     let bare = || host.trim_start_matches('[').trim_end_matches(']').parse();
     address.or_else(|_| bare()).is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
@@ -233,20 +234,64 @@ pub struct RunLimits {
     pub nofile: Option<u64>,
 }
 
-/// One TCP port of a program.
+/// One port of a program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Port {
     /// The address; the node's own (`add --listen`) unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<IpAddr>,
-    /// The port, 1..=65535.
+    /// The port, 1..=65535; 0 where there is none.
     pub port: u16,
+    /// What is spoken there.
+    #[serde(default, skip_serializing_if = "Transport::is_default")]
+    pub transport: Transport,
     /// How the port goes from one version to the next.
     pub handoff: Handoff,
     /// What becomes of connections that are open then.
     #[serde(default, skip_serializing_if = "Connections::is_default")]
     pub connections: Connections,
+}
+
+impl Port {
+    /// Returns where clients reach it on a node whose own address is `listen`.
+    pub fn endpoint(&self, listen: IpAddr) -> Endpoint {
+        let address = SocketAddr::new(self.host.unwrap_or(listen), self.port);
+        match &self.transport {
+            Transport::Tcp => Endpoint::Tcp(address),
+            Transport::Udp => Endpoint::Udp(address),
+            Transport::Unix(socket) => Endpoint::Unix(socket.path.clone()),
+        }
+    }
+}
+
+/// What is spoken at a port.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Connections of TCP.
+    #[default]
+    Tcp,
+    /// Datagrams of UDP.
+    Udp,
+    /// Connections of a socket in the file system.
+    Unix(UnixSocket),
+}
+
+/// A socket in the file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnixSocket {
+    /// Where it is.
+    pub path: SocketPath,
+    /// Who may connect: the permissions of the file, which belongs to the program's user.
+    pub mode: u16,
+}
+
+impl Transport {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How a port goes from one version to the next.

@@ -3,6 +3,7 @@
 //! The kernel lets sockets of one user share a port by SO_REUSEPORT, so binding alone does not show that a port is ours. This module reads the
 //! table of listening sockets before we join, and names the program behind one that is not ours.
 
+use df_core::Endpoint;
 use df_core::text::escape;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -23,11 +24,11 @@ pub struct Holder {
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     /// A program listens there.
-    #[error("port {} on {} is held by {} (pid {})", address.port(), address.ip(), escape(&holder.name), holder.pid)]
-    Held { address: SocketAddr, holder: Holder },
+    #[error("{} is held by {} (pid {})", name(at), escape(&holder.name), holder.pid)]
+    Held { at: Endpoint, holder: Holder },
     /// Somebody has it, and we may not see who (a process of another user or container, or a socket that does not listen).
-    #[error("port {} on {} is in use, and this user can't see by which program", address.port(), address.ip())]
-    HeldUnseen { address: SocketAddr },
+    #[error("{} is in use, and this user can't see by which program", name(at))]
+    HeldUnseen { at: Endpoint },
     /// Without the table we can't tell.
     #[error("read {}", path.display())]
     ReadTable {
@@ -37,25 +38,42 @@ pub enum ClaimError {
     },
 }
 
-/// Refuses an address on which somebody listens whose socket is not among our own inodes.
+impl Holder {
+    /// Returns the program of a process.
+    pub fn of(pid: u32) -> Option<Self> {
+        let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+        Some(Self { pid, name: name.trim_ascii_end().to_vec() })
+    }
+}
+
+/// Returns an endpoint in words.
+pub fn name(at: &Endpoint) -> String {
+    match at {
+        Endpoint::Tcp(address) => format!("port {} on {}", address.port(), address.ip()),
+        Endpoint::Udp(address) => format!("UDP port {} on {}", address.port(), address.ip()),
+        Endpoint::Unix(path) => format!("the socket {path}"),
+    }
+}
+
+/// Refuses an address on which somebody listens, or takes datagrams, whose socket is not among our own inodes.
 ///
 /// A wildcard overlaps every address of its family: who joins beside it takes its connections away, or loses his own.
-pub fn check(address: &SocketAddr, own: &[u64]) -> Result<(), ClaimError> {
-    if address.port() == 0 {
-        return Ok(());
-    }
-    let foreign = listening(address)?.into_iter().find(|l| !own.contains(&l.inode) && overlaps(&l.address, address));
-    foreign.map_or(Ok(()), |listener| Err(held(address, listener.inode)))
+pub fn check(at: &Endpoint, own: &[u64]) -> Result<(), ClaimError> {
+    let Some(address) = at.socket().filter(|address| address.port() != 0) else { return Ok(()) };
+    let foreign = taken(at, &address)?.into_iter().find(|l| !own.contains(&l.inode) && overlaps(&l.address, &address));
+    foreign.map_or(Ok(()), |listener| Err(held(at, listener.inode)))
 }
 
 /// Returns why binding failed with "address in use".
-pub fn refusal(address: &SocketAddr) -> ClaimError {
-    let both = [*address, any_of_other_family(address)];
-    let tables = both.iter().filter_map(|a| listening(a).ok()).flatten();
+pub fn refusal(at: &Endpoint) -> ClaimError {
+    let unseen = || ClaimError::HeldUnseen { at: at.clone() };
+    let Some(address) = at.socket() else { return unseen() };
+    let both = [address, any_of_other_family(&address)];
+    let tables = both.iter().filter_map(|a| taken(at, a).ok()).flatten();
     let blocks = |l: &Listening| both.iter().any(|a| overlaps(&l.address, a));
     match tables.into_iter().find(blocks) {
-        Some(listener) => held(address, listener.inode),
-        None => ClaimError::HeldUnseen { address: *address },
+        Some(listener) => held(at, listener.inode),
+        None => unseen(),
     }
 }
 
@@ -69,10 +87,10 @@ struct Listening {
 /// How long the search for a name may take; it reads one link per open descriptor of the machine.
 const SEARCH: Duration = Duration::from_secs(2);
 
-fn held(address: &SocketAddr, inode: u64) -> ClaimError {
+fn held(at: &Endpoint, inode: u64) -> ClaimError {
     match holder(inode, Instant::now() + SEARCH) {
-        Some(holder) => ClaimError::Held { address: *address, holder },
-        None => ClaimError::HeldUnseen { address: *address },
+        Some(holder) => ClaimError::Held { at: at.clone(), holder },
+        None => ClaimError::HeldUnseen { at: at.clone() },
     }
 }
 
@@ -87,43 +105,54 @@ fn any_of_other_family(address: &SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Reads the listening sockets of an address's family, and for IPv4 those of IPv6 too, which may hold a mapped address.
-fn listening(address: &SocketAddr) -> Result<Vec<Listening>, ClaimError> {
-    let mut all = read_table(Path::new("/proc/self/net/tcp6"))?;
+/// Reads the sockets of an address's family that listen or take datagrams, and for IPv4 those of IPv6 too, which may hold a mapped address.
+fn taken(at: &Endpoint, address: &SocketAddr) -> Result<Vec<Listening>, ClaimError> {
+    let (table, v6) = match at {
+        Endpoint::Udp(_) => (DATAGRAMS, Path::new("/proc/self/net/udp6")),
+        _ => (LISTENING, Path::new("/proc/self/net/tcp6")),
+    };
+    let mut all = read_table(v6, table)?;
     if address.is_ipv4() {
-        all.extend(read_table(Path::new("/proc/self/net/tcp"))?);
+        let v4 = Path::new(if table == DATAGRAMS { "/proc/self/net/udp" } else { "/proc/self/net/tcp" });
+        all.extend(read_table(v4, table)?);
     }
     Ok(all)
 }
 
-fn read_table(path: &'static Path) -> Result<Vec<Listening>, ClaimError> {
+/// The state of a socket that listens, as the kernel's tables have it.
+const LISTENING: &str = "0A";
+/// The state of a socket that takes datagrams from everybody.
+const DATAGRAMS: &str = "07";
+
+fn read_table(path: &'static Path, state: &str) -> Result<Vec<Listening>, ClaimError> {
     match fs::File::open(path) {
-        Ok(file) => parse_table(BufReader::new(file)).map_err(|source| ClaimError::ReadTable { path, source }),
+        Ok(file) => parse_table(BufReader::new(file), state).map_err(|source| ClaimError::ReadTable { path, source }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()), // a kernel without IPv6
         Err(source) => Err(ClaimError::ReadTable { path, source }),
     }
 }
 
-/// Parses the table up to the first socket that does not listen: the kernel writes the listening ones first (`tcp_get_idx` in
+/// Parses the table; for listeners up to the first socket that does not listen: the kernel writes the listening ones first (`tcp_get_idx` in
 /// net/ipv4/tcp_ipv4.c), and on a busy machine the rest is long.
-fn parse_table(table: impl BufRead) -> io::Result<Vec<Listening>> {
+fn parse_table(table: impl BufRead, state: &str) -> io::Result<Vec<Listening>> {
     let mut found = Vec::new();
     for line in table.lines().skip(1) {
-        match parse_row(&line?) {
+        match parse_row(&line?, state) {
             Some(listener) => found.push(listener),
-            None => break,
+            None if state == LISTENING => break,
+            None => {}
         }
     }
     Ok(found)
 }
 
-fn parse_row(line: &str) -> Option<Listening> {
+fn parse_row(line: &str, state: &str) -> Option<Listening> {
     let mut fields = line.split_ascii_whitespace();
     let (ip, port) = fields.nth(1)?.split_once(':')?;
-    let listens = fields.nth(1)? == "0A";
+    let is_wanted = fields.nth(1)? == state;
     let inode = fields.nth(5)?.parse().ok()?;
     let address = SocketAddr::new(parse_ip(ip)?, u16::from_str_radix(port, 16).ok()?);
-    listens.then_some(Listening { address, inode })
+    is_wanted.then_some(Listening { address, inode })
 }
 
 /// Parses words of 32 bits, each printed as this machine's integer of bytes in network order.
@@ -152,8 +181,7 @@ fn holder(inode: u64, deadline: Instant) -> Option<Holder> {
             return None;
         }
         if has_open(pid, &link, deadline) {
-            let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-            return Some(Holder { pid, name: name.trim_ascii_end().to_vec() });
+            return Some(Holder::of(pid).unwrap_or(Holder { pid, name: vec![] }));
         }
     }
     None
@@ -199,12 +227,12 @@ mod tests {
                   0: 01004D7F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0\n   \
                   1: 0100007F:1F90 0100007F:8000 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 100 0 0 10 0\n   \
                   2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0 100 0 0 10 0\n";
-        let rows = parse_table(v4.as_bytes()).unwrap();
+        let rows = parse_table(v4.as_bytes(), LISTENING).unwrap();
         assert_eq!(rows, [Listening { address: "127.77.0.1:8080".parse().unwrap(), inode: 4711 }]);
         let v6 = "   0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 9 1 0\n";
-        assert_eq!(parse_row(v6), Some(Listening { address: "[::1]:8080".parse().unwrap(), inode: 9 }));
+        assert_eq!(parse_row(v6, LISTENING), Some(Listening { address: "[::1]:8080".parse().unwrap(), inode: 9 }));
         for bad in ["", "x", "0: 0100007F 0 0A", "0: zz00007F:1F90 0 0A 0 0 0 0 0 1", "0: 0100007é:1F90 0 0A 0 0 0 0 0 1"] {
-            assert_eq!(parse_row(bad), None, "{bad}");
+            assert_eq!(parse_row(bad, LISTENING), None, "{bad}");
         }
     }
 
@@ -229,10 +257,10 @@ mod tests {
     fn a_socket_that_would_share_the_port_is_refused_by_name() {
         for ip in ["127.0.0.1", "::1"] {
             let (socket, address) = sharing(ip);
-            let refusal = check(&address, &[]).unwrap_err().to_string();
+            let refusal = check(&address.into(), &[]).unwrap_err().to_string();
             let expect = format!("port {} on {ip} is held by {} (pid {})", address.port(), own_name(), std::process::id());
             assert_eq!(refusal, expect);
-            check(&address, &[inode(&socket)]).unwrap();
+            check(&address.into(), &[inode(&socket)]).unwrap();
         }
     }
 
@@ -240,7 +268,7 @@ mod tests {
     fn a_plain_listener_is_named_when_binding_fails() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        assert!(matches!(refusal(&address), ClaimError::Held { holder, .. } if holder.pid == std::process::id()));
+        assert!(matches!(refusal(&address.into()), ClaimError::Held { holder, .. } if holder.pid == std::process::id()));
     }
 
     #[test]
@@ -248,7 +276,7 @@ mod tests {
         let Ok(listener) = TcpListener::bind("[::]:0") else { return };
         let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listener.local_addr().unwrap().port());
         assert!(TcpListener::bind(address).is_err());
-        assert!(matches!(refusal(&address), ClaimError::Held { .. }));
+        assert!(matches!(refusal(&address.into()), ClaimError::Held { .. }));
     }
 
     #[test]
@@ -257,15 +285,28 @@ mod tests {
         bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address: SocketAddr = rustix::net::getsockname(&socket).unwrap().try_into().unwrap();
         assert_eq!(
-            refusal(&address).to_string(),
+            refusal(&address.into()).to_string(),
             format!("port {} on 127.0.0.1 is in use, and this user can't see by which program", address.port())
         );
+    }
+
+    #[test]
+    fn a_socket_of_datagrams_is_named_and_connections_are_another_matter() {
+        for ip in ["127.0.0.1", "::1"] {
+            let socket = std::net::UdpSocket::bind((ip.parse::<IpAddr>().unwrap(), 0)).unwrap();
+            let address = socket.local_addr().unwrap();
+            let refusal = check(&Endpoint::Udp(address), &[]).unwrap_err().to_string();
+            let expect = format!("UDP port {} on {ip} is held by {} (pid {})", address.port(), own_name(), std::process::id());
+            assert_eq!(refusal, expect);
+            check(&Endpoint::Udp(address), &[inode(&socket)]).unwrap();
+            check(&address.into(), &[]).unwrap();
+        }
     }
 
     #[test]
     fn a_free_port_is_free() {
         let (socket, address) = sharing("127.0.0.1");
         rustix::net::shutdown(&socket, rustix::net::Shutdown::Read).unwrap();
-        check(&address, &[]).unwrap();
+        check(&address.into(), &[]).unwrap();
     }
 }

@@ -33,6 +33,7 @@ mod trust;
 mod activation;
 mod claim;
 mod control;
+mod dial;
 mod hold;
 mod launch;
 mod listeners;

@@ -3,6 +3,8 @@
 //! A process number is reused after its process has gone; a pidfd never is. A supervisor that starts anew knows only what it wrote down,
 //! and adopts a process only if boot, number and start time agree.
 
+use crate::listeners;
+use df_core::Endpoint;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{ipproto, sockopt};
@@ -94,7 +96,7 @@ pub enum TakeError {
     },
     /// The program uses that number for something else.
     #[error("descriptor {number} of process {pid} is not a listener on {expected}")]
-    WrongSocket { pid: u32, number: i32, expected: SocketAddr },
+    WrongSocket { pid: u32, number: i32, expected: Endpoint },
 }
 
 impl Process {
@@ -190,14 +192,14 @@ impl Process {
     /// Returns the listener that the running program has at this number, if it is one on the expected address.
     ///
     /// Needs the right to trace the process: root, or the same user where the kernel lets him (kernel.yama.ptrace_scope 0).
-    pub fn take_listener(&self, number: i32, expected: &SocketAddr) -> Result<OwnedFd, TakeError> {
+    pub fn take_listener(&self, number: i32, expected: &Endpoint) -> Result<OwnedFd, TakeError> {
         let pid = self.record.pid;
         let taken = pidfd_getfd(&self.pidfd, number, PidfdGetfdFlags::empty());
         let socket = taken.map_err(|source| TakeError::NotHad { pid, number, source: source.into() })?;
         if is_listener_on(&socket, expected) {
             Ok(socket)
         } else {
-            Err(TakeError::WrongSocket { pid, number, expected: *expected })
+            Err(TakeError::WrongSocket { pid, number, expected: expected.clone() })
         }
     }
 }
@@ -252,11 +254,15 @@ fn parse_start_time(stat: &[u8]) -> Option<u64> {
     third_and_on.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
 }
 
-fn is_listener_on(socket: &OwnedFd, expected: &SocketAddr) -> bool {
-    let tcp = sockopt::socket_protocol(socket).is_ok_and(|protocol| protocol == Some(ipproto::TCP));
-    let listens = sockopt::socket_acceptconn(socket).unwrap_or(false);
-    let bound = rustix::net::getsockname(socket).ok().and_then(|address| SocketAddr::try_from(address).ok());
-    tcp && listens && bound == Some(*expected)
+fn is_listener_on(socket: &OwnedFd, expected: &Endpoint) -> bool {
+    let speaks = |wanted| sockopt::socket_protocol(socket).is_ok_and(|protocol| protocol == Some(wanted));
+    let listens = || sockopt::socket_acceptconn(socket).unwrap_or(false);
+    let bound = || rustix::net::getsockname(socket).ok().and_then(|address| SocketAddr::try_from(address).ok());
+    match expected {
+        Endpoint::Tcp(address) => speaks(ipproto::TCP) && listens() && bound() == Some(*address),
+        Endpoint::Udp(address) => speaks(ipproto::UDP) && bound() == Some(*address),
+        Endpoint::Unix(path) => listeners::is_beside(socket, path),
+    }
 }
 
 #[cfg(test)]
@@ -352,15 +358,15 @@ mod tests {
         let child = command.arg("100").stdin(Stdio::from(OwnedFd::from(inherited))).process_group(0).spawn().unwrap();
         let process = Process::child(child).unwrap();
         drop(listener);
-        let taken = TcpListener::from(process.take_listener(0, &address).unwrap());
+        let taken = TcpListener::from(process.take_listener(0, &address.into()).unwrap());
         let _client = std::net::TcpStream::connect(address).unwrap();
         taken.accept().unwrap();
         let flags = rustix::io::fcntl_getfd(&taken).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "descriptor {} would leak", taken.as_raw_fd());
-        assert!(matches!(process.take_listener(1, &address), Err(TakeError::WrongSocket { .. })));
-        assert!(matches!(process.take_listener(99, &address), Err(TakeError::NotHad { .. })));
+        assert!(matches!(process.take_listener(1, &address.into()), Err(TakeError::WrongSocket { .. })));
+        assert!(matches!(process.take_listener(99, &address.into()), Err(TakeError::NotHad { .. })));
         let other = SocketAddr::new(address.ip(), 1);
-        assert!(matches!(process.take_listener(0, &other), Err(TakeError::WrongSocket { .. })));
+        assert!(matches!(process.take_listener(0, &other.into()), Err(TakeError::WrongSocket { .. })));
         process.kill_group().unwrap();
         process.wait(SOON).unwrap();
     }

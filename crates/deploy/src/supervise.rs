@@ -15,7 +15,6 @@ mod start;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -25,7 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use df_core::{AppName, Release};
+use df_core::{AppName, Endpoint, Release};
 use df_wire::message::{AppState, FaultKind, Running, Survey};
 use df_wire::{Reply, Request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -66,7 +65,7 @@ pub(crate) struct Node {
     pub(crate) layout: Layout,
     pub(crate) launcher: Launcher,
     /// One address, one application.
-    pub(crate) claims: Mutex<BTreeMap<SocketAddr, AppName>>,
+    pub(crate) claims: Mutex<BTreeMap<Endpoint, AppName>>,
 }
 
 /// An application's thread, from outside.

@@ -95,7 +95,7 @@ fn listeners_come_first_and_nothing_else_is_open() {
 /// What a supervisor does after it was killed: from records alone to steering again.
 #[test]
 fn a_successor_takes_the_listeners_back_from_running_programs() {
-    let group = Group::new("127.0.0.1:0".parse().unwrap());
+    let group = Group::new("127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap());
     let log = tempfile::tempfile().unwrap();
     let start = |generation| {
         let mut spec = script("exec sleep 100");

@@ -1,15 +1,20 @@
-//! One address and its listening sockets, one per generation, with the filter that steers among them.
+//! One address of TCP or UDP and its sockets, one per generation, with the filter that steers among them.
 //!
 //! Order of a handoff: `add(new)`, `steer(old, Some(new))`, probes through `dial_trial`, `steer(new, None)`; when the old
 //! generation has drained, `remove(old)`. At every moment in between exactly one generation gets the clients.
+//!
+//! Datagrams go to a socket as connections go to a queue. One difference: nothing but the last `close` takes a UDP socket out of the kernel's group, and programs
+//! and holders have copies. So a UDP socket stays a member for as long as the group is: when its generation has ended it is a spare, emptied, for the next one.
 
+use super::group::{GroupError, GroupRecord};
 use super::slots::{Slot, Slots};
-use super::socket::{connect_before, dial_address, local_address, open_listener, open_prober, queue_len};
-use super::steer::{Family, gate, program};
+use super::socket::{self, connect_before, is_waited_for, local_address, open_prober, queue_len};
+use super::steer::{Packets, Protocol, drop_all, gate, program};
 use super::sys;
-use crate::claim::{self, ClaimError};
-use rustix::net::{Shutdown, shutdown, sockopt};
-use serde::{Deserialize, Serialize};
+use crate::claim;
+use crate::dial::{no_connections, reachable};
+use df_core::Endpoint;
+use rustix::net::{Shutdown, shutdown};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -19,66 +24,20 @@ use std::time::{Duration, Instant};
 /// Endpoints of the prober that the filter knows at once; one more waits for its turn.
 pub const MAX_PROBERS: usize = 16;
 
-/// How often a queue is looked at; nothing tells when it becomes empty.
-const POLL: Duration = Duration::from_millis(2);
-
 /// The listening sockets of one address.
 ///
 /// Dropping it closes our descriptors and nothing else: programs go on with theirs, so that a supervisor may come and go.
 #[derive(Debug)]
-pub struct Group {
+pub struct Internet {
     state: Mutex<State>,
     prober_left: Condvar,
 }
 
-/// What a supervisor writes down, so that its successor finds the kernel's order of the members.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GroupRecord {
-    /// Where the group listens.
-    pub address: SocketAddr,
-    /// The generation of each member in the kernel's order; `None` is a spare.
-    pub slots: Vec<Option<u64>>,
-    /// The generation that gets the clients.
-    pub serving: Option<u64>,
-    /// The generation that gets the prober.
-    pub trial: Option<u64>,
-}
-
-/// Why a group could not be changed; clients are steered as before.
-#[derive(Debug, thiserror::Error)]
-pub enum GroupError {
-    /// The port belongs to somebody else.
-    #[error(transparent)]
-    Claim(#[from] ClaimError),
-    /// The generation has no listener here.
-    #[error("generation {generation} has no listener on {address}")]
-    Absent { generation: u64, address: SocketAddr },
-    /// The generation already has its listener.
-    #[error("generation {generation} has a listener on {address} already")]
-    Present { generation: u64, address: SocketAddr },
-    /// Removing the serving generation would leave the clients to chance.
-    #[error("generation {generation} serves {address}, and others would get its clients")]
-    Serving { generation: u64, address: SocketAddr },
-    /// Several members stopped listening behind our back; the kernel's order can't be known, so all of them must be replaced.
-    #[error("the order of the listeners on {address} is lost")]
-    OrderLost { address: SocketAddr },
-    /// A record that does not go with the sockets.
-    #[error("the listeners found for {address} do not match its record")]
-    WrongRecord { address: SocketAddr },
-    /// The system refused.
-    #[error("{what} on {address}")]
-    System {
-        what: &'static str,
-        address: SocketAddr,
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl Group {
+impl Internet {
     /// Returns a group without members; nothing listens yet.
-    pub fn new(address: SocketAddr) -> Self {
-        Group::from_state(State {
+    pub fn new(protocol: Protocol, address: SocketAddr) -> Self {
+        Internet::from_state(State {
+            protocol,
             address,
             slots: Slots::new(Vec::new()),
             serving: None,
@@ -93,24 +52,29 @@ impl Group {
     /// A socket that was not found (its program has ended) has left the kernel's group too. If the serving one is among them, nobody
     /// is steered before the next [`steer`](Self::steer).
     pub fn adopt(record: &GroupRecord, sockets: Vec<Option<OwnedFd>>) -> Result<Self, GroupError> {
-        let address = record.address;
+        let wrong = || GroupError::WrongRecord { at: record.address.clone() };
+        let (protocol, address) = match &record.address {
+            Endpoint::Tcp(address) => (Protocol::Tcp, *address),
+            Endpoint::Udp(address) => (Protocol::Udp, *address),
+            Endpoint::Unix(_) => return Err(wrong()),
+        };
         let fits = |socket: &OwnedFd| local_address(socket).is_ok_and(|found| found == address);
         if record.slots.len() != sockets.len() || !sockets.iter().flatten().all(fits) {
-            return Err(GroupError::WrongRecord { address });
+            return Err(wrong());
         }
         let found = record.slots.iter().zip(sockets);
         let mut slots = Slots::new(found.map(|(&generation, content)| Slot { generation, content }).collect());
-        if !slots.forget(|slot| !slot.content.as_ref().is_some_and(is_listening)) {
-            return Err(GroupError::OrderLost { address });
+        if !slots.forget(|slot| !slot.content.as_ref().is_some_and(|socket| protocol.takes(socket))) {
+            return Err(GroupError::OrderLost { at: record.address.clone() });
         }
         let slots = slots.flatten();
         let present = |generation: &u64| slots.index_of(*generation).is_some();
         let (serving, trial) = (record.serving.filter(present), record.trial.filter(present));
-        let state = State { address, slots, serving, trial, gated: false, probers: Vec::new() };
+        let state = State { protocol, address, slots, serving, trial, gated: false, probers: Vec::new() };
         if serving.is_some() {
             state.apply()?;
         }
-        Ok(Group::from_state(state))
+        Ok(Internet::from_state(state))
     }
 
     /// Returns where the group listens; the port is 0 until the first member has one.
@@ -118,11 +82,19 @@ impl Group {
         self.lock().address
     }
 
+    /// Returns each member's inode and another descriptor of it, spares too.
+    pub fn descriptors(&self) -> Vec<(u64, OwnedFd)> {
+        let state = self.lock();
+        let copy = |slot: &Slot<OwnedFd>| Some((inode(&slot.content)?, slot.content.try_clone().ok()?));
+        state.slots.as_slice().iter().filter_map(copy).collect()
+    }
+
     /// Returns what a successor needs for [`adopt`](Self::adopt); to be written down after each change.
     pub fn record(&self) -> GroupRecord {
         let state = self.lock();
         let slots = state.slots.as_slice().iter().map(|slot| slot.generation).collect();
-        GroupRecord { address: state.address, slots, serving: state.serving, trial: state.trial }
+        let sockets = state.slots.as_slice().iter().map(|slot| inode(&slot.content).unwrap_or(0)).collect();
+        GroupRecord { address: state.at(), slots, serving: state.serving, trial: state.trial, sockets }
     }
 
     /// Makes the listener of a generation and returns it for its program; the group keeps its own descriptor.
@@ -132,9 +104,8 @@ impl Group {
     pub fn add(&self, generation: u64) -> Result<OwnedFd, GroupError> {
         let mut state = self.lock();
         state.settle()?;
-        let address = state.address;
         if state.slots.index_of(generation).is_some() {
-            return Err(GroupError::Present { generation, address });
+            return Err(GroupError::Present { generation, at: state.at() });
         }
         if !state.slots.take_spare(generation) {
             state.join(Some(generation), false)?;
@@ -177,7 +148,7 @@ impl Group {
         let mut state = self.lock();
         let index = state.index(from)?;
         if state.slots.index_of(to).is_some() {
-            return Err(GroupError::Present { generation: to, address: state.address });
+            return Err(GroupError::Present { generation: to, at: state.at() });
         }
         state.slots.rename(index, to);
         let passed = |steered: Option<u64>| steered.map(|generation| if generation == from { to } else { generation });
@@ -207,21 +178,22 @@ impl Group {
         let mut state = self.lock();
         state.settle()?;
         let index = state.index(generation)?;
-        let address = state.address;
-        if state.serving == Some(generation) && state.slots.as_slice().len() > 1 {
-            return Err(GroupError::Serving { generation, address });
+        if state.serving == Some(generation) && state.has_others(generation) {
+            return Err(GroupError::Serving { generation, at: state.at() });
         }
         if state.trial == Some(generation) {
             state.trial = None;
             state.apply()?;
         }
+        if state.protocol == Protocol::Udp {
+            return state.empty(index);
+        }
         let steered: Vec<u64> = [state.serving, state.trial].into_iter().flatten().collect();
         if state.slots.needs_spare(index, &steered) {
             state.join(None, false)?;
         }
-        let socket = &state.slots.as_slice()[index].content;
-        let n_reset = queue_len(socket).map_err(state.system("reading the queue"))?;
-        shutdown(socket, Shutdown::Read).map_err(|e| state.system("closing the listener")(e.into()))?;
+        let n_reset = state.waiting(index)?;
+        shutdown(&state.slots.as_slice()[index].content, Shutdown::Read).map_err(|e| state.system("closing the listener")(e.into()))?;
         state.slots.remove(index);
         match state.slots.as_slice() {
             [] => (state.serving, state.gated) = (None, false),
@@ -234,10 +206,15 @@ impl Group {
     pub fn close(&self) -> Result<(), GroupError> {
         let mut state = self.lock();
         for slot in state.slots.as_slice() {
-            match shutdown(&slot.content, Shutdown::Read) {
+            let closed = match state.protocol {
+                Protocol::Tcp => shutdown(&slot.content, Shutdown::Read).map_err(io::Error::from),
+                // Programs have copies, and nothing closes those.
+                Protocol::Udp => sys::filter(&slot.content, &drop_all()),
+            };
+            match closed {
                 // It was closed before.
-                Ok(()) | Err(rustix::io::Errno::NOTCONN) => {}
-                Err(error) => return Err(state.system("closing the listener")(error.into())),
+                Err(error) if error.kind() != io::ErrorKind::NotConnected => return Err(state.system("closing the listener")(error)),
+                _ => {}
             }
         }
         state.slots = Slots::new(vec![]);
@@ -249,30 +226,13 @@ impl Group {
     pub fn queue_len(&self, generation: u64) -> Result<u32, GroupError> {
         let state = self.lock();
         let index = state.index(generation)?;
-        queue_len(&state.slots.as_slice()[index].content).map_err(state.system("reading the queue"))
-    }
-
-    /// Waits until a generation's queue was empty for `quiet`, and returns whether that came within the timeout.
-    ///
-    /// For the old generation after a switch, while it goes on accepting. A handshake that began before the switch still ends in
-    /// its queue, a round trip later, and nothing shows it before: `quiet` is the time that handshakes under way are given.
-    pub fn wait_drained(&self, generation: u64, quiet: Duration, timeout: Duration) -> Result<bool, GroupError> {
-        let start = Instant::now();
-        let mut seen_empty = None;
-        while start.elapsed() <= timeout {
-            if self.queue_len(generation)? > 0 {
-                seen_empty = None;
-            } else if seen_empty.get_or_insert_with(Instant::now).elapsed() >= quiet {
-                return Ok(true);
-            }
-            std::thread::sleep(POLL);
-        }
-        Ok(false)
+        state.waiting(index)
     }
 
     /// Connects as any client does.
     pub fn dial_serving(&self, timeout: Duration) -> io::Result<TcpStream> {
-        TcpStream::connect_timeout(&dial_address(&self.address()), timeout)
+        self.refuse_datagrams()?;
+        TcpStream::connect_timeout(&reachable(self.address()), timeout)
     }
 
     /// Connects to the generation on trial, which no client can do.
@@ -281,7 +241,8 @@ impl Group {
     /// connects. Once connected, the filter forgets it.
     pub fn dial_trial(&self, timeout: Duration) -> io::Result<TcpStream> {
         let deadline = Instant::now() + timeout;
-        let target = dial_address(&self.address());
+        self.refuse_datagrams()?;
+        let target = reachable(self.address());
         let (socket, endpoint) = open_prober(&target)?;
         let _known = self.announce(endpoint, deadline)?;
         connect_before(socket, &target, deadline)
@@ -308,8 +269,12 @@ impl Group {
         Ok(announced)
     }
 
+    fn refuse_datagrams(&self) -> io::Result<()> {
+        if self.lock().protocol == Protocol::Udp { Err(no_connections()) } else { Ok(()) }
+    }
+
     fn from_state(state: State) -> Self {
-        Group { state: Mutex::new(state), prober_left: Condvar::new() }
+        Internet { state: Mutex::new(state), prober_left: Condvar::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -319,7 +284,7 @@ impl Group {
 
 /// A prober's endpoint that the filter knows.
 struct Announced<'a> {
-    group: &'a Group,
+    group: &'a Internet,
     endpoint: SocketAddr,
 }
 
@@ -335,6 +300,7 @@ impl Drop for Announced<'_> {
 
 #[derive(Debug)]
 struct State {
+    protocol: Protocol,
     address: SocketAddr,
     slots: Slots<OwnedFd>,
     serving: Option<u64>,
@@ -347,16 +313,20 @@ struct State {
 impl State {
     /// Makes a listener and appends it; refuses when somebody else listens there, even if the kernel would let us share.
     fn join(&mut self, generation: Option<u64>, gated: bool) -> Result<(), GroupError> {
-        claim::check(&self.address, &self.inodes())?;
-        let gate = gated.then(|| gate(Family::of(&self.address), &self.probers));
-        let socket = open_listener(&self.address, gate.as_deref()).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => claim::refusal(&self.address).into(),
+        claim::check(&self.at(), &self.inodes())?;
+        let gate = gated.then(|| gate(self.packets(), &self.probers));
+        let open = match self.protocol {
+            Protocol::Tcp => socket::open_listener,
+            Protocol::Udp => socket::open_datagrams,
+        };
+        let socket = open(&self.address, gate.as_deref()).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => claim::refusal(&self.at()).into(),
             _ => self.system("listening")(source),
         })?;
         self.address = local_address(&socket).map_err(self.system("reading the address"))?;
         self.slots.push(generation, socket);
         // Whoever came between the look and the join is seen now; then we go again, as the last, who can go without moving others.
-        claim::check(&self.address, &self.inodes()).map_err(|refusal| {
+        claim::check(&self.at(), &self.inodes()).map_err(|refusal| {
             let own = self.slots.remove(self.slots.as_slice().len() - 1);
             // Closing alone is not enough: a child that is being started at this moment has a copy until its exec.
             let _ = shutdown(&own.content, Shutdown::Read);
@@ -368,7 +338,7 @@ impl State {
     fn apply(&self) -> Result<(), GroupError> {
         let Some(first) = self.slots.as_slice().first() else { return Ok(()) };
         if self.gated {
-            let code = gate(Family::of(&self.address), &self.probers);
+            let code = gate(self.packets(), &self.probers);
             return sys::filter(&first.content, &code).map_err(self.system("setting the gate"));
         }
         let serving = match self.serving {
@@ -376,7 +346,7 @@ impl State {
             None => return Ok(()),
         };
         let trial = self.trial.map(|generation| self.index(generation)).transpose()?;
-        let code = program(Family::of(&self.address), serving, trial.map(|index| (index, self.probers.as_slice())));
+        let code = program(self.packets(), serving, trial.map(|index| (index, self.probers.as_slice())));
         sys::attach(&first.content, &code).map_err(self.system("setting the filter"))
     }
 
@@ -394,8 +364,9 @@ impl State {
     /// Follows members that left the kernel's group without us: their program called `shutdown`.
     fn settle(&mut self) -> Result<(), GroupError> {
         let before = self.slots.as_slice().len();
-        if !self.slots.forget(|slot| !is_listening(&slot.content)) {
-            return Err(GroupError::OrderLost { address: self.address });
+        let protocol = self.protocol;
+        if !self.slots.forget(|slot| !protocol.takes(&slot.content)) {
+            return Err(GroupError::OrderLost { at: self.at() });
         }
         self.serving = self.serving.filter(|g| self.slots.index_of(*g).is_some());
         self.trial = self.trial.filter(|g| self.slots.index_of(*g).is_some());
@@ -403,7 +374,7 @@ impl State {
     }
 
     fn index(&self, generation: u64) -> Result<usize, GroupError> {
-        self.slots.index_of(generation).ok_or(GroupError::Absent { generation, address: self.address })
+        self.slots.index_of(generation).ok_or(GroupError::Absent { generation, at: self.at() })
     }
 
     fn duplicate(&self, generation: u64) -> Result<OwnedFd, GroupError> {
@@ -412,18 +383,59 @@ impl State {
     }
 
     fn inodes(&self) -> Vec<u64> {
-        let stats = self.slots.as_slice().iter().filter_map(|slot| rustix::fs::fstat(&slot.content).ok());
-        stats.map(|stat| stat.st_ino).collect()
+        self.slots.as_slice().iter().filter_map(|slot| inode(&slot.content)).collect()
     }
 
     fn system(&self, what: &'static str) -> impl FnOnce(io::Error) -> GroupError + use<> {
-        let address = self.address;
-        move |source| GroupError::System { what, address, source }
+        let at = self.at();
+        move |source| GroupError::System { what, at, source }
+    }
+
+    fn at(&self) -> Endpoint {
+        match self.protocol {
+            Protocol::Tcp => Endpoint::Tcp(self.address),
+            Protocol::Udp => Endpoint::Udp(self.address),
+        }
+    }
+
+    fn packets(&self) -> Packets {
+        Packets::at(self.protocol, &self.address)
+    }
+
+    /// Returns how many connections wait at a member; of datagrams, 1 if any do.
+    fn waiting(&self, index: usize) -> Result<u32, GroupError> {
+        let socket = &self.slots.as_slice()[index].content;
+        let waiting = match self.protocol {
+            Protocol::Tcp => queue_len(socket),
+            Protocol::Udp => is_waited_for(socket).map(u32::from),
+        };
+        waiting.map_err(self.system("reading the queue"))
+    }
+
+    /// Returns whether others than this generation would get its clients.
+    fn has_others(&self, generation: u64) -> bool {
+        let mut others = self.slots.as_slice().iter().filter(|slot| slot.generation != Some(generation));
+        match self.protocol {
+            Protocol::Tcp => others.next().is_some(),
+            // Spares of datagrams stay, and nobody reads them: with nobody left the whole group goes.
+            Protocol::Udp => others.any(|slot| slot.generation.is_some()),
+        }
+    }
+
+    /// Makes a spare of a UDP socket whose generation has ended, and returns how many datagrams nobody has read.
+    fn empty(&mut self, index: usize) -> Result<u32, GroupError> {
+        let socket = &self.slots.as_slice()[index].content;
+        let n_lost = socket::discard(socket).map_err(self.system("emptying the queue"))?;
+        self.slots.free(index);
+        if self.slots.as_slice().iter().all(|slot| slot.generation.is_none()) {
+            (self.serving, self.gated) = (None, false);
+        }
+        self.apply().map(|()| n_lost)
     }
 }
 
-fn is_listening(socket: &OwnedFd) -> bool {
-    sockopt::socket_acceptconn(socket).unwrap_or(false)
+fn inode(socket: &OwnedFd) -> Option<u64> {
+    rustix::fs::fstat(socket).ok().map(|stat| stat.st_ino)
 }
 
 #[cfg(test)]

@@ -47,6 +47,11 @@ impl<T> Slots<T> {
         spare.map(|slot| slot.generation = Some(generation)).is_some()
     }
 
+    /// Makes a spare of a member.
+    pub fn free(&mut self, index: usize) {
+        self.0[index].generation = None;
+    }
+
     /// Renames a member, when a generation goes on with the socket of another.
     pub fn rename(&mut self, index: usize, generation: u64) {
         self.0[index].generation = Some(generation);

@@ -1,22 +1,67 @@
-//! One listening socket, and one connection made from a chosen endpoint.
+//! One socket of a group, and one connection made from a chosen endpoint.
 
 use super::sys;
 use libc::sock_filter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, getsockname, ipproto, listen, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketFlags, SocketType, bind, connect, getsockname, ipproto, listen, recv, socket_with, sockopt,
+};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 /// Connections that may wait for `accept`; the kernel caps it at net.core.somaxconn. Large, so that a burst while a program starts is queued.
-const BACKLOG: i32 = 4096;
+pub const BACKLOG: i32 = 4096;
+
+/// A queue holds fewer datagrams than this: 212,992 bytes are usual, of which each takes some hundred.
+const MOST_DISCARDED: u32 = 1 << 20;
 
 /// Returns how many established connections wait in a listener's queue.
 ///
 /// Handshakes under way are not counted.
 pub fn queue_len(listener: impl AsFd) -> io::Result<u32> {
     sys::accept_queue_len(listener)
+}
+
+/// Returns whether anything waits at a socket: a connection to be accepted, a datagram to be read. Also datagrams without a byte.
+pub fn is_waited_for(socket: impl AsFd) -> io::Result<bool> {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    loop {
+        match poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&now)) {
+            Err(rustix::io::Errno::INTR) => {}
+            other => return Ok(other? > 0),
+        }
+    }
+}
+
+/// Reads what waits at a socket and forgets it; returns how many datagrams that were.
+pub fn discard(socket: impl AsFd) -> io::Result<u32> {
+    for n in 0..MOST_DISCARDED {
+        match recv(&socket, &mut [0_u8; 1], RecvFlags::DONTWAIT | RecvFlags::TRUNC) {
+            Err(rustix::io::Errno::AGAIN) => return Ok(n),
+            // An answer to what was sent: it concerns nobody any more.
+            Ok(_) | Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNREFUSED) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(MOST_DISCARDED)
+}
+
+/// Makes a socket for datagrams that joins the reuseport group of its address, as its last member.
+///
+/// A gate is there before it is bound: nothing gets in ahead of it.
+pub fn open_datagrams(address: &SocketAddr, gate: Option<&[sock_filter]>) -> io::Result<OwnedFd> {
+    let socket = socket_with(family(address), SocketType::DGRAM, SocketFlags::CLOEXEC, Some(ipproto::UDP))?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    if let Some(gate) = gate {
+        sys::filter(&socket, gate)?;
+    }
+    bind(&socket, address)?;
+    Ok(socket)
 }
 
 /// Makes a socket that listens and joins the reuseport group of its address, as its last member.
@@ -41,17 +86,6 @@ pub fn open_listener(address: &SocketAddr, gate: Option<&[sock_filter]>) -> io::
 /// Returns the address a socket is bound to.
 pub fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
     Ok(SocketAddr::try_from(getsockname(socket)?)?)
-}
-
-/// Returns where to connect to reach a listener from its own machine: its address, or loopback if it listens on all.
-pub fn dial_address(listening: &SocketAddr) -> SocketAddr {
-    let mut address = *listening;
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
 }
 
 /// Makes a socket bound to a free port of the address that it will connect to, which is one of our own.
@@ -81,9 +115,12 @@ pub fn connect_before(socket: OwnedFd, target: &SocketAddr, deadline: Instant) -
     Ok(stream)
 }
 
+fn family(address: &SocketAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
+}
+
 fn stream_socket(address: &SocketAddr) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    Ok(socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))?)
+    Ok(socket_with(family(address), SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))?)
 }
 
 fn wait_writable(socket: &OwnedFd, deadline: Instant) -> io::Result<()> {

@@ -1,6 +1,6 @@
-//! The classic BPF program that chooses a member of the group for each new connection.
+//! The classic BPF program that chooses a member of the group for each new connection, or each datagram.
 //!
-//! It runs on the packet that opens a connection. Loads at `SKF_NET_OFF` start at the network header; the ports stand at the
+//! It runs on the packet that opens a connection, or on the datagram; both begin with the ports at the same place. Loads at `SKF_NET_OFF` start at the network header; the ports stand at the
 //! transport header, 20 bytes further for IPv4 without options and 40 for IPv6 without extension headers. A packet that has either goes to the serving
 //! generation unseen: ours has none, and at those offsets it would hold bytes of the sender's choice.
 //!
@@ -8,7 +8,37 @@
 //! falls back to a hash over all members, as if there were no program; a load beyond the packet answers 0.
 
 use libc::sock_filter;
+use rustix::net::sockopt;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+/// The transport protocol of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// Tells whether a socket still gets what comes: a listener that was shut down has left its group.
+    pub fn takes(self, socket: &OwnedFd) -> bool {
+        self == Protocol::Udp || sockopt::socket_acceptconn(socket).unwrap_or(false)
+    }
+}
+
+/// What a group gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packets {
+    pub protocol: Protocol,
+    pub family: Family,
+}
+
+impl Packets {
+    /// Returns what comes to an address.
+    pub fn at(protocol: Protocol, address: &SocketAddr) -> Self {
+        Packets { protocol, family: Family::of(address) }
+    }
+}
 
 /// The network protocol of a group; a group has one, because IPv6 sockets are made with IPV6_V6ONLY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,11 +57,11 @@ impl Family {
 /// Returns the program: connections from one of the prober's endpoints go to the trial's index, all others to the serving one.
 ///
 /// An endpoint matches by address and port. Endpoints of the other family match nothing.
-pub fn program(family: Family, serving_index: usize, trial: Option<(usize, &[SocketAddr])>) -> Vec<sock_filter> {
+pub fn program(packets: Packets, serving_index: usize, trial: Option<(usize, &[SocketAddr])>) -> Vec<sock_filter> {
     let mut code = Vec::new();
     if let Some((trial_index, endpoints)) = trial.filter(|(_, endpoints)| !endpoints.is_empty()) {
-        code.extend(refuse_options(family, serving_index));
-        for endpoint in endpoints.iter().filter(|e| Family::of(e) == family) {
+        code.extend(refuse_options(packets, serving_index));
+        for endpoint in endpoints.iter().filter(|e| Family::of(e) == packets.family) {
             code.extend(match_endpoint(endpoint, trial_index));
         }
     }
@@ -40,8 +70,13 @@ pub fn program(family: Family, serving_index: usize, trial: Option<(usize, &[Soc
 }
 
 /// Returns the filter of a listener that has nobody beside it to send clients to: packets from the prober's endpoints pass, all others are dropped.
-pub fn gate(family: Family, endpoints: &[SocketAddr]) -> Vec<sock_filter> {
-    program(family, DROP, Some((PASS, endpoints)))
+pub fn gate(packets: Packets, endpoints: &[SocketAddr]) -> Vec<sock_filter> {
+    program(packets, DROP, Some((PASS, endpoints)))
+}
+
+/// Returns the filter of a socket that nothing shall reach any more.
+pub fn drop_all() -> Vec<sock_filter> {
+    vec![answer(DROP)]
 }
 
 /// What a socket's filter answers for a packet that nobody shall see.
@@ -56,10 +91,14 @@ const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
 /// Answers "serving" unless the transport header follows the plain network header.
-fn refuse_options(family: Family, serving_index: usize) -> [sock_filter; 3] {
-    let (offset, expect) = match family {
-        Family::V4 => (0, 0x45),                     // version 4, header of 5 words: no options
-        Family::V6 => (6, libc::IPPROTO_TCP as u32), // next header
+fn refuse_options(packets: Packets, serving_index: usize) -> [sock_filter; 3] {
+    let next_header = match packets.protocol {
+        Protocol::Tcp => libc::IPPROTO_TCP,
+        Protocol::Udp => libc::IPPROTO_UDP,
+    };
+    let (offset, expect) = match packets.family {
+        Family::V4 => (0, 0x45), // version 4, header of 5 words: no options
+        Family::V6 => (6, next_header as u32),
     };
     [load(LOAD_BYTE, offset), jump_equal(expect, 1, 0), answer(serving_index)]
 }
@@ -124,6 +163,10 @@ mod tests {
         }
     }
 
+    fn of(address: &SocketAddr) -> Packets {
+        Packets::at(Protocol::Tcp, address)
+    }
+
     fn packet(from: SocketAddr) -> Vec<u8> {
         let mut packet = match from.ip() {
             IpAddr::V4(ip) => {
@@ -152,7 +195,7 @@ mod tests {
     fn check(probers: &[&str], from: &str, expect: u32) {
         let probers = endpoints(probers);
         let from: SocketAddr = from.parse().unwrap();
-        let program = program(Family::of(&from), 1, Some((2, &probers)));
+        let program = program(of(&from), 1, Some((2, &probers)));
         assert_eq!(run(&program, &packet(from)), expect, "from {from}");
     }
 
@@ -176,7 +219,7 @@ mod tests {
 
     #[test]
     fn without_a_trial_everybody_is_served() {
-        let plain = program(Family::V4, 3, None);
+        let plain = program(of(&"1.1.1.1:1".parse().unwrap()), 3, None);
         assert_eq!(plain.len(), 1);
         assert_eq!(run(&plain, &packet("127.0.0.1:1".parse().unwrap())), 3);
         check(&[], "127.0.0.1:5000", 1);
@@ -194,15 +237,30 @@ mod tests {
             let prober = endpoints(&[from]);
             let mut packet = packet(prober[0]);
             packet[at] = byte;
-            assert_eq!(run(&program(Family::of(&prober[0]), 1, Some((2, &prober))), &packet), 1);
+            assert_eq!(run(&program(of(&prober[0]), 1, Some((2, &prober))), &packet), 1);
         }
+    }
+
+    #[test]
+    fn a_datagram_is_told_by_the_same_places() {
+        let prober = endpoints(&["[::1]:5000", "127.0.0.1:5000"]);
+        for from in &prober {
+            let code = program(Packets::at(Protocol::Udp, from), 1, Some((2, &prober)));
+            let mut packet = packet(*from);
+            if from.is_ipv6() {
+                assert_eq!(run(&code, &packet), 1, "a next header that is not UDP");
+                packet[6] = 17;
+            }
+            assert_eq!(run(&code, &packet), 2, "{from}");
+        }
+        assert_eq!(run(&drop_all(), &packet(prober[0])), 0);
     }
 
     #[test]
     fn sixteen_endpoints_all_match() {
         for host in ["10.0.0.1", "[fe80::1]"] {
             let probers: Vec<SocketAddr> = (0..16).map(|i| format!("{host}:{}", 40_000 + i).parse().unwrap()).collect();
-            let code = program(Family::of(&probers[0]), 0, Some((1, &probers)));
+            let code = program(of(&probers[0]), 0, Some((1, &probers)));
             assert!(code.len() < 256);
             probers.iter().for_each(|p| assert_eq!(run(&code, &packet(*p)), 1));
             assert_eq!(run(&code, &packet(format!("{host}:39999").parse().unwrap())), 0);

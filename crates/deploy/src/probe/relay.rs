@@ -156,7 +156,7 @@ mod tests {
 
     /// A group with generation 1 serving and 2 on trial, whose programs answer with their number.
     fn group() -> Arc<Group> {
-        let group = Arc::new(Group::new("127.0.0.1:0".parse().unwrap()));
+        let group = Arc::new(Group::new("127.0.0.1:0".parse::<SocketAddr>().unwrap()));
         for generation in [1, 2] {
             let listener = TcpListener::from(group.add(generation).unwrap());
             // Ends when its listener is closed by `remove`.

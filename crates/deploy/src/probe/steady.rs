@@ -5,15 +5,17 @@
 //! release would not ask.
 
 use std::io::{self, Read as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::Shutdown;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use df_core::Endpoint;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::http::{HttpProbe, http, http_again};
 use super::words;
+use crate::dial;
 
 /// The smallest thing that a port can be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +68,8 @@ const HELD_LEN: usize = 4096;
 
 impl Steady {
     /// Begins to ask. `stays`: whether one connection is kept open; only where HTTP says that it may be.
-    pub fn start(address: SocketAddr, question: Question, pace: Pace, stays: bool) -> Self {
-        let shared = Arc::new(Shared { address, question, pace, state: Mutex::default(), changed: Condvar::new() });
+    pub fn start(address: impl Into<Endpoint>, question: Question, pace: Pace, stays: bool) -> Self {
+        let shared = Arc::new(Shared { address: address.into(), question, pace, state: Mutex::default(), changed: Condvar::new() });
         let mut threads: Vec<_> = (0..pace.at_once.max(1)).map(|_| shared.clone().spawn(Shared::ask_on)).collect();
         if stays && matches!(shared.question, Question::Http(_)) {
             threads.push(shared.clone().spawn(Shared::stay));
@@ -108,7 +110,7 @@ impl Drop for Steady {
 
 #[derive(Debug)]
 struct Shared {
-    address: SocketAddr,
+    address: Endpoint,
     question: Question,
     pace: Pace,
     state: Mutex<State>,
@@ -150,10 +152,10 @@ impl Shared {
             let answered = match &self.question {
                 Question::Http(probe) => {
                     let outcome =
-                        http("", probe, &|timeout| TcpStream::connect_timeout(&self.address, timeout), self.pace.patience);
+                        http("", probe, &|timeout| dial::endpoint(&self.address, timeout), self.pace.patience);
                     if outcome.ok { Ok(()) } else { Err(outcome.detail) }
                 }
-                Question::Connection => connect(self.address, self.pace.patience),
+                Question::Connection => connect(&self.address, self.pace.patience),
             };
             self.count(began.elapsed(), answered);
         }
@@ -181,7 +183,7 @@ impl Shared {
     /// The client whose connection stays: it is asked now and then, and a last time at the end.
     fn stay(&self) {
         let Question::Http(probe) = &self.question else { return };
-        let Ok(mut stream) = TcpStream::connect_timeout(&self.address, self.pace.patience) else { return };
+        let Ok(mut stream) = dial::endpoint(&self.address, self.pace.patience) else { return };
         // What keeps no connection open is no loss; that it does not answer is seen by the others.
         if !matches!(http_again(&mut stream, probe, self.pace.patience), Ok(true)) {
             return;
@@ -217,8 +219,8 @@ impl Shared {
 }
 
 /// Connects and holds the connection for a moment: one that is reset was lost in a queue. What is said on it is read, so that closing it resets nothing.
-fn connect(address: SocketAddr, patience: Duration) -> Result<(), String> {
-    let mut stream = TcpStream::connect_timeout(&address, patience).map_err(|error| format!("connect: {}", words(&error)))?;
+fn connect(address: &Endpoint, patience: Duration) -> Result<(), String> {
+    let mut stream = dial::endpoint(address, patience).map_err(|error| format!("connect: {}", words(&error)))?;
     let until = Instant::now() + HELD;
     let mut chunk = [0; HELD_LEN];
     while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
@@ -244,7 +246,7 @@ fn connect(address: SocketAddr, patience: Duration) -> Result<(), String> {
 mod tests {
     use super::*;
     use std::io::Write as _;
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener};
     use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
     const SOON: Duration = Duration::from_secs(20);

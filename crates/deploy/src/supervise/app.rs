@@ -11,14 +11,14 @@ mod versions;
 mod watching;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use df_core::name::Label;
-use df_core::{AppName, Release, Timestamp};
+use df_core::{AppName, Endpoint, Release, Timestamp};
 use df_wire::message::{HistoryEntry, ProbeOutcome, RunState, Running, Seen, Serving};
 use df_wire::{Event, Reply, Request};
 
@@ -141,7 +141,7 @@ pub struct App {
     inbox: Sender<Message>,
     shown: Arc<Mutex<Vec<Running>>>,
     idle: Arc<AtomicBool>,
-    groups: BTreeMap<SocketAddr, Arc<Group>>,
+    groups: BTreeMap<Endpoint, Arc<Group>>,
     versions: BTreeMap<u64, Version>,
     next_run: u64,
     serving: Option<u64>,
@@ -286,7 +286,7 @@ impl Version {
             pid: process.pid() as i32,
             state: self.state,
             since: self.since,
-            ports: self.places.iter().map(|place| (place.label.clone(), place.address)).collect(),
+            ports: self.places.iter().map(|place| (place.label.clone(), place.address.clone())).collect(),
         })
     }
 }

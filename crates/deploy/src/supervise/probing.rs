@@ -1,15 +1,17 @@
 //! A round of probes: every question of a release to one version.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use df_core::Endpoint;
 use df_core::name::Label;
 use df_core::spec::{Handoff, Probe};
 use df_wire::message::ProbeOutcome;
 
 use super::start::Place;
+use crate::dial;
 use crate::launch::{LaunchSpec, Launcher};
 use crate::listeners::Group;
 use crate::probe::{self, HttpProbe, Relay};
@@ -32,12 +34,12 @@ pub struct Round {
     pub launcher: Launcher,
 }
 
-/// Returns the questions of a release; ports that nobody asks about are asked whether they take a connection.
+/// Returns the questions of a release; where there are none, its ports are asked whether they take a connection. Of datagrams nobody can ask that.
 pub fn questions(verify: &[Probe], places: &[Place]) -> Vec<Probe> {
     if !verify.is_empty() {
         return verify.to_vec();
     }
-    places.iter().map(|place| Probe::Tcp { port: place.label.clone() }).collect()
+    places.iter().filter(|place| takes_connections(place)).map(|place| Probe::Tcp { port: place.label.clone() }).collect()
 }
 
 impl Round {
@@ -52,7 +54,7 @@ impl Round {
         match question {
             Probe::Http { port, path, status } => match self.port(port) {
                 Some((place, group)) => {
-                    let http = HttpProbe { host: place.address.to_string(), path: path.clone(), status: *status };
+                    let http = HttpProbe { host: host_of(&place.address), path: path.clone(), status: *status };
                     probe::http(&name, &http, &|timeout| self.dial(place, group, timeout), PATIENCE)
                 }
                 None => unknown(name, port),
@@ -82,21 +84,14 @@ impl Round {
         let mut relays = vec![];
         for (place, group) in &self.ports {
             let address = match group.as_ref().filter(|group| is_on_trial(group, self.run)) {
-                None => place.address,
-                Some(group) => {
-                    let group = group.clone();
-                    match Relay::open(move |timeout| group.dial_trial(timeout)) {
-                        Ok(relay) => {
-                            let address = relay.address();
-                            relays.push(relay);
-                            address
-                        }
-                        Err(error) => return failed(name.to_owned(), error.to_string()),
-                    }
-                }
+                None => place.address.bare(),
+                Some(group) => match reach_trial(group, &mut relays) {
+                    Ok(address) => address,
+                    Err(error) => return failed(name.to_owned(), error.to_string()),
+                },
             };
             let variable = format!("DF_PROBE_{}", place.label.as_str().to_ascii_uppercase().replace('-', "_"));
-            spec.env.insert(variable, address.to_string());
+            spec.env.insert(variable, address);
         }
         probe::command(name, &spec, &self.launcher, PATIENCE)
     }
@@ -109,9 +104,21 @@ impl Round {
         match group {
             Some(group) if is_on_trial(group, self.run) => group.dial_trial(timeout),
             Some(group) => group.dial_serving(timeout),
-            None => TcpStream::connect_timeout(&reachable(place.address), timeout),
+            None => dial::endpoint(&place.address, timeout),
         }
     }
+}
+
+/// Returns where a command reaches the version on trial: the version's own name in the file system, or a relay that lives as long as the probe.
+fn reach_trial(group: &Arc<Group>, relays: &mut Vec<Relay>) -> io::Result<String> {
+    if let Some(path) = group.trial_path() {
+        return Ok(path);
+    }
+    let group = group.clone();
+    let relay = Relay::open(move |timeout| group.dial_trial(timeout))?;
+    let address = relay.address().to_string();
+    relays.push(relay);
+    Ok(address)
 }
 
 fn is_on_trial(group: &Group, run: u64) -> bool {
@@ -122,13 +129,14 @@ fn queue_is_empty(group: &Group, run: u64) -> io::Result<bool> {
     group.queue_len(run).map(|len| len == 0).map_err(io::Error::other)
 }
 
-/// Returns where a program that listens on every address is reached.
-pub fn reachable(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => (std::net::Ipv4Addr::LOCALHOST, v4.port()).into(),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => (std::net::Ipv6Addr::LOCALHOST, v6.port()).into(),
-        other => other,
-    }
+/// Returns what a request calls the server that it is for.
+pub fn host_of(address: &Endpoint) -> String {
+    address.socket().map_or_else(|| "localhost".to_owned(), |address| address.to_string())
+}
+
+/// Returns whether clients connect to a port.
+pub fn takes_connections(place: &Place) -> bool {
+    !matches!(place.address, Endpoint::Udp(_))
 }
 
 fn unknown(name: String, port: &Label) -> ProbeOutcome {

@@ -7,7 +7,7 @@ use df_core::spec::{Handoff, Probe};
 use df_core::{Release, spec::RunSection};
 use df_wire::message::Seen;
 
-use super::probing::reachable;
+use super::probing::{host_of, takes_connections};
 use super::start::Place;
 use crate::probe::{HttpProbe, Pace, Question, Steady};
 
@@ -45,6 +45,7 @@ pub fn targets(old: (&Release, &[Place]), new: (&Release, &[Place])) -> Vec<Targ
     let both = |place: &&Place| old.1.iter().find(|other| other.address == place.address);
     let ports = new.1.iter().filter(|_| wants(new.0)).filter_map(|place| Some((place, both(&place)?)));
     ports
+        .filter(|(new, _)| takes_connections(new))
         .filter(|(new, old)| new.handoff != Handoff::Reuseport && old.handoff != Handoff::Reuseport)
         .map(|(place, before)| Target {
             place: place.clone(),
@@ -64,7 +65,7 @@ impl Watch {
         let per_second = (PER_SECOND / u32::try_from(targets.len()).unwrap_or(u32::MAX).max(1)).max(1);
         let pace = Pace { per_second, at_once: AT_ONCE, patience };
         let start = |target: Target| {
-            (target.place.label.clone(), Steady::start(reachable(target.place.address), target.question, pace, stays))
+            (target.place.label.clone(), Steady::start(target.place.address, target.question, pace, stays))
         };
         let clients: Vec<(Label, Steady)> = targets.into_iter().map(start).collect();
         let until = Instant::now() + FIRST;
@@ -107,7 +108,7 @@ fn question(old: (&Release, &Label), new: (&Release, &Label), place: &Place) -> 
         _ => None,
     });
     match common {
-        Some((path, status)) => Question::Http(HttpProbe { host: place.address.to_string(), path, status }),
+        Some((path, status)) => Question::Http(HttpProbe { host: host_of(&place.address), path, status }),
         None => Question::Connection,
     }
 }
@@ -122,7 +123,7 @@ mod tests {
     }
 
     fn place(label: &str, address: &str, handoff: Handoff) -> Place {
-        Place { label: label.parse().expect("a label"), address: address.parse().expect("an address"), handoff }
+        Place { label: label.parse().expect("a label"), address: address.parse().expect("an address"), handoff, mode: None }
     }
 
     fn release(verify: &[Probe], prove: bool) -> Release {

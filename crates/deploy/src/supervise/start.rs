@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use df_core::Release;
+use df_core::{Endpoint, Release};
 use df_core::name::Label;
-use df_core::spec::{Handoff, RunSection};
+use df_core::spec::{Handoff, RunSection, Transport};
 
 use crate::launch::{self, LaunchSpec, Limits, UserError};
 use crate::layout::{Layout, make_dir};
@@ -22,9 +22,11 @@ pub struct Place {
     /// Its name.
     pub label: Label,
     /// Where clients reach it.
-    pub address: SocketAddr,
+    pub address: Endpoint,
     /// How it goes from one version to the next.
     pub handoff: Handoff,
+    /// Who may connect, where it is in the file system.
+    pub mode: Option<u16>,
 }
 
 /// Where supervisor and program meet; empty: nowhere.
@@ -64,8 +66,12 @@ pub enum StartError {
 pub fn places(run: &RunSection, listen: IpAddr) -> Vec<Place> {
     let place = |(label, port): (&Label, &df_core::spec::Port)| Place {
         label: label.clone(),
-        address: SocketAddr::new(port.host.unwrap_or(listen), port.port),
+        address: port.endpoint(listen),
         handoff: port.handoff,
+        mode: match &port.transport {
+            Transport::Unix(socket) => Some(socket.mode),
+            Transport::Tcp | Transport::Udp => None,
+        },
     };
     let mut places: Vec<Place> = run.ports.iter().map(place).collect();
     places.sort_by_key(|place| place.handoff != Handoff::Listener);
@@ -91,7 +97,7 @@ pub fn prepare(
     if !program.is_file() {
         return Err(StartError::NoProgram(run.exec.to_string()));
     }
-    let user = run.user.as_deref().map(launch::lookup).transpose().map_err(StartError::User)?;
+    let user = owner(run)?;
     let (data, tmp) = (layout.app_data(&release.app), layout.app_tmp(&release.app));
     for dir in [&data, &tmp] {
         make_own(dir, user.as_ref()).map_err(|source| StartError::Directory { path: dir.clone(), source })?;
@@ -121,6 +127,14 @@ pub fn prepare(
         user,
         limits: Limits { nofile: run.limits.nofile, address_space_bytes: run.limits.memory },
     })
+}
+
+/// Returns whom a version runs as, and whom what is made for it belongs to; nobody else than ourselves unless it says so.
+///
+/// # Errors
+/// The node has no such user.
+pub fn owner(run: &RunSection) -> Result<Option<launch::Ids>, StartError> {
+    run.user.as_deref().map(launch::lookup).transpose().map_err(StartError::User)
 }
 
 /// Empties the directory that an application may lose; called when none of its versions runs.
@@ -168,10 +182,15 @@ fn connections(run: &RunSection) -> String {
     parts.join(":")
 }
 
-/// Returns HOST_HTTP and PORT_HTTP for a port named http, for programs that bind by themselves.
+/// Returns HOST_HTTP and PORT_HTTP for a port named http, or SOCKET_HTTP for one in the file system, for programs that bind by themselves.
 fn bindable(place: &Place) -> Vec<(String, String)> {
     let name = place.label.as_str().to_ascii_uppercase().replace('-', "_");
-    vec![(format!("HOST_{name}"), place.address.ip().to_string()), (format!("PORT_{name}"), place.address.port().to_string())]
+    match place.address.socket() {
+        Some(address) => {
+            vec![(format!("HOST_{name}"), address.ip().to_string()), (format!("PORT_{name}"), address.port().to_string())]
+        }
+        None => vec![(format!("SOCKET_{name}"), place.address.bare())],
+    }
 }
 
 fn read_env_file(path: PathBuf) -> Result<Vec<(String, String)>, StartError> {
@@ -218,12 +237,12 @@ fn fill(arg: &str, places: &[Place]) -> String {
 fn placeholder(inner: &str, places: &[Place]) -> Option<String> {
     let (what, name) = inner.split_once(':')?;
     let at = places.iter().position(|place| place.label.as_str() == name)?;
-    let address = places[at].address;
+    let address = &places[at].address;
     match what {
         "fd" if places[at].handoff == Handoff::Listener => Some((3 + at).to_string()),
-        "port" => Some(address.port().to_string()),
-        "host" => Some(address.ip().to_string()),
-        "addr" => Some(address.to_string()),
+        "port" => address.socket().map(|address| address.port().to_string()),
+        "host" => address.ip().map(|ip| ip.to_string()),
+        "addr" => Some(address.bare()),
         _ => None,
     }
 }
@@ -233,17 +252,24 @@ mod tests {
     use super::*;
 
     fn place(label: &str, address: &str, handoff: Handoff) -> Place {
-        Place { label: label.parse().expect("a label"), address: address.parse().expect("an address"), handoff }
+        Place { label: label.parse().expect("a label"), address: address.parse().expect("an address"), handoff, mode: None }
     }
 
     #[test]
     fn placeholders_become_what_the_node_has() {
-        let places = [place("admin", "127.0.0.1:9", Handoff::Listener), place("http", "[::1]:80", Handoff::Restart)];
+        let places = [
+            place("admin", "127.0.0.1:9", Handoff::Listener),
+            place("dns", "udp:127.0.0.1:53", Handoff::Listener),
+            place("local", "unix:/run/a.sock", Handoff::Listener),
+            place("http", "[::1]:80", Handoff::Restart),
+        ];
         for (arg, expected) in [
             ("--fd={fd:admin}", "--fd=3"),
             ("{host:admin}:{port:admin}", "127.0.0.1:9"),
             ("{addr:http}", "[::1]:80"),
             ("{{x} {fd:http} {what", "{x} {fd:http} {what"),
+            ("{fd:dns} {addr:dns} {port:dns}", "4 127.0.0.1:53 53"),
+            ("{fd:local} {addr:local} {port:local}", "5 /run/a.sock {port:local}"),
             ("plain", "plain"),
         ] {
             assert_eq!(fill(arg, &places), expected);

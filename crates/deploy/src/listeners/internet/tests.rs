@@ -1,6 +1,8 @@
 //! The group against the real kernel: who gets which connection.
 
+use super::super::group::Group;
 use super::*;
+use crate::claim::ClaimError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,9 +10,24 @@ const HOSTS: [&str; 2] = ["127.0.0.1:0", "[::1]:0"];
 const SOON: Duration = Duration::from_secs(10);
 
 fn group(host: &str, generations: &[u64]) -> Group {
-    let group = Group::new(host.parse().unwrap());
+    let group = group_at(host);
     generations.iter().for_each(|&g| drop(group.add(g).unwrap()));
     group
+}
+
+fn group_at(host: &str) -> Group {
+    Group::new(host.parse::<SocketAddr>().unwrap())
+}
+
+fn tcp(group: &Group) -> SocketAddr {
+    group.endpoint().socket().unwrap()
+}
+
+fn n_probers(group: &Group) -> usize {
+    match group {
+        Group::Internet(group) => group.lock().probers.len(),
+        Group::Named(_) => unreachable!("groups here are at addresses"),
+    }
 }
 
 fn clients(group: &Group, n: usize) -> Vec<TcpStream> {
@@ -110,7 +127,7 @@ fn check_at_least(group: &Group, generation: u64, n: u32) {
 fn an_index_beyond_the_group_spreads_clients_over_all_members() {
     for host in HOSTS {
         let group = group(host, &[1, 2]);
-        let code = program(Family::of(&group.address()), 7, None);
+        let code = program(Packets::at(Protocol::Tcp, &tcp(&group)), 7, None);
         sys::attach(group.listener(1).unwrap(), &code).unwrap();
         let _held = clients(&group, 200);
         check_at_least(&group, 1, 1);
@@ -140,7 +157,7 @@ fn probes_at_once_all_reach_the_trial() {
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
     check_queues(&group, &[(1, 0), (2, held.len() as u32)]);
-    assert!(group.lock().probers.is_empty());
+    assert_eq!(n_probers(&group), 0);
 }
 
 #[test]
@@ -148,11 +165,11 @@ fn an_endpoint_is_forgotten_once_connected() {
     let group = group(HOSTS[0], &[1, 2]);
     group.steer(1, Some(2)).unwrap();
     let prober = group.dial_trial(SOON).unwrap();
-    assert_ne!(prober.local_addr().unwrap(), group.address());
-    assert!(group.lock().probers.is_empty());
+    assert_ne!(prober.local_addr().unwrap(), tcp(&group));
+    assert_eq!(n_probers(&group), 0);
     group.steer(2, None).unwrap();
     assert_eq!(group.dial_trial(SOON).unwrap_err().kind(), io::ErrorKind::NotConnected);
-    assert!(group.lock().probers.is_empty());
+    assert_eq!(n_probers(&group), 0);
 }
 
 #[test]
@@ -214,13 +231,13 @@ fn a_record_that_fits_other_sockets_is_refused() {
 #[test]
 fn a_foreign_socket_of_our_user_keeps_us_out() {
     for host in HOSTS {
-        let foreign = open_listener(&host.parse().unwrap(), None).unwrap();
+        let foreign = socket::open_listener(&host.parse().unwrap(), None).unwrap();
         let address = local_address(&foreign).unwrap();
         let group = Group::new(address);
         assert!(matches!(group.add(1), Err(GroupError::Claim(ClaimError::Held { .. }))));
         shutdown(&foreign, Shutdown::Read).unwrap();
         drop(group.add(1).unwrap());
-        let _foreign = open_listener(&address, None).unwrap();
+        let _foreign = socket::open_listener(&address, None).unwrap();
         assert!(matches!(group.add(2), Err(GroupError::Claim(ClaimError::Held { .. }))));
         assert_eq!(group.record().slots, [Some(1)]);
     }
@@ -293,7 +310,7 @@ fn a_queue_that_nobody_empties_is_not_drained() {
 fn handoffs_under_load_lose_no_client_and_show_no_client_the_trial() {
     use std::sync::atomic::AtomicU64;
     for host in HOSTS {
-        let group = Group::new(host.parse().unwrap());
+        let group = group_at(host);
         let mut old_program = program_of(&group, 1);
         let (oldest, newest, done) = (AtomicU64::new(1), AtomicU64::new(1), AtomicBool::new(false));
         let load = || {
@@ -332,9 +349,9 @@ fn handoffs_under_load_lose_no_client_and_show_no_client_the_trial() {
 #[test]
 fn where_nothing_serves_clients_wait_outside_while_the_first_is_on_trial() {
     for host in HOSTS {
-        let group = Group::new(host.parse().unwrap());
+        let group = group_at(host);
         drop(group.add_on_trial(1).unwrap());
-        let address = group.address();
+        let address = tcp(&group);
         let client = std::thread::spawn(move || TcpStream::connect_timeout(&address, SOON));
         for n in 1..=5 {
             let _held = group.dial_trial(SOON).unwrap();
@@ -352,9 +369,9 @@ fn where_nothing_serves_clients_wait_outside_while_the_first_is_on_trial() {
 
 #[test]
 fn clients_of_a_first_version_that_fails_are_refused() {
-    let group = Group::new(HOSTS[0].parse().unwrap());
+    let group = group_at(HOSTS[0]);
     drop(group.add_on_trial(1).unwrap());
-    let address = group.address();
+    let address = tcp(&group);
     group.remove(1).unwrap();
     assert_eq!(TcpStream::connect_timeout(&address, SOON).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     drop(group.add_on_trial(2).unwrap());
@@ -362,4 +379,117 @@ fn clients_of_a_first_version_that_fails_are_refused() {
     drop(group.add_on_trial(3).unwrap());
     let _held = (clients(&group, 20), group.dial_trial(SOON).unwrap());
     check_queues(&group, &[(2, 20), (3, 1)]);
+}
+
+/// Sends numbered datagrams from several sockets, so that a hash would spread them.
+fn send(group: &Group, numbers: std::ops::Range<u32>) {
+    let to = tcp(group);
+    for number in numbers {
+        let from = std::net::UdpSocket::bind((to.ip(), 0)).unwrap();
+        from.send_to(&number.to_le_bytes(), to).unwrap();
+    }
+}
+
+/// Reads what waits at a generation's socket.
+fn received(group: &Group, generation: u64) -> Vec<u32> {
+    let socket = std::net::UdpSocket::from(group.listener(generation).unwrap());
+    socket.set_nonblocking(true).unwrap();
+    let mut numbers = vec![];
+    let mut datagram = [0; 4];
+    while socket.recv(&mut datagram).is_ok() {
+        numbers.push(u32::from_le_bytes(datagram));
+    }
+    numbers
+}
+
+fn datagrams_at(host: &str, generations: &[u64]) -> Group {
+    let group = Group::new(Endpoint::Udp(host.parse().unwrap()));
+    generations.iter().for_each(|&g| drop(group.add(g).unwrap()));
+    group
+}
+
+#[test]
+fn datagrams_reach_the_serving_and_no_other() {
+    for host in HOSTS {
+        let group = datagrams_at(host, &[1, 2]);
+        send(&group, 0..50);
+        assert!(group.queue_len(1).unwrap() > 0 && group.queue_len(2).unwrap() == 0);
+        group.steer(2, None).unwrap();
+        send(&group, 50..100);
+        assert_eq!(received(&group, 1), (0..50).collect::<Vec<_>>(), "what was queued stays where it is");
+        assert_eq!(received(&group, 2), (50..100).collect::<Vec<_>>());
+        assert!(group.wait_drained(1, Duration::from_millis(1), SOON).unwrap());
+        assert_eq!(group.dial_serving(SOON).unwrap_err().kind(), io::ErrorKind::Unsupported);
+    }
+}
+
+#[test]
+fn a_datagram_without_a_byte_waits_too() {
+    let group = datagrams_at(HOSTS[0], &[1]);
+    let from = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    from.send_to(&[], tcp(&group)).unwrap();
+    assert_eq!(group.queue_len(1).unwrap(), 1);
+}
+
+#[test]
+fn a_socket_of_datagrams_whose_generation_ended_is_emptied_for_the_next() {
+    for host in HOSTS {
+        let group = datagrams_at(host, &[1, 2]);
+        // As a program has one, and a child of it that nobody knows of.
+        let copy = std::net::UdpSocket::from(group.listener(1).unwrap());
+        copy.set_nonblocking(true).unwrap();
+        send(&group, 0..3);
+        group.steer(2, None).unwrap();
+        assert_eq!(group.remove(1).unwrap(), 3);
+        assert_eq!(copy.recv(&mut [0; 4]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        send(&group, 10..40);
+        drop(group.add_on_trial(3).unwrap());
+        assert_eq!(group.record().slots, [Some(3), Some(2)]);
+        send(&group, 40..70);
+        assert_eq!(received(&group, 2), (10..70).collect::<Vec<_>>(), "neither the spare nor the trial gets one");
+        group.steer(3, None).unwrap();
+        send(&group, 70..80);
+        assert_eq!(received(&group, 3), (70..80).collect::<Vec<_>>());
+        group.remove(2).unwrap();
+        assert_eq!(group.remove(3).unwrap(), 0);
+    }
+}
+
+#[test]
+fn datagrams_before_the_first_version_serves_reach_nobody() {
+    let group = datagrams_at(HOSTS[0], &[]);
+    drop(group.add_on_trial(1).unwrap());
+    send(&group, 0..5);
+    group.steer(1, None).unwrap();
+    send(&group, 5..10);
+    assert_eq!(received(&group, 1), (5..10).collect::<Vec<_>>());
+    group.close().unwrap();
+    let at = tcp(&group);
+    let from = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    from.send_to(b"late", at).unwrap();
+}
+
+#[test]
+fn a_successor_adopts_sockets_of_datagrams() {
+    let before = datagrams_at(HOSTS[0], &[1, 2]);
+    before.steer(2, None).unwrap();
+    let record = before.record();
+    let sockets = vec![Some(before.listener(1).unwrap()), Some(before.listener(2).unwrap())];
+    assert!(record.sockets.iter().all(|inode| *inode > 0) && record.address.to_string().starts_with("udp:127.0.0.1:"));
+    drop(before);
+    let after = Group::adopt(&record, sockets).unwrap();
+    send(&after, 0..20);
+    assert_eq!(received(&after, 2).len(), 20);
+    let of_tcp = GroupRecord { address: Endpoint::Tcp(tcp(&after)), ..record };
+    assert!(Group::adopt(&of_tcp, vec![None, None]).is_ok(), "nothing found is nothing wrong");
+}
+
+/// The kernel's rule that steering avoids: without a filter datagrams go to whoever their sender hashes to.
+#[test]
+fn without_a_filter_datagrams_are_spread() {
+    let group = datagrams_at(HOSTS[0], &[1, 2]);
+    let everywhere = program(Packets::at(Protocol::Udp, &tcp(&group)), 7, None);
+    sys::attach(group.listener(1).unwrap(), &everywhere).unwrap();
+    send(&group, 0..100);
+    assert!(!received(&group, 1).is_empty() && !received(&group, 2).is_empty());
 }

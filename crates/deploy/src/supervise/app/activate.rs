@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use df_core::Release;
 use df_core::name::Label;
-use df_core::spec::Handoff;
+use df_core::spec::{Handoff, Transport};
 use df_wire::message::{Fault, FaultKind, GenerationResult, ProbeOutcome, RunState, Seen};
 use df_wire::{Event, Reply};
 
@@ -218,12 +218,13 @@ impl App {
         release: &Arc<Release>,
         listen: std::net::IpAddr,
     ) -> Result<u32, LaunchFailed> {
-        let places = start::places(release.run.as_ref().ok_or(LaunchFailed::Nothing)?, listen);
+        let section = release.run.as_ref().ok_or(LaunchFailed::Nothing)?;
+        let places = start::places(section, listen);
         self.claim(&places)?;
         if let Some(old) = from {
             self.close_unshared(old, &places);
         }
-        let listeners = self.open_listeners(run, from, &places, Entrance::OnTrial)?;
+        let listeners = self.open_listeners(run, from, section, &places, Entrance::OnTrial)?;
         self.write_records();
         self.launch(run, generation, release, listen, &listeners)
     }
@@ -367,8 +368,10 @@ impl App {
             return Some(activation::Event::Restored);
         }
         let (release, listen, places) = (version.release.clone(), version.listen, version.places.clone());
-        let given_back =
-            if exclusive { self.open_listeners(run, Some(new_run), &places, Entrance::ToServe).map(drop) } else { Ok(()) };
+        let given_back = match release.run.as_ref().filter(|_| exclusive) {
+            Some(section) => self.open_listeners(run, Some(new_run), section, &places, Entrance::ToServe).map(drop),
+            None => Ok(()),
+        };
         let starting = Starting { run, restore: true, answer: None };
         let started = given_back.and_then(|()| self.start_serving(run, generation, &release, listen, starting));
         if exclusive {
@@ -533,6 +536,6 @@ fn style(release: &Release, listen: std::net::IpAddr, old: Option<&[Place]>) -> 
 /// Returns what can be asked of a release.
 fn readiness(release: &Release) -> Readiness {
     let section = release.run.as_ref();
-    let has_ports = section.is_some_and(|run| !run.ports.is_empty());
+    let has_ports = section.is_some_and(|run| run.ports.values().any(|port| port.transport != Transport::Udp));
     if release.verify.is_empty() && !has_ports { Readiness::Lives } else { Readiness::Probes }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use df_core::Endpoint;
 use df_wire::message::{GenerationResult, RunState};
 
 use super::super::probing;
@@ -200,7 +201,7 @@ impl App {
         let mut groups = BTreeMap::new();
         for record in &records.groups {
             let sockets: Vec<Option<OwnedFd>> =
-                record.slots.iter().map(|slot| self.take_listener((*slot)?, record.address)).collect();
+                record.slots.iter().map(|slot| self.take_listener((*slot)?, &record.address)).collect();
             if sockets.iter().all(Option::is_none) {
                 continue;
             }
@@ -208,7 +209,7 @@ impl App {
             if let Some(run) = serving.filter(|run| group.record().slots.contains(&Some(*run))) {
                 group.steer(run, None).map_err(|error| words(&error))?;
             }
-            groups.insert(record.address, Arc::new(group));
+            groups.insert(record.address.clone(), Arc::new(group));
         }
         self.groups = groups;
         let Some(version) = serving.and_then(|run| self.versions.get(&run)) else { return Ok(()) };
@@ -220,10 +221,10 @@ impl App {
         missing.map_or(Ok(()), |place| Err(format!("nobody listens on {}", place.address)))
     }
 
-    fn take_listener(&self, run: u64, address: std::net::SocketAddr) -> Option<OwnedFd> {
+    fn take_listener(&self, run: u64, address: &Endpoint) -> Option<OwnedFd> {
         let version = self.versions.get(&run)?;
-        let at = version.places.iter().filter(|place| probing::has_listener(place)).position(|place| place.address == address)?;
-        match version.process.as_ref()?.take_listener(3 + at as i32, &address) {
+        let at = version.places.iter().filter(|place| probing::has_listener(place)).position(|place| place.address == *address)?;
+        match version.process.as_ref()?.take_listener(3 + at as i32, address) {
             Ok(listener) => Some(listener),
             Err(error) => {
                 eprintln!("{}: {}", self.app, words(&error));

@@ -1,16 +1,21 @@
 //! The listeners of an application: claimed, opened for a run, and closed.
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use df_core::Endpoint;
+use df_core::spec::RunSection;
+
 use super::super::probing;
-use super::super::start::Place;
+use super::super::start::{self, Place};
 use super::App;
 use super::versions::LaunchFailed;
 use crate::claim;
-use crate::listeners::{Group, GroupError};
+use crate::listeners::{self, Access, Group, GroupError};
 use crate::supervise::words;
+
+/// Who may connect to a socket in the file system that says nothing of that: its owner.
+const CLOSED: u16 = 0o600;
 
 /// Whom a new listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +32,8 @@ impl App {
         let mut claims = self.node.claims.lock().expect("nobody panics with this lock");
         for place in places {
             match claims.get(&place.address).filter(|holder| **holder != self.app) {
-                Some(holder) => return Err(LaunchFailed::Claimed { address: place.address, holder: holder.clone() }),
-                None => drop(claims.insert(place.address, self.app.clone())),
+                Some(holder) => return Err(LaunchFailed::Claimed { address: place.address.clone(), holder: holder.clone() }),
+                None => drop(claims.insert(place.address.clone(), self.app.clone())),
             }
         }
         Ok(())
@@ -37,18 +42,22 @@ impl App {
     /// Refuses addresses that somebody else holds, ports that the program binds by itself among them. Those of our own versions are ours.
     pub(super) fn check_ports(&self, places: &[Place]) -> Result<(), LaunchFailed> {
         self.claim(places).inspect_err(|_| self.release_claims(None))?;
-        let is_ours = |address: &SocketAddr| {
+        let is_ours = |address: &Endpoint| {
             self.versions.values().any(|version| version.places.iter().any(|place| place.address == *address))
         };
         for place in places.iter().filter(|place| !is_ours(&place.address)) {
-            claim::check(&place.address, &[]).map_err(GroupError::Claim).inspect_err(|_| self.release_claims(None))?;
+            let free = match &place.address {
+                Endpoint::Unix(path) => listeners::check_path(path).map_err(GroupError::Place),
+                address => claim::check(address, &[]).map_err(GroupError::Claim),
+            };
+            free.inspect_err(|_| self.release_claims(None))?;
         }
         Ok(())
     }
 
     /// Closes the listeners of a version that ended where the next one gets none: it binds there by itself.
     pub(super) fn close_unshared(&mut self, run: u64, places: &[Place]) {
-        let shared = |address: &SocketAddr| places.iter().any(|place| place.address == *address && probing::has_listener(place));
+        let shared = |address: &Endpoint| places.iter().any(|place| place.address == *address && probing::has_listener(place));
         for (_, group) in
             self.groups.iter().filter(|(address, group)| !shared(address) && group.record().slots.contains(&Some(run)))
         {
@@ -64,12 +73,16 @@ impl App {
         &mut self,
         run: u64,
         from: Option<u64>,
+        section: &RunSection,
         places: &[Place],
         entrance: Entrance,
     ) -> Result<Vec<OwnedFd>, LaunchFailed> {
         let mut listeners = vec![];
+        let owner = start::owner(section)?;
         for place in places.iter().filter(|place| probing::has_listener(place)) {
-            let group = self.groups.entry(place.address).or_insert_with(|| Arc::new(Group::new(place.address)));
+            let fresh = || Arc::new(Group::new(place.address.clone()));
+            let group = self.groups.entry(place.address.clone()).or_insert_with(fresh);
+            group.allow(Access { owner: owner.clone(), mode: place.mode.unwrap_or(CLOSED) });
             let slots = group.record().slots;
             let listener = match from.filter(|from| slots.contains(&Some(*from))) {
                 _ if slots.contains(&Some(run)) => group.listener(run)?,
@@ -106,7 +119,8 @@ impl App {
     /// Gives up the addresses that no version has, `without` counted out.
     fn release_claims(&self, without: Option<u64>) {
         let others = self.versions.iter().filter(|(run, _)| Some(**run) != without);
-        let used: Vec<SocketAddr> = others.flat_map(|(_, version)| version.places.iter().map(|place| place.address)).collect();
+        let places = others.flat_map(|(_, version)| version.places.iter());
+        let used: Vec<Endpoint> = places.map(|place| place.address.clone()).collect();
         let mut claims = self.node.claims.lock().expect("nobody panics with this lock");
         claims.retain(|address, app| *app != self.app || used.contains(address));
     }

@@ -2,14 +2,14 @@
 
 use std::fs::{self, OpenOptions};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use df_core::Release;
+use df_core::{Endpoint, Release};
 use df_wire::message::{ProbeOutcome, RunState};
 use distributive_flow::parent::NotifySocket;
 use distributive_flow::protocol::NotifyAddress;
@@ -24,7 +24,7 @@ use crate::listeners::{Group, GroupError};
 use crate::process::Exit;
 use crate::serve::now;
 use crate::supervise::words;
-use crate::{activation, generation};
+use crate::{activation, claim, generation};
 
 /// How long the launcher may take until the program runs.
 const LAUNCH: Duration = Duration::from_secs(20);
@@ -39,8 +39,8 @@ static N_STARTED: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub(super) enum LaunchFailed {
-    #[error("port {} on {} is held by the application {holder}", address.port(), address.ip())]
-    Claimed { address: SocketAddr, holder: df_core::AppName },
+    #[error("{} is held by the application {holder}", claim::name(address))]
+    Claimed { address: Endpoint, holder: df_core::AppName },
     #[error(transparent)]
     Group(#[from] GroupError),
     #[error(transparent)]
@@ -67,7 +67,7 @@ fn unguessable() -> u64 {
 impl LaunchFailed {
     /// Returns whether somebody else has a port.
     pub(super) fn is_port(&self) -> bool {
-        matches!(self, Self::Claimed { .. } | Self::Group(GroupError::Claim(_)))
+        matches!(self, Self::Claimed { .. } | Self::Group(GroupError::Claim(_) | GroupError::Place(_)))
     }
 }
 
@@ -177,7 +177,7 @@ impl App {
         let section = release.run.as_ref().ok_or(LaunchFailed::Nothing)?;
         let places = start::places(section, listen);
         self.claim(&places)?;
-        let listeners = self.open_listeners(run, None, &places, Entrance::ToServe)?;
+        let listeners = self.open_listeners(run, None, section, &places, Entrance::ToServe)?;
         // Before the program is there: a successor has to know the listeners.
         self.write_records();
         self.launch(run, generation, release, listen, &listeners)?;
