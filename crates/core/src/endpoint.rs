@@ -35,7 +35,9 @@ pub enum BadEndpoint {
     #[error("an endpoint is ADDRESS:PORT, udp:ADDRESS:PORT or unix:/PATH")]
     Form,
     /// The path of a socket is not one that may be used.
-    #[error("the path of a socket is absolute, at most {SOCKET_PATH_LEN} bytes of printable ASCII without blanks, and has no . or .. in it")]
+    #[error(
+        "the path of a socket is absolute, at most {SOCKET_PATH_LEN} bytes of printable ASCII without blanks, and has no . or .. in it"
+    )]
     Path,
 }
 

@@ -34,8 +34,10 @@ pub(super) fn split(line: &str) -> Result<Vec<String>, String> {
 pub(super) enum Ask {
     /// `{fd:http}`
     Descriptor,
-    /// `{port:http}`, `{host:http}`, `{addr:http}`
+    /// `{addr:http}`
     Address,
+    /// `{port:http}`, `{host:http}`
+    Part,
 }
 
 /// Returns the ports that an argument names in placeholders. `{{` stands for a brace; another brace that opens no placeholder is an error.
@@ -54,7 +56,8 @@ pub(super) fn placeholders(argument: &str) -> Result<Vec<(Ask, &str)>, String> {
         let (what, port) = inner.split_once(':').ok_or_else(unknown)?;
         let ask = match what {
             "fd" => Ask::Descriptor,
-            "port" | "host" | "addr" => Ask::Address,
+            "addr" => Ask::Address,
+            "port" | "host" => Ask::Part,
             _ => return Err(unknown()),
         };
         found.push((ask, port));
@@ -117,11 +120,11 @@ mod tests {
 
     #[test]
     fn placeholders_are_found() {
-        use Ask::{Address, Descriptor};
+        use Ask::{Address, Descriptor, Part};
         type Found<'a> = Option<&'a [(Ask, &'a str)]>;
         let table: &[(&str, Found)] = &[
             ("--fd={fd:http}", Some(&[(Descriptor, "http")])),
-            ("{host:http}:{port:http}", Some(&[(Address, "http"), (Address, "http")])),
+            ("{host:http}:{port:http}", Some(&[(Part, "http"), (Part, "http")])),
             ("{addr:a}", Some(&[(Address, "a")])),
             ("{{\"a\": 1}", Some(&[])),
             ("{{{fd:a}", Some(&[(Descriptor, "a")])),

@@ -48,7 +48,7 @@ pub(crate) const SECTIONS: &[(&str, &[&str])] = &[
         ],
     ),
     ("run.limits", &["memory", "nofile"]),
-    ("run.ports.*", &["listen", "handoff", "connections"]),
+    ("run.ports.*", &["listen", "handoff", "connections", "mode"]),
     ("verify[]", &["http", "tcp", "command", "target"]),
     ("verify[].http", &["port", "path", "status"]),
     ("verify[].tcp", &["port"]),

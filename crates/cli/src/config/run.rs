@@ -1,17 +1,20 @@
 //! The section `run`.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use df_core::SocketPath;
 use df_core::name::{Label, PathText};
-use df_core::spec::{Connections, FIRST_EPOCH, Handoff, Port, RunLimits, RunSection};
+use df_core::spec::{Connections, FIRST_EPOCH, Handoff, Port, RunLimits, RunSection, Transport, UnixSocket};
 
 use super::argv::{self, Ask};
 use super::error::{Fault, show};
 use super::value::{Section, Value};
 
 const DAY: Duration = Duration::from_secs(86_400);
+/// Who may connect to a socket in the file system unless told: everybody on the machine, as to a port on a loopback address.
+const USUAL_MODE: u16 = 0o666;
 const HALF_A_MINUTE: Duration = Duration::from_secs(30);
 
 /// What a port does unless it says otherwise.
@@ -56,6 +59,11 @@ fn zero_loss(section: &Section<'_>, ports: &BTreeMap<Label, Port>) -> Result<boo
     let asked = section.need("require_zero_loss")?;
     if !section.or("prove", true, Value::flag)? {
         return Err(asked.refuse("needs \"prove: true\": nobody would see a loss".to_owned()));
+    }
+    if let Some((name, _)) = ports.iter().find(|(_, port)| port.transport == Transport::Udp) {
+        return Err(asked.refuse(format!(
+            "cannot be had with a UDP port (\"{name}\"): the node asks nothing there, so nobody would see a loss"
+        )));
     }
     match ports.iter().find(|(_, port)| port.handoff == Handoff::Reuseport) {
         Some((name, _)) => Err(asked.refuse(format!(
@@ -102,7 +110,7 @@ fn ports(value: &Value<'_>, usual: Usual) -> Result<BTreeMap<Label, Port>, Fault
     for entry in value.entries()? {
         let name = Label::new(entry.name).map_err(|error| entry.refuse(error.to_string()))?;
         let port = port(&entry.value, usual)?;
-        if let Some((other, _)) = ports.iter().find(|(_, other)| other.port == port.port && other.host == port.host) {
+        if let Some((other, _)) = ports.iter().find(|(_, other)| clash(other, &port)) {
             return Err(entry.refuse(format!("listens where \"{other}\" does")));
         }
         ports.insert(name, port);
@@ -110,16 +118,35 @@ fn ports(value: &Value<'_>, usual: Usual) -> Result<BTreeMap<Label, Port>, Fault
     Ok(ports)
 }
 
+/// Returns whether two ports of a program would be in each other's way.
+fn clash(one: &Port, other: &Port) -> bool {
+    match (&one.transport, &other.transport) {
+        (Transport::Unix(one), Transport::Unix(other)) => one.path == other.path,
+        (one_speaks, other_speaks) => one_speaks == other_speaks && one.port == other.port && one.host == other.host,
+    }
+}
+
 fn port(value: &Value<'_>, usual: Usual) -> Result<Port, Fault> {
     let port = if value.is_map() {
         let section = Section::open(value, "run.ports.*")?;
-        let (host, port) = listen(&section.need("listen")?)?;
-        let handoff = section.or("handoff", usual.handoff, handoff)?;
-        Port { host, port, handoff, connections: section.or("connections", usual.connections, connections)? }
+        let mut port = listen(&section.need("listen")?, usual)?;
+        port.handoff = section.or("handoff", usual.handoff, handoff)?;
+        port.connections = section.or("connections", usual.connections, connections)?;
+        match (&mut port.transport, section.option("mode", mode)?) {
+            (Transport::Unix(socket), Some(mode)) => socket.mode = mode,
+            (_, Some(_)) => return Err(section.need("mode")?.refuse("is for sockets in the file system (unix:PATH)".to_owned())),
+            (_, None) => {}
+        }
+        port
     } else {
-        let (host, port) = listen(value)?;
-        Port { host, port, handoff: usual.handoff, connections: usual.connections }
+        listen(value, usual)?
     };
+    if matches!(port.transport, Transport::Unix(_)) && port.handoff != Handoff::Listener {
+        return Err(value.refuse(
+            "a socket in the file system goes from version to version with \"handoff: listener\" only; say so for this port"
+                .to_owned(),
+        ));
+    }
     if port.handoff == Handoff::Restart && port.connections == Connections::HandOver {
         return Err(value.refuse(
             "\"connections: hand over\" needs two versions at once, and \"handoff: restart\" never has them".to_owned(),
@@ -128,23 +155,37 @@ fn port(value: &Value<'_>, usual: Usual) -> Result<Port, Fault> {
     Ok(port)
 }
 
-/// Returns where a port listens: `8080` on the node's own address, or `0.0.0.0:8080`.
-fn listen(value: &Value<'_>) -> Result<(Option<IpAddr>, u16), Fault> {
+/// Returns where a port listens: `8080` on the node's own address, or `0.0.0.0:8080`; with `udp:` before it for datagrams, or `unix:` and a path.
+fn listen(value: &Value<'_>, usual: Usual) -> Result<Port, Fault> {
     let text = value.text()?;
-    if text.starts_with("udp:") {
-        return Err(value.not_built("a UDP port is"));
+    let at = |host, port, transport| Port { host, port, transport, handoff: usual.handoff, connections: usual.connections };
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = SocketPath::new(path).map_err(|error| value.refuse(error.to_string()))?;
+        return Ok(at(None, 0, Transport::Unix(UnixSocket { path, mode: USUAL_MODE })));
     }
-    if text.starts_with("unix:") {
-        return Err(value.not_built("a unix socket is"));
-    }
-    if text.contains([':', '.']) {
-        return match text.parse::<SocketAddr>() {
-            Ok(address) if address.port() != 0 => Ok((Some(address.ip()), address.port())),
+    let (address, transport) = match text.strip_prefix("udp:") {
+        Some(rest) => (rest, Transport::Udp),
+        None => (text, Transport::Tcp),
+    };
+    if address.contains([':', '.']) {
+        return match address.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => Ok(at(Some(address.ip()), address.port(), transport)),
             _ => Err(value.range("an IP address with a port from 1 to 65535 (0.0.0.0:8080, [::]:8080)", text)),
         };
     }
-    let port = value.whole(1, u16::MAX.into())?;
-    Ok((None, u16::try_from(port).expect("bounded one line above")))
+    let port = match transport {
+        Transport::Udp => address.parse().ok().filter(|port| *port > 0 && address.bytes().all(|b| b.is_ascii_digit())),
+        _ => Some(u16::try_from(value.whole(1, u16::MAX.into())?).expect("bounded in this line")),
+    };
+    port.map(|port| at(None, port, transport)).ok_or_else(|| value.range("udp: with a port from 1 to 65535", text))
+}
+
+/// Returns the permissions of a socket, as `chmod` takes them.
+fn mode(value: &Value<'_>) -> Result<u16, Fault> {
+    let text = value.text()?;
+    let digits = (3..=4).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'0'..=b'7'));
+    let mode = u16::from_str_radix(text, 8).ok().filter(|mode| digits && *mode <= 0o777 && mode & 0o600 == 0o600);
+    mode.ok_or_else(|| value.range("permissions in octal that let the owner in (0600, 0660, 0666)", text))
 }
 
 fn args(value: &Value<'_>, ports: &BTreeMap<Label, Port>) -> Result<Vec<String>, Fault> {
@@ -159,6 +200,11 @@ fn args(value: &Value<'_>, ports: &BTreeMap<Label, Port>) -> Result<Vec<String>,
                     return Err(
                         argument.refuse(format!("the program binds port \"{name}\" by itself, so there is no descriptor for it"))
                     );
+                }
+                (Some(port), Ask::Part) if matches!(port.transport, Transport::Unix(_)) => {
+                    return Err(argument.refuse(format!(
+                        "\"{name}\" is a socket in the file system, which has no host and no port; {{addr:{name}}} is its path"
+                    )));
                 }
                 (Some(_), _) => {}
             }

@@ -1,7 +1,7 @@
 //! The section `verify`.
 
 use df_core::name::{Label, PathText};
-use df_core::spec::{Probe, RunSection};
+use df_core::spec::{Probe, RunSection, Transport};
 
 use super::argv;
 use super::error::{Fault, show};
@@ -54,8 +54,12 @@ fn port(section: &Section<'_>, run: Option<&RunSection>) -> Result<Label, Fault>
     let text = value.text()?;
     let empty = std::collections::BTreeMap::new();
     let ports = run.map_or(&empty, |run| &run.ports);
-    let name = Label::new(text).ok().filter(|name| ports.contains_key(name));
-    name.ok_or_else(|| value.refuse(no_port(text, ports)))
+    let found = Label::new(text).ok().and_then(|name| Some((ports.get(&name)?.transport == Transport::Udp, name)));
+    match found {
+        None => Err(value.refuse(no_port(text, ports))),
+        Some((true, name)) => Err(value.refuse(format!("asks \"{name}\", where datagrams are spoken; ask by a command instead"))),
+        Some((false, name)) => Ok(name),
+    }
 }
 
 fn command_probe(value: &Value<'_>) -> Result<Probe, Fault> {

@@ -193,7 +193,8 @@ impl Internet {
             state.join(None, false)?;
         }
         let n_reset = state.waiting(index)?;
-        shutdown(&state.slots.as_slice()[index].content, Shutdown::Read).map_err(|e| state.system("closing the listener")(e.into()))?;
+        shutdown(&state.slots.as_slice()[index].content, Shutdown::Read)
+            .map_err(|e| state.system("closing the listener")(e.into()))?;
         state.slots.remove(index);
         match state.slots.as_slice() {
             [] => (state.serving, state.gated) = (None, false),
@@ -213,7 +214,9 @@ impl Internet {
             };
             match closed {
                 // It was closed before.
-                Err(error) if error.kind() != io::ErrorKind::NotConnected => return Err(state.system("closing the listener")(error)),
+                Err(error) if error.kind() != io::ErrorKind::NotConnected => {
+                    return Err(state.system("closing the listener")(error));
+                }
                 _ => {}
             }
         }

@@ -22,8 +22,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-pub use place::{PlaceError, check, is_beside};
 use place::check_name;
+pub use place::{PlaceError, check, is_beside};
 
 /// Nobody but its owner, which is how each socket begins.
 const CLOSED: u16 = 0o600;
@@ -270,7 +270,9 @@ impl State {
 
     /// Refuses a name at which somebody else listens, or where anything but a socket lies.
     fn refuse_others(&self, directory: &Directory, name: &str) -> Result<(), GroupError> {
-        let is_ours = |found: &place::FileId| self.members.iter().filter_map(|m| m.file.as_ref()).any(|f| place::id(f).as_ref() == Some(found));
+        let is_ours = |found: &place::FileId| {
+            self.members.iter().filter_map(|m| m.file.as_ref()).any(|f| place::id(f).as_ref() == Some(found))
+        };
         match directory.lies(name).map_err(self.system("looking at the path"))? {
             None => Ok(()),
             Some(found) if is_ours(&found) => Ok(()),

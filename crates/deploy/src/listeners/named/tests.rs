@@ -170,11 +170,10 @@ fn a_socket_that_nobody_listens_on_is_replaced_and_nothing_else() {
 
     let target = place.dir.path().join("target");
     std::fs::write(&target, "precious").unwrap();
-    let lays: [&dyn Fn(); 3] = [
-        &|| std::fs::write(path, "precious").unwrap(),
-        &|| std::os::unix::fs::symlink(&target, path).unwrap(),
-        &|| std::fs::create_dir(path).unwrap(),
-    ];
+    let lays: [&dyn Fn(); 3] =
+        [&|| std::fs::write(path, "precious").unwrap(), &|| std::os::unix::fs::symlink(&target, path).unwrap(), &|| {
+            std::fs::create_dir(path).unwrap()
+        }];
     for lay in lays {
         lay();
         let refusal = Group::new(Endpoint::Unix(place.path.clone())).add(3).unwrap_err();
