@@ -207,18 +207,20 @@ impl Handoff {
         let mut takers: Vec<Taker> = vec![];
         loop {
             let mut met = self.lock();
-            self.admit(&mut met)?;
+            let admitted = self.admit(&mut met)?;
             takers.extend(met.to_take.drain(..).map(Taker::new));
             drop(met);
             takers.retain_mut(|taker| taker.advance(&mut accepts, &mut serve));
             if draining.is_set() && takers.is_empty() {
                 return Ok(());
             }
-            // Once draining is set its descriptor stays readable, so it is left out.
+            // Once draining is set its descriptor stays readable, so it is left out; so is what cannot be taken yet.
             let drains = Some(draining.as_fd()).filter(|_| !draining.is_set());
-            let others = [drains, self.listener.as_ref().map(AsFd::as_fd), Some(self.nudge.as_fd())];
+            let is_short = matches!(admitted, Admitted::Short);
+            let listener = self.listener.as_ref().map(AsFd::as_fd).filter(|_| !is_short);
+            let others = [drains, listener, Some(self.nudge.as_fd())];
             let polled: Vec<_> = others.into_iter().flatten().chain(takers.iter().map(AsFd::as_fd)).collect();
-            poll_readable(&polled, None)?;
+            poll_readable(&polled, is_short.then(|| deadline_in(SHORT_PAUSE)).flatten())?;
             signal::lower(self.nudge.as_fd());
         }
     }
@@ -254,14 +256,17 @@ impl Handoff {
     /// Waits for the one way out; other threads may be using it.
     fn borrow_giver(&self, deadline: Option<Instant>) -> Result<Giver, Why> {
         let mut met = self.lock();
-        // An introduction comes before SIGTERM, so whoever sees draining finds it here.
-        self.admit(&mut met).map_err(|_| Why::NoSuccessor)?;
         loop {
+            // An introduction comes before SIGTERM, so whoever sees draining finds it here.
+            let admitted = self.admit(&mut met).map_err(|_| Why::NoSuccessor)?;
+            let is_short = matches!(admitted, Admitted::Short);
             match std::mem::replace(&mut met.to_give, ToGive::Lent) {
                 ToGive::Here(giver) => return Ok(giver),
                 ToGive::Nobody => {
                     met.to_give = ToGive::Nobody;
-                    return Err(Why::NoSuccessor);
+                    if !is_short {
+                        return Err(Why::NoSuccessor);
+                    }
                 }
                 ToGive::Lent => {}
             }
@@ -269,18 +274,24 @@ impl Handoff {
             if left.is_zero() {
                 return Err(Why::Unanswered);
             }
-            met = self.met_changed.wait_timeout(met, left).unwrap_or_else(PoisonError::into_inner).0;
+            let pause = if is_short { left.min(SHORT_PAUSE) } else { left };
+            met = self.met_changed.wait_timeout(met, pause).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// Takes the introductions that wait.
-    fn admit(&self, met: &mut Met) -> io::Result<()> {
-        let Some(listener) = &self.listener else { return Ok(()) };
-        loop {
-            let from = match socket::accept(listener.as_fd()) {
+    fn admit(&self, met: &mut Met) -> io::Result<Admitted> {
+        let Some(listener) = &self.listener else { return Ok(Admitted::All) };
+        // Asked first: without descriptors the kernel does not say whether anybody waits.
+        while poll_readable(&[listener.as_fd()], Some(Instant::now()))? {
+            // Room for the end that comes with it, which the kernel would throw away.
+            let room = listener.try_clone();
+            let from = match room.and_then(|_room| socket::accept(listener.as_fd())) {
                 Ok(from) => from,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // Another thread was first.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Admitted::All),
                 Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => continue,
+                Err(e) if is_short(&e) => return Ok(Admitted::Short),
                 Err(e) => return Err(e),
             };
             match hear_introduction(&from) {
@@ -295,6 +306,7 @@ impl Handoff {
                 Some((Role::Take, _)) | None => {}
             }
         }
+        Ok(Admitted::All)
     }
 
     fn lock(&self) -> MutexGuard<'_, Met> {
@@ -307,6 +319,14 @@ impl Handoff {
 struct Met {
     to_give: ToGive,
     to_take: Vec<OwnedFd>,
+}
+
+/// Whether every introduction that waited was heard.
+#[derive(Debug)]
+enum Admitted {
+    All,
+    /// For want of descriptors or of kernel memory somebody waits on.
+    Short,
 }
 
 /// The way out.
@@ -324,6 +344,14 @@ enum ToGive {
 const MAX_ENDS: usize = 16;
 /// The time in which whoever connected has to say its one sentence; a supervisor has said it before we look.
 const SENTENCE: Duration = Duration::from_secs(1);
+
+/// An introduction that could not be taken for want of descriptors is looked for again after this.
+const SHORT_PAUSE: Duration = Duration::from_millis(10);
+
+/// Whether the process or the system has no more of what a descriptor takes, which passes.
+fn is_short(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
+}
 
 /// Hears whom we are introduced to; nothing when it is not the supervisor, or makes no sense.
 fn hear_introduction(from: &OwnedFd) -> Option<(Role, OwnedFd)> {

@@ -59,6 +59,8 @@ pub mod draining;
 pub mod http;
 pub mod parent;
 pub mod protocol;
+#[cfg(test)]
+mod scarce;
 mod signal;
 
 pub use child::{Service, StartError};

@@ -76,7 +76,7 @@ pub enum Message {
     Accept(u32),
     /// I will not; it is yours.
     Refuse(u32),
-    /// It is yours. I shall not touch it again.
+    /// It is yours once you say so. I shall not touch it again unless you end without that.
     Commit(u32),
     /// From now on I serve it.
     Taken(u32),

@@ -4,6 +4,7 @@ use super::message::Message;
 use super::socket::Packet;
 use super::*;
 use crate::parent;
+use crate::scarce;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -255,7 +256,7 @@ fn a_taker_that_hangs_after_commit_is_waited_for_and_keeps_nobody_else_waiting()
     let giver = handoff(&old);
     let end = meet(&old, Role::Give);
     say(&end, &hello());
-    let patience = Duration::from_secs(1);
+    let patience = Duration::from_secs(5);
     let (_client, service) = connected();
     let giving = thread::spawn({
         let giver = Arc::clone(&giver);
@@ -360,4 +361,29 @@ fn two_versions_cannot_listen_at_one_address() {
     let _first = handoff(&old);
     let again = Handoff::new(Some(&old), BTreeMap::new()).expect_err("it is in use");
     assert_eq!(again.kind(), io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn an_introduction_that_comes_when_no_descriptor_is_free_is_heard_later() {
+    scarce::alone("connection::tests::an_introduction_that_comes_when_no_descriptor_is_free_is_heard_later", || {
+        let at = address();
+        let taker = handoff(&at);
+        let [ours, theirs] = socket::pair().expect("pair");
+        let to = socket::connect(&at).expect("it listens");
+        socket::send(to.as_fd(), &Role::Take.encode(), Some(theirs.as_fd())).expect("send");
+        // None for the connection; then one for it, and none for the end that comes with it.
+        for n in [0, 1] {
+            let _limit = scarce::leave(n);
+            let mut met = taker.lock();
+            let asked = taker.admit(&mut met);
+            assert!(met.to_take.is_empty() && matches!(asked, Ok(Admitted::Short)), "{n}: {asked:?}");
+        }
+        let limit = scarce::leave(1);
+        let taking = Taking::start(&taker, |_| true);
+        drop(limit);
+        say(&ours, &hello());
+        assert_eq!(hear(&ours).0, hello());
+        drop((ours, theirs));
+        assert!(taking.end().is_empty());
+    });
 }
