@@ -139,12 +139,12 @@ impl AsRawFd for Draining {
 const CLOSED_BEFORE_DRAINING: Duration = Duration::from_secs(1);
 
 /// Whether the socket no longer listens: somebody else who holds it has shut it down, and its queue is gone.
-fn is_closed(e: &io::Error) -> bool {
+pub(crate) fn is_closed(e: &io::Error) -> bool {
     e.raw_os_error() == Some(libc::EINVAL)
 }
 
 /// Whether accept failed because that client went away, or because another process took it first.
-fn is_about_one_client(e: &io::Error) -> bool {
+pub(crate) fn is_about_one_client(e: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
     matches!(e.kind(), ConnectionAborted | ConnectionReset | Interrupted | WouldBlock)
 }

@@ -18,14 +18,14 @@
 //! When draining begins, requests under way are answered here. A connection that is idle then, or becomes idle, goes to the next version with whatever was
 //! read of its next request. One that nobody takes has a last chance of a second to ask, is told `Connection: close`, and ends.
 //!
-//! Connections that were upgraded (WebSocket) are the service's own: it can give them by [`Handoff::give`] under a tag of its own, if it runs
-//! [`Handoff::take`] by itself. HTTP/2 and TLS are not moved.
+//! No upgrades (WebSocket), no HTTP/2, no TLS: a service that needs them accepts by itself, and moves connections by [`Handoff::give`] and
+//! [`Handoff::take`].
 
 mod stream;
 mod watched;
 
 use crate::connection::{Connection, Handoff, Kept};
-use crate::draining::Draining;
+use crate::draining::{Draining, is_about_one_client, is_closed};
 use hyper::body::Body;
 use hyper::server::conn::http1;
 use hyper::service::Service;
@@ -55,8 +55,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long the next version has to answer an offer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long an idle connection that nobody takes stays open: a request may be on its way.
-const LAST_CHANCE: Duration = Duration::from_secs(1);
+/// How long an idle connection that nobody takes stays open: a request may be on its way. That of a test may be late.
+const LAST_CHANCE: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 1 });
 /// After a failed accept, most likely for too many open files; the client waits in the queue.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -106,29 +106,48 @@ where
             })
         }
     });
-    accept_all(&listener, &drains, |stream| start(Ok(stream), vec![])).await?;
-    // Whoever stops sending is gone; nobody listens then.
-    let _ = tell.send(true);
+    accept_all(&listener, &drains, &tell, |stream| start(Ok(stream), vec![])).await?;
+    tell.send_replace(true);
     let taken = tokio::task::spawn_blocking(move || taking.join()).await;
     drop(start);
     let _all_closed = last_closed.recv().await;
     taken.map_err(io::Error::other)?.map_err(|_| io::Error::other("the thread that takes connections panicked"))?
 }
 
-/// Accepts until draining has begun and nobody is in the queue.
+/// Accepts until draining has begun and nobody is in the queue, or the queue is gone. Connections hear of it before only where none is let in without
+/// one that leaves.
 async fn accept_all<F: AsFd + std::os::fd::AsRawFd>(
     listener: &TcpListener,
     drains: &AsyncFd<F>,
+    tell: &watch::Sender<bool>,
     start: impl Fn(TcpStream),
 ) -> io::Result<()> {
     loop {
-        tokio::select! {
+        let failure = tokio::select! {
             biased;
             accepted = listener.accept() => match accepted {
-                Ok((stream, _peer)) => start(stream),
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                Ok((stream, _peer)) => {
+                    start(stream);
+                    continue;
+                }
+                Err(e) => e,
             },
             ready = drains.readable() => return ready.map(drop),
+        };
+        // A supervisor that stops a service refuses new clients first; a closed socket stays readable for ever.
+        if is_closed(&failure) {
+            return drains.readable().await.map(drop);
+        }
+        if !is_about_one_client(&failure) {
+            tokio::select! {
+                biased;
+                ready = drains.readable() => {
+                    drop(ready?);
+                    tell.send_if_modified(|drains| !std::mem::replace(drains, true));
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+            }
         }
     }
 }
@@ -164,11 +183,18 @@ where
         let mut drains = pin!(told.wait_for(|drains| *drains));
         let (mut is_told, mut is_asked) = (false, false);
         let end = poll_fn(|cx| {
+            let before = watched.rests();
             if connection.poll_without_shutdown(cx).is_ready() {
                 return Poll::Ready(End::Done);
             }
             is_told = is_told || drains.as_mut().poll(cx).is_ready();
-            if !is_told || is_asked || !watched.is_quiet() {
+            let rests = watched.rests();
+            if !is_told || is_asked || rests.is_none() {
+                return Poll::Pending;
+            }
+            if rests != before {
+                // Of a body that nobody read hyper finds out in its next turn: then it has skipped the rest, or will end the connection.
+                cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
             // Nothing is under way. From here on hyper reads nothing more, and gives back what it has read.

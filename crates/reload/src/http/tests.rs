@@ -4,10 +4,12 @@ use super::*;
 use crate::connection::parse_choices;
 use crate::parent;
 use crate::protocol::NotifyAddress;
+use crate::scarce;
 use hyper::service::service_fn;
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -21,7 +23,9 @@ struct Version {
     draining: Draining,
     /// Tells of each `/slow` that it is under way.
     begun: Receiver<()>,
-    thread: thread::JoinHandle<io::Result<()>>,
+    /// The supervisor's copy.
+    listener: std::net::TcpListener,
+    served: Receiver<io::Result<()>>,
 }
 
 impl Version {
@@ -35,11 +39,12 @@ impl Version {
         let draining = Draining::detached().expect("eventfd");
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let (at, seen) = (listener.local_addr().expect("an address"), draining.clone());
-        let (begin, begun) = channel();
-        let thread = thread::spawn({
-            let draining = draining.clone();
+        let ((begin, begun), (end, served)) = (channel(), channel());
+        thread::spawn({
+            let (draining, listener) = (draining.clone(), listener.try_clone().expect("a descriptor"));
             move || {
-                let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+                let runtime =
+                    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
                 let answer = service_fn(move |request: Request<RequestBody>| {
                     let (seen, begin) = (seen.clone(), begin.clone());
                     async move {
@@ -50,10 +55,11 @@ impl Version {
                         Ok::<_, Infallible>(Response::new(name.to_owned()))
                     }
                 });
-                runtime.block_on(serve(handoff, draining, "http", listener, answer))
+                // Nobody listens any more where the test has failed.
+                let _ = end.send(runtime.block_on(serve(handoff, draining, "http", listener, answer)));
             }
         });
-        Self { handoff: address, at, draining, begun, thread }
+        Self { handoff: address, at, draining, begun, listener, served }
     }
 
     fn await_slow(&self) {
@@ -64,9 +70,15 @@ impl Version {
         parent::introduce(&self.handoff, &to.handoff, |_, _| true).expect("both listen");
     }
 
+    /// Shuts the listener down, as a supervisor does that stops a service.
+    fn close(&self) {
+        // SAFETY: shutdown takes two numbers and touches no memory of ours.
+        assert_eq!(unsafe { libc::shutdown(self.listener.as_raw_fd(), libc::SHUT_RD) }, 0);
+    }
+
     fn end(self) {
         self.draining.begin();
-        self.thread.join().expect("no panic").expect("served");
+        self.served.recv_timeout(DEADLINE).expect("it ends, without a panic").expect("served");
     }
 }
 
@@ -192,4 +204,46 @@ fn a_connection_that_nobody_takes_has_a_last_chance() {
     assert_eq!(asks.0.read(&mut [0]).expect("the end, no reset"), 0);
     assert_eq!(silent.0.read(&mut [0]).expect("the end, no reset"), 0);
     old.end();
+}
+
+#[test]
+fn a_service_whose_listener_was_closed_first_drains_all_the_same() {
+    let old = Version::start("old", "drain");
+    let mut client = Client::connect(old.at);
+    client.send("GET /slow HTTP/1.1\r\nHost: test\r\n\r\n");
+    old.await_slow();
+    old.close();
+    old.draining.begin();
+    assert_eq!(client.answer().0, "old");
+    assert_eq!(client.0.read(&mut [0]).expect("the end, no reset"), 0);
+    old.end();
+}
+
+#[test]
+fn a_connection_on_which_a_body_was_ignored_goes_on_at_the_next_version() {
+    let (old, new) = (Version::start("old", "hand-over"), Version::start("new", "drain"));
+    let mut client = Client::connect(old.at);
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nabcde");
+    assert_eq!(client.answer(), ("old".to_owned(), false));
+    old.introduce(&new);
+    old.end();
+    client.expect("/", "new", false);
+    drop(client);
+    new.end();
+}
+
+#[test]
+fn without_descriptors_draining_lets_connections_go_and_whoever_waits_is_answered() {
+    scarce::alone("http::tests::without_descriptors_draining_lets_connections_go_and_whoever_waits_is_answered", || {
+        let old = Version::start("old", "hand-over");
+        let mut idle = Client::connect(old.at);
+        idle.expect("/", "old", false);
+        let _limit = scarce::leave(1);
+        let mut waits = Client::connect(old.at);
+        waits.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+        old.draining.begin();
+        assert_eq!(waits.answer().0, "old");
+        assert_eq!(idle.0.read(&mut [0]).expect("the end, no reset"), 0);
+        old.end();
+    });
 }

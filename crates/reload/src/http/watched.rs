@@ -11,19 +11,18 @@ use std::task::{Context, Poll};
 /// What is known of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Watched {
+    n_requests: AtomicUsize,
     n_under_way: AtomicUsize,
     is_unflushed: AtomicBool,
     is_held: AtomicBool,
-    /// Nobody has read a request's body to its end, so nobody knows where the next request begins.
-    is_lost: AtomicBool,
 }
 
 /// The body of a request. As long as one lives, its connection stays where it is.
 #[derive(Debug)]
 pub struct RequestBody {
     body: Incoming,
-    has_ended: bool,
-    under_way: UnderWay,
+    // After the body: once this is gone, hyper can see that nobody reads on.
+    _under_way: UnderWay,
 }
 
 /// A service that counts what is under way: from the request until the body of the answer was handed to hyper whole.
@@ -40,10 +39,12 @@ pub(super) struct CountedBody<B> {
 }
 
 impl Watched {
-    /// Whether no request is under way and every byte of answers is with the kernel.
-    pub(super) fn is_quiet(&self) -> bool {
-        let is_set = |flag: &AtomicBool| flag.load(Ordering::Acquire);
-        self.n_under_way.load(Ordering::Acquire) == 0 && !is_set(&self.is_unflushed) && !is_set(&self.is_lost)
+    /// Returns how many requests there were, if none is under way and every byte of answers is with the kernel.
+    ///
+    /// Where hyper had a turn and this is as before, it knows where the next request begins.
+    pub(super) fn rests(&self) -> Option<usize> {
+        let rests = self.n_under_way.load(Ordering::Acquire) == 0 && !self.is_unflushed.load(Ordering::Acquire);
+        rests.then(|| self.n_requests.load(Ordering::Acquire))
     }
 
     /// Lets nothing more be read, or lets it again.
@@ -78,9 +79,10 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.watched.n_requests.fetch_add(1, Ordering::AcqRel);
         let under_way = UnderWay::new(&self.watched);
         let of_body = UnderWay::new(&self.watched);
-        let answer = self.service.call(request.map(|body| RequestBody { body, has_ended: false, under_way: of_body }));
+        let answer = self.service.call(request.map(|body| RequestBody { body, _under_way: of_body }));
         Box::pin(async move { Ok(answer.await?.map(|body| CountedBody { body: Box::pin(body), _under_way: under_way })) })
     }
 }
@@ -107,9 +109,7 @@ impl Body for RequestBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(cx);
-        self.has_ended |= matches!(polled, Poll::Ready(None));
-        polled
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -118,14 +118,6 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-impl Drop for RequestBody {
-    fn drop(&mut self) {
-        if !self.has_ended && !self.body.is_end_stream() {
-            self.under_way.0.is_lost.store(true, Ordering::Release);
-        }
     }
 }
 
