@@ -41,7 +41,7 @@ fn a_slow_request_is_finished_while_draining() {
     let mut greeter = Greeter::start(&[], "http");
     greeter.hear(|n| n.ready);
     let mut slow = connect(greeter.address);
-    send(&mut slow, "/slow?ms=1500");
+    send(&mut slow, "/slow?ms=6000");
     greeter.signal(libc::SIGTERM);
     greeter.hear(|n| n.stopping);
     slow.set_nonblocking(true).expect("nonblocking");
@@ -49,7 +49,7 @@ fn a_slow_request_is_finished_while_draining() {
     slow.set_nonblocking(false).expect("blocking");
     let (head, body) = read_answer(&mut BufReader::new(slow));
     assert!(head.contains("\r\nConnection: close\r\n"), "the last answer says so: {head}");
-    assert!(body.starts_with("slept 1500 ms\n"), "{body}");
+    assert!(body.starts_with("slept 6000 ms\n"), "{body}");
     assert_eq!(greeter.wait().code(), Some(0));
 }
 
@@ -80,7 +80,7 @@ fn a_keep_alive_connection_is_answered_once_more_and_told_to_close() {
     greeter.signal(libc::SIGTERM);
     greeter.hear(|n| n.stopping);
     // It is not closed at once: a request may be on its way.
-    client.get_ref().set_read_timeout(Some(Duration::from_millis(200))).expect("timeout");
+    client.get_ref().set_read_timeout(Some(Duration::from_millis(10))).expect("timeout");
     assert_eq!(client.get_ref().peek(&mut [0]).expect_err("still open").kind(), ErrorKind::WouldBlock);
     client.get_ref().set_read_timeout(Some(PATIENCE)).expect("timeout");
     send(client.get_mut(), "/health");
