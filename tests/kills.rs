@@ -1,18 +1,24 @@
-//! kill -9 of df, of df-node and of the supervisor at random moments of a deploy: the node serves the old or the new version, whole, and the next deploy
-//! succeeds.
+//! kill -9 of df, of df-node and of the supervisor, at random moments of a deploy and before each step of it: the node serves the old or the new version, whole,
+//! and the next deploy succeeds.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
+use df_testkit::calls::tree::{Followed, Watch, follow};
+use df_testkit::load::{Load, Plan};
 use df_testkit::process::wait_until;
 use df_testkit::seed::Seed;
 use df_testkit::{faults, net, survivors};
 
 use crate::support::{World, versions};
 
-/// Moments in all: 100, and 1,000 in the long campaign.
+/// Moments in all: 60, and 1,000 in the long campaign.
 fn n_moments() -> usize {
-    if std::env::var_os("DF_FULL").is_some() { 1000 } else { 100 }
+    if is_full() { 1000 } else { 60 }
+}
+
+fn is_full() -> bool {
+    std::env::var_os("DF_FULL").is_some()
 }
 
 #[test]
@@ -43,6 +49,84 @@ fn killed_at_random_moments_the_node_serves_old_or_new_and_the_next_deploy_succe
     }
     println!("{} kills: {} times the old version went on, {} times the new one served", n_moments(), ended[0], ended[1]);
     assert!(ended[0] > 0 && ended[1] > 0, "all kills fell to one side: the moments were not random");
+}
+
+#[test]
+fn killed_before_any_step_of_a_deploy_df_leaves_old_or_new_serving() {
+    killed_before_each_step(Victim::Df);
+}
+
+#[test]
+fn killed_before_any_step_of_a_deploy_df_node_leaves_old_or_new_serving() {
+    killed_before_each_step(Victim::Node);
+}
+
+#[test]
+fn killed_before_any_step_of_a_deploy_the_supervisor_leaves_old_or_new_serving() {
+    killed_before_each_step(Victim::Supervisor);
+}
+
+/// So many of the steps are tried, evenly spread; all of them in the long campaign.
+const N_STEPS: usize = 8;
+
+#[track_caller]
+fn killed_before_each_step(victim: Victim) {
+    let (versions, world) = (versions(), World::new(1));
+    let config = impatient(&world);
+    // Both are there before the steps are counted: what is copied is another test's.
+    [&versions.v1, &versions.v2, &versions.v1].into_iter().for_each(|commit| drop(world.deploy(commit)));
+    let all = deploy_until(&world, &config, &versions.v2, victim, None);
+    let (n, stride) = (all.steps.len(), if is_full() { 1 } else { all.steps.len().div_ceil(N_STEPS) });
+    assert!(all.code == Some(0) && n >= N_STEPS, "{victim:?}: {all:?}");
+    let load = Load::run(Plan { per_second: Some(100), deadline: Duration::from_secs(60), ..Plan::to(world.at(1), "/") });
+    let (mut n_killed, mut ended) = (0, [0_usize; 2]);
+    // A few more than there were: not every run takes as many.
+    for (round, step) in (1..=n + 5).step_by(stride).enumerate() {
+        let [wanted, other] = if round % 2 == 0 { [&versions.v1, &versions.v2] } else { [&versions.v2, &versions.v1] };
+        let followed = deploy_until(&world, &config, wanted, victim, Some(step));
+        n_killed += usize::from(followed.killed.is_some());
+        let body = serving(&world);
+        let is_new = body.contains(wanted);
+        assert!(is_new || body.contains(other), "{victim:?} killed before step {step}, {:?}: {body}", followed.steps.last());
+        ended[usize::from(is_new)] += 1;
+        deploy_once_it_is_over(&world, wanted);
+        world.expect_serving(wanted);
+        let lost = load.so_far().lost;
+        let log = || std::fs::read_to_string(world.node(1).join("log/supervisor.log")).unwrap_or_default();
+        assert!(lost.is_empty(), "{victim:?} killed before step {step}, {:?}: lost {lost:?}\n{}", followed.steps.last(), log());
+    }
+    let report = load.finish();
+    let [old, new] = ended;
+    println!(
+        "{victim:?}: killed before {n_killed} of {n} steps; {old} times old served, {new} times new; {} requests, {} lost",
+        report.requests, report.n_lost
+    );
+    assert!(n_killed * stride >= n * 3 / 4, "{victim:?}: only {n_killed} kills");
+    report.expect_no_loss();
+}
+
+/// Deploys, and kills before a step; without one, until the version that served before is gone.
+#[track_caller]
+fn deploy_until(world: &World, config: &str, commit: &str, victim: Victim, kill_before: Option<usize>) -> Followed {
+    if victim == Victim::Supervisor {
+        // The next one is started by the deploy, so that its steps are known from the first on.
+        world.kill_both(1);
+    }
+    let is_node = |words: &[String]| words[0].contains("df-node");
+    let follows = |words: &[String]| is_node(words) || words[0] == env!("CARGO_BIN_EXE_df");
+    let counts = |words: &[String]| match victim {
+        Victim::Df => !is_node(words),
+        Victim::Node => is_node(words) && words[1] == "serve",
+        Victim::Supervisor => is_node(words) && words[1] == "supervise",
+    };
+    let is_over = || {
+        let programs = survivors::running_under(&world.node(1)).into_iter();
+        let services = programs
+            .filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("bin/greeter")));
+        services.count() <= 1
+    };
+    let df = world.df(["--config", config, "deploy", "--commit-hash", commit]);
+    follow(&df, &Watch { counts: &counts, follows: &follows, kill_before, is_over: &is_over })
 }
 
 /// Deploys; as long as the node is busy with what was killed, this says so, and is typed again.
@@ -79,20 +163,8 @@ impl Victim {
     fn kill(self, world: &World, df: u32) {
         match self {
             Self::Df => survivors::send(df, libc::SIGKILL),
-            Self::Node => kill_programs(world, "serve"),
-            Self::Supervisor => kill_programs(world, "supervise"),
-        }
-    }
-}
-
-/// Kills every df-node of the world that does this.
-fn kill_programs(world: &World, doing: &str) {
-    for pid in survivors::running_under(&world.node(1)) {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let words: Vec<&[u8]> = line.split(|&b| b == 0).collect();
-        let is_node = words.first().is_some_and(|program| String::from_utf8_lossy(program).contains("df-node"));
-        if is_node && words.get(1) == Some(&doing.as_bytes()) {
-            survivors::send(pid, libc::SIGKILL);
+            Self::Node => _ = world.kill(1, "serve"),
+            Self::Supervisor => _ = world.kill(1, "supervise"),
         }
     }
 }

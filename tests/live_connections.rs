@@ -98,28 +98,35 @@ fn df_yaml(connections: &str, n: &str) -> String {
     )
 }
 
-/// One connection that counts.
+/// One connection that counts. A part of the next question is always on its way already: bytes that were read travel along.
 struct Client {
     stream: BufReader<TcpStream>,
     count: u64,
 }
 
+/// A question in two parts; the second part of one is sent with the first part of the next.
+const QUESTION: (&str, &str) = ("ne", "xt\n");
+
 impl Client {
     fn connect(at: SocketAddr) -> Self {
         let stream = TcpStream::connect(at).expect("the node listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        (&stream).write_all(QUESTION.0.as_bytes()).expect("a connection that was accepted, or waits for it");
         Self { stream: BufReader::new(stream), count: 0 }
     }
 
     /// Asks for the next number; returns the generation that said it, or what was wrong.
     fn next(&mut self) -> Result<u64, String> {
-        self.stream.get_mut().write_all(b"next\n").map_err(|error| error.to_string())?;
+        let parts = [QUESTION.1, QUESTION.0].concat();
+        self.stream.get_mut().write_all(parts.as_bytes()).map_err(|error| error.to_string())?;
         let mut answer = String::new();
         self.stream.read_line(&mut answer).map_err(|error| error.to_string())?;
         self.count += 1;
         let words: Vec<u64> = answer.split_whitespace().filter_map(|word| word.parse().ok()).collect();
         match words[..] {
-            [count, generation] if count == self.count && answer.ends_with('\n') => Ok(generation),
+            [count, generation] if count == self.count && answer.ends_with('\n') && self.stream.buffer().is_empty() => {
+                Ok(generation)
+            }
             _ => Err(format!("{answer:?} in place of {}", self.count)),
         }
     }

@@ -55,8 +55,8 @@ fn check(fleet: &Fleet) {
 
 /// Three nodes share the machine with everything else that is tested, so the rate is one that leaves room.
 fn start_load(fleet: &Fleet, n: usize) -> Load {
-    let path = "/version.txt".to_owned();
-    Load::run(Plan { addr: fleet.at(n), path, n_workers: 2, per_second: Some(100), deadline: Duration::from_secs(20) })
+    let plan = Plan::to(fleet.at(n), "/version.txt");
+    Load::run(Plan { n_workers: 2, n_kept: 2, per_second: Some(200), deadline: Duration::from_secs(20), ..plan })
 }
 
 /// Clients of every node get this version, and a while longer: what drains afterwards could still lose some.

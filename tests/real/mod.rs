@@ -9,4 +9,5 @@ mod file_tree;
 mod fleet;
 mod listener_server;
 pub mod package;
+mod services;
 mod thrift;

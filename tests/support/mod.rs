@@ -152,6 +152,37 @@ impl World {
         net::http_get(self.at(n), path, Duration::from_secs(10)).expect("the node answers")
     }
 
+    /// Lists every df-node of a node that does this.
+    pub fn pids(&self, n: usize, doing: &str) -> Vec<u32> {
+        let does = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = line.split(|&byte| byte == 0).map(String::from_utf8_lossy);
+            words.next().is_some_and(|program| program.contains("df-node")) && words.next().is_some_and(|word| word == doing)
+        };
+        survivors::running_under(&self.node(n)).into_iter().filter(does).collect()
+    }
+
+    /// Kills every df-node of a node that does this, and waits for its end: until then it holds its locks. Returns how many there were.
+    #[track_caller]
+    pub fn kill(&self, n: usize, doing: &str) -> usize {
+        let pids = self.pids(n, doing);
+        kill_all(&pids);
+        pids.len()
+    }
+
+    /// Kills the supervisor of a node and its holder, neither of which can start the other again.
+    #[track_caller]
+    pub fn kill_both(&self, n: usize) {
+        loop {
+            let pids: Vec<u32> = ["supervise", "hold"].into_iter().flat_map(|doing| self.pids(n, doing)).collect();
+            if pids.is_empty() {
+                return;
+            }
+            pids.iter().for_each(|pid| survivors::send(*pid, libc::SIGSTOP));
+            kill_all(&pids);
+        }
+    }
+
     /// Expects every node to serve a commit.
     #[track_caller]
     pub fn expect_serving(&self, commit: &str) {
@@ -168,6 +199,13 @@ impl Drop for World {
         survivors::kill_under(self.dir.path());
         open_directories(self.dir.path());
     }
+}
+
+#[track_caller]
+fn kill_all(pids: &[u32]) {
+    pids.iter().for_each(|pid| survivors::send(*pid, libc::SIGKILL));
+    let ended = df_testkit::wait_until(DEADLINE, || pids.iter().all(|pid| survivors::has_ended(*pid)).then_some(()));
+    assert!(ended.is_some(), "{pids:?} do not end");
 }
 
 /// Makes directories writable, so that whoever is not root can remove them: those of images are not.
@@ -243,7 +281,7 @@ fn df_yaml(settings: &str, handoff: &str) -> String {
     format!(
         "app: greeter\n\
          build:\n  cargo: {{ package: distributive-flow, examples: [greeter] }}\n\
-         run:\n  exec: bin/greeter\n  ports: {{ http: {PORT} }}\n  handoff: {handoff}\n  ready: 5s\n  drain: 5s\n  {settings}\n\
+         run:\n  exec: bin/greeter\n  ports: {{ http: {PORT} }}\n  handoff: {handoff}\n  ready: 5s\n  drain: 20s\n  {settings}\n\
          verify:\n  - http: {{ port: http, path: /health, status: 200 }}\n\
          rollout: {{ soak: 0s }}\n"
     )

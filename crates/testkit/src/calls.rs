@@ -1,7 +1,7 @@
 //! A program's changes to files, call by call: it is killed before any one of them, or all are listed in their order.
 //!
 //! The program runs under ptrace, with all its threads. Counted are the system calls that change a file, make a change durable, or write to anybody else: a pipe.
-//! [`order`] says of such a list what a power cut could have taken.
+//! [`order`] says of such a list what a power cut could have taken; [`tree`] follows what a program starts, too.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::{collections::HashMap, ffi::OsString, io, mem, ptr, thread};
 
 pub mod order;
+pub mod tree;
 
 /// A call that changes something, or makes it durable.
 #[derive(Debug, Clone, PartialEq, Eq)]

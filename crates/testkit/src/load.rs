@@ -1,8 +1,12 @@
-//! Clients that must not notice an upgrade: each request is a new connection, and every way to lose one is counted.
+//! Clients that must not notice an upgrade: new connections, kept ones and slow answers, and every way to lose one is counted.
 
-use crate::net::{self, Loss};
+mod report;
+
+pub use report::{Lost, Report};
+
+use crate::net::{self, Answer, Kept, Loss, Missed};
 use crate::process::wait_until;
-use std::collections::BTreeMap;
+use report::Asked;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,9 +20,13 @@ pub struct Plan {
     pub addr: SocketAddr,
     /// What, for example `/`.
     pub path: String,
-    /// How many clients ask at the same time.
+    /// How many clients ask at the same time, over a new connection for each request.
     pub n_workers: usize,
-    /// Requests a second of all clients together; `None` asks again as soon as an answer is there.
+    /// How many more ask over connections that they keep.
+    pub n_kept: usize,
+    /// How many more ask for an answer that is slow: how many, and what.
+    pub slow: (usize, String),
+    /// Requests a second of all clients together but the slow ones; `None` asks again as soon as an answer is there.
     pub per_second: Option<u32>,
     /// After this long a request counts as lost.
     pub deadline: Duration,
@@ -31,42 +39,23 @@ pub struct Load {
     workers: Vec<JoinHandle<()>>,
 }
 
-/// What the clients saw.
-#[derive(Debug, Clone, Default)]
-pub struct Report {
-    /// Requests that were begun and ended, lost ones included.
-    pub requests: u64,
-    /// Requests that were lost, with the reason; the first 1000 of them.
-    pub lost: Vec<Lost>,
-    /// How many were lost.
-    pub n_lost: u64,
-    /// The longest time from connecting to the last byte, lost ones included.
-    pub worst_ms: u64,
-    /// How often each body came, as text.
-    pub bodies: BTreeMap<String, u64>,
-    /// When each body came first and last, from the start of the load: `first <= last`.
-    pub spans: BTreeMap<String, (Duration, Duration)>,
-}
-
-/// A request that a client missed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lost {
-    /// When it began, from the start of the load.
-    pub at: Duration,
-    /// How it was lost.
-    pub reason: Loss,
+impl Plan {
+    /// Returns the plan of one client that asks as fast as it gets answers, over new connections.
+    pub fn to(addr: SocketAddr, path: &str) -> Plan {
+        let (slow, deadline) = ((0, String::new()), Duration::from_secs(10));
+        Plan { addr, path: path.to_owned(), n_workers: 1, n_kept: 0, slow, per_second: None, deadline }
+    }
 }
 
 impl Load {
     /// Starts `n_workers` clients that ask as fast as they get answers.
     pub fn start(addr: SocketAddr, path: &str, n_workers: usize) -> Load {
-        let path = path.to_owned();
-        Load::run(Plan { addr, path, n_workers, per_second: None, deadline: Duration::from_secs(10) })
+        Load::run(Plan { n_workers, ..Plan::to(addr, path) })
     }
 
     /// Starts clients as planned.
     pub fn run(plan: Plan) -> Load {
-        let n_workers = plan.n_workers;
+        let kinds = [(Asked::New, plan.n_workers), (Asked::Kept, plan.n_kept), (Asked::Slow, plan.slow.0)];
         let shared = Arc::new(Shared {
             plan,
             started: Instant::now(),
@@ -74,11 +63,11 @@ impl Load {
             n_begun: AtomicU64::new(0),
             report: Mutex::default(),
         });
-        let start = |_| {
+        let start = |asked| {
             let shared = Arc::clone(&shared);
-            std::thread::spawn(move || shared.work())
+            std::thread::spawn(move || shared.work(asked))
         };
-        let workers = (0..n_workers).map(start).collect();
+        let workers = kinds.into_iter().flat_map(|(asked, n)| std::iter::repeat_n(asked, n)).map(start).collect();
         Load { shared, workers }
     }
 
@@ -91,7 +80,13 @@ impl Load {
     #[track_caller]
     pub fn wait_for_requests(&self, n: u64, deadline: Duration) {
         let enough = self.shared.report().requests + n;
-        let done = wait_until(deadline, || (self.shared.report().requests >= enough).then_some(()));
+        self.wait_until_requests(enough, deadline);
+    }
+
+    /// Waits until `n` requests have ended since the start; panics at the deadline.
+    #[track_caller]
+    pub fn wait_until_requests(&self, n: u64, deadline: Duration) {
+        let done = wait_until(deadline, || (self.shared.report().requests >= n).then_some(()));
         assert!(done.is_some(), "{n} requests took longer than {deadline:?}: {:?}", self.so_far());
     }
 
@@ -125,20 +120,6 @@ impl Drop for Load {
     }
 }
 
-impl Report {
-    /// Returns itself when something was asked and nothing was lost, else panics with the first losses.
-    #[track_caller]
-    pub fn expect_no_loss(self) -> Report {
-        assert!(self.requests > 0, "no request was made, which proves nothing");
-        let first = &self.lost[..self.lost.len().min(10)];
-        assert!(self.n_lost == 0, "{} of {} requests lost, first: {first:#?}", self.n_lost, self.requests);
-        self
-    }
-}
-
-const MAX_LOST_KEPT: usize = 1000;
-const MAX_BODIES_KEPT: usize = 10_000;
-
 #[derive(Debug)]
 struct Shared {
     plan: Plan,
@@ -153,21 +134,47 @@ impl Shared {
         self.report.lock().expect("no panic while locked")
     }
 
-    fn work(&self) {
+    fn work(&self, asked: Asked) {
+        let mut kept = None;
         while !self.stop.load(Ordering::Relaxed) {
-            let number = self.n_begun.fetch_add(1, Ordering::Relaxed);
-            if !self.wait_for_turn(number) {
+            if asked != Asked::Slow && !self.wait_for_turn(self.n_begun.fetch_add(1, Ordering::Relaxed)) {
                 return;
             }
             let began = self.started.elapsed();
-            let answer = net::get(self.plan.addr, &self.plan.path, self.plan.deadline);
+            let answer = match asked {
+                Asked::New => net::get(self.plan.addr, &self.plan.path, self.plan.deadline),
+                Asked::Slow => net::get(self.plan.addr, &self.plan.slow.1, self.plan.deadline),
+                Asked::Kept => self.ask_kept(&mut kept),
+            };
             let ended = self.started.elapsed();
-            self.report().count(began, ended, answer);
+            self.report().count(asked, began, ended, answer);
             if self.plan.per_second.is_none() && self.report().n_lost > 0 {
                 // A closed port answers a thousand times a second; one loss is enough to fail, so leave the processor to others.
                 std::thread::sleep(Duration::from_millis(2));
             }
         }
+    }
+
+    /// Asks over the connection that is kept, or over a new one that is kept from now on.
+    fn ask_kept(&self, kept: &mut Option<Kept>) -> Result<Answer, Loss> {
+        let Plan { addr, path, deadline, .. } = &self.plan;
+        if let Some(mut open) = kept.take() {
+            match open.ask(path, *deadline) {
+                Ok((answer, goes_on)) => {
+                    *kept = goes_on.then_some(open);
+                    return Ok(answer);
+                }
+                Err(Missed::Lost(loss)) => return Err(loss),
+                Err(Missed::Closed) => self.report().n_closed += 1,
+            }
+        }
+        let mut open = Kept::connect(*addr, *deadline)?;
+        let (answer, goes_on) = open.ask(path, *deadline).map_err(|missed| match missed {
+            Missed::Lost(loss) => loss,
+            Missed::Closed => Loss::Reset,
+        })?;
+        *kept = goes_on.then_some(open);
+        Ok(answer)
     }
 
     /// Waits for the time of request `number`; false when the load was stopped meanwhile.
@@ -184,35 +191,10 @@ impl Shared {
     }
 }
 
-impl Report {
-    fn count(&mut self, began: Duration, ended: Duration, answer: Result<net::Answer, Loss>) {
-        self.requests += 1;
-        self.worst_ms = self.worst_ms.max((ended - began).as_millis() as u64);
-        let answer = match answer {
-            Ok(answer) if answer.status == 200 => answer,
-            Ok(answer) => return self.lose(began, Loss::Status(answer.status)),
-            Err(reason) => return self.lose(began, reason),
-        };
-        let body = String::from_utf8_lossy(&answer.body).into_owned();
-        if self.bodies.len() >= MAX_BODIES_KEPT && !self.bodies.contains_key(&body) {
-            return;
-        }
-        let span = self.spans.entry(body.clone()).or_insert((ended, ended));
-        *span = (span.0.min(ended), span.1.max(ended));
-        *self.bodies.entry(body).or_default() += 1;
-    }
-
-    fn lose(&mut self, at: Duration, reason: Loss) {
-        self.n_lost += 1;
-        if self.lost.len() < MAX_LOST_KEPT {
-            self.lost.push(Lost { at, reason });
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
@@ -299,17 +281,12 @@ mod tests {
     #[test]
     fn a_rate_is_kept() {
         let server = Server::start(HELLO);
-        let plan = Plan { addr: server.addr, path: "/".to_owned(), n_workers: 2, per_second: Some(100), deadline: SOON };
+        let plan = Plan { n_workers: 2, per_second: Some(100), deadline: SOON, ..Plan::to(server.addr, "/") };
         let began = Instant::now();
         let load = Load::run(plan);
         load.wait_for_requests(21, SOON);
         // Request number 20 may not begin before its time; how late it is depends on the machine.
         assert!(began.elapsed() >= Duration::from_millis(200));
         load.finish().expect_no_loss();
-    }
-
-    #[test]
-    fn no_request_at_all_proves_nothing() {
-        assert!(std::panic::catch_unwind(|| Report::default().expect_no_loss()).is_err());
     }
 }

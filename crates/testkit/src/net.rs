@@ -1,5 +1,9 @@
 //! Loopback addresses that are free, and the smallest HTTP exchange that tells a whole answer from a broken one.
 
+mod kept;
+
+pub use kept::{Kept, Missed};
+
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -177,7 +177,7 @@ impl Run {
         Typist { child: Child { command: line, process, started, status: None, stdout, stderr }, keys: ours }
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.args);
         for (key, value) in &self.env {

@@ -56,6 +56,12 @@ pub fn send(pid: u32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
+/// Whether a process has ended with all its threads, waited for or not: then its files are closed and its locks given back.
+pub fn has_ended(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    threads == 0 || (threads == 1 && matches!(state(pid), Some('Z' | 'X')))
+}
+
 fn processes() -> Vec<u32> {
     let entries = fs::read_dir("/proc").expect("a mounted /proc");
     let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
