@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use df_cache::durable;
@@ -23,6 +23,8 @@ use crate::conversation::{Conversation, TalkError};
 use crate::generation;
 use crate::layout::Layout;
 use crate::serve::{chain, fault};
+use crate::supervise::replace;
+use crate::unit;
 
 /// How long a supervisor may take until it listens.
 const START: Duration = Duration::from_secs(10);
@@ -43,6 +45,17 @@ pub enum ControlError {
     Silent { log: PathBuf },
     #[error("the supervisor said something that is not the protocol")]
     Session(#[source] df_wire::SessionError),
+    #[error("the supervisor stays the program that it is: {0}")]
+    NotNow(String),
+}
+
+/// What became of the supervisor's program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replaced {
+    /// Nothing: it is no older, or there is none.
+    Not,
+    /// It is another now.
+    Once,
 }
 
 /// What is wanted of an application, also after a reboot.
@@ -129,6 +142,10 @@ fn is_under_way(running: &Running, current: u64) -> bool {
 /// # Errors
 /// The connection to the operator broke. What the supervisor was asked goes on.
 pub fn forward<R: Read, W: Write>(layout: &Layout, request: &Request, talk: &mut Conversation<R, W>) -> Result<(), TalkError> {
+    if changes(request) {
+        // An older one does what is asked as well; the next who comes tries again.
+        let _ = replace(layout, false);
+    }
     let mut session =
         match ensure_running(layout).and_then(Asking::open).and_then(|mut session| session.ask(request).map(|()| session)) {
             Ok(session) => session,
@@ -144,6 +161,31 @@ pub fn forward<R: Read, W: Write>(layout: &Layout, request: &Request, talk: &mut
     }
 }
 
+/// Has the supervisor become the program of this process, if that is newer, or if it is told to go back; nothing of what serves is touched. Where there is none, or it is too old to know
+/// how, nothing happens.
+///
+/// # Errors
+/// It cannot now, and why; it goes on as it is.
+pub fn replace(layout: &Layout, back: bool) -> Result<Replaced, ControlError> {
+    let (mut back, mut replaced) = (back, Replaced::Not);
+    // It ends the connection when it becomes another; who connects then waits for the new one, which says that it is no older.
+    for _ in 0..3 {
+        let Some(stream) = connect(layout).map_err(ControlError::Connect)? else { return Ok(replaced) };
+        let asked = Asking::open(stream).and_then(|mut session| {
+            session.ask(&Request::Replace { program: replace::ours(), back })?;
+            session.next()
+        });
+        match asked {
+            Ok(Some(FromNode::Reply(Reply::Done))) => return Ok(replaced),
+            Ok(Some(FromNode::Reply(Reply::Fault(fault)))) => return Err(ControlError::NotNow(fault.message)),
+            Ok(Some(_)) => return Err(ControlError::Ended),
+            Ok(None) | Err(ControlError::Connect(_)) => (back, replaced) = (false, Replaced::Once),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(replaced)
+}
+
 /// Connects to the supervisor; `None` when there is none.
 ///
 /// # Errors
@@ -157,22 +199,30 @@ pub fn connect(layout: &Layout) -> io::Result<Option<UnixStream>> {
     }
 }
 
+/// Returns whether a request changes what runs: whoever asks it has the node for itself.
+fn changes(request: &Request) -> bool {
+    matches!(request, Request::Activate { .. } | Request::Rollback { .. } | Request::Start { .. } | Request::Stop { .. })
+}
+
 /// Connects to the supervisor, and starts one first when there is none: detached, with the program of this process.
 ///
 /// # Errors
 /// It cannot be started or does not listen in time.
 pub fn ensure_running(layout: &Layout) -> Result<UnixStream, ControlError> {
     let deadline = Instant::now() + START;
-    let mut child = None;
+    let mut child: Option<Child> = None;
     loop {
         if let Some(stream) = connect(layout).map_err(ControlError::Connect)? {
             return Ok(stream);
         }
-        // One that lost the race for the lock ends at once; then another listens, or will.
-        let ended = child.as_mut().is_none_or(|child: &mut std::process::Child| matches!(child.try_wait(), Ok(Some(_))));
-        if ended {
-            child = Some(start(layout).map_err(ControlError::Start)?);
-        }
+        // One that lost the race for the lock ends at once; then another listens, or will. Where systemd could not start it, it is started without.
+        child = Some(match child {
+            None => start_by_unit(layout).map_or_else(|| start(layout), Ok).map_err(ControlError::Start)?,
+            Some(mut former) => match former.try_wait() {
+                Ok(Some(_)) => start(layout).map_err(ControlError::Start)?,
+                _ => former,
+            },
+        });
         if Instant::now() > deadline {
             return Err(ControlError::Silent { log: log_path(layout) });
         }
@@ -180,20 +230,31 @@ pub fn ensure_running(layout: &Layout) -> Result<UnixStream, ControlError> {
     }
 }
 
-fn start(layout: &Layout) -> io::Result<std::process::Child> {
-    let log = fs::OpenOptions::new().create(true).append(true).open(log_path(layout))?;
+/// Has systemd start it, where there is a unit of it or should be one.
+fn start_by_unit(layout: &Layout) -> Option<Child> {
+    let mut log = open_log(layout).ok()?;
+    let started = unit::start(layout, &unit::look(), log.try_clone().ok()?);
+    started.unwrap_or_else(|error| {
+        // Who cannot write that here cannot start it either, and says so.
+        let _ = writeln!(log, "without systemd: {}", chain(&error));
+        None
+    })
+}
+
+/// Starts a supervisor with the program of this process, detached.
+///
+/// # Errors
+/// It cannot be started.
+pub fn start(layout: &Layout) -> io::Result<Child> {
+    let log = open_log(layout)?;
     // Not by its name: two operators at first contact both put the program there, and the second copy takes the name from the first, which runs.
     let mut command = Command::new("/proc/self/exe");
-    command
-        .arg0("df-node")
-        .arg("supervise")
-        .arg("--root")
-        .arg(&layout.root)
-        .arg("--data")
-        .arg(&layout.data)
-        .arg("--tmp")
-        .arg(&layout.tmp);
+    command.arg0("df-node").arg("supervise").args(layout.words());
     command.env_clear().current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()
+}
+
+fn open_log(layout: &Layout) -> io::Result<fs::File> {
+    fs::OpenOptions::new().create(true).append(true).open(log_path(layout))
 }
 
 fn log_path(layout: &Layout) -> PathBuf {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -130,6 +130,19 @@ impl Process {
             (true, Ok(_)) => Err(AdoptError::Reused { pid }),
             (true, Err(source)) => Err(system(source)),
         }
+    }
+
+    /// Holds a process by a descriptor that was held of it. One that has ended too, if it is our child: then how it ended is still to be told.
+    pub fn adopt_held(record: &ProcessRecord, pidfd: OwnedFd) -> Result<Self, AdoptError> {
+        let pid = record.pid;
+        let system = |source| AdoptError::System { pid, source };
+        // The kernel says -1 of one that has ended and was waited for.
+        if described(&pidfd).map_err(system)? != i64::from(pid) {
+            return Err(AdoptError::Ended { pid });
+        }
+        let child = parent(pid).is_ok_and(|parent| parent == std::process::id());
+        let process = Process { record: record.clone(), pid: number(pid).map_err(system)?, pidfd, child };
+        if child || process.alive().map_err(system)? { Ok(process) } else { Err(AdoptError::Ended { pid }) }
     }
 
     /// Returns what to write down for [`adopt`](Self::adopt).
@@ -247,11 +260,30 @@ fn start_time(pid: u32) -> io::Result<u64> {
     parse_start_time(&stat).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unexpected form of /proc/PID/stat"))
 }
 
-/// The second field is the command in parentheses, and may hold anything, also `)`.
+/// Returns the number of a process's parent.
+fn parent(pid: u32) -> io::Result<u32> {
+    let stat = fs::read(format!("/proc/{pid}/stat"))?;
+    let parent = field(&stat, 4).and_then(|parent| parent.parse().ok());
+    parent.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unexpected form of /proc/PID/stat"))
+}
+
 fn parse_start_time(stat: &[u8]) -> Option<u64> {
+    field(stat, 22)?.parse().ok()
+}
+
+/// Returns a field of /proc/PID/stat, counted from 1 and behind the second: that one is the command in parentheses, and may hold anything, also `)`.
+fn field(stat: &[u8], number: usize) -> Option<&str> {
     let behind_command = &stat[stat.iter().rposition(|&b| b == b')')? + 1..];
     let third_and_on = std::str::from_utf8(behind_command).ok()?;
-    third_and_on.split_ascii_whitespace().nth(22 - 3)?.parse().ok()
+    third_and_on.split_ascii_whitespace().nth(number - 3)
+}
+
+/// Returns the number of the process that a pidfd is of, as the kernel tells it.
+fn described(pidfd: &OwnedFd) -> io::Result<i64> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pid:"));
+    let number = line.and_then(|number| number.trim().parse().ok());
+    number.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a descriptor that is of no process"))
 }
 
 fn is_listener_on(socket: &OwnedFd, expected: &Endpoint) -> bool {
@@ -269,7 +301,6 @@ fn is_listener_on(socket: &OwnedFd, expected: &Endpoint) -> bool {
 mod tests {
     use super::*;
     use std::net::TcpListener;
-    use std::os::fd::AsRawFd;
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
 
@@ -338,6 +369,23 @@ mod tests {
         assert_eq!(process.wait(SOON).unwrap(), Some(Exit::Signal(9)));
         drop(process);
         assert!(matches!(Process::adopt(&record), Err(AdoptError::Ended { .. })));
+    }
+
+    #[test]
+    fn what_was_held_of_a_child_tells_how_it_ended_and_of_others_that_they_did() {
+        let process = start("exec sleep 100");
+        let (record, held) = (process.record().clone(), process.pidfd().try_clone_to_owned().unwrap());
+        let again = Process::adopt_held(&record, held.try_clone().unwrap()).unwrap();
+        let other = ProcessRecord { pid: std::process::id(), ..record.clone() };
+        assert!(matches!(Process::adopt_held(&other, held.try_clone().unwrap()), Err(AdoptError::Ended { .. })));
+        let file = tempfile::tempfile().unwrap().into();
+        assert!(matches!(Process::adopt_held(&record, file), Err(AdoptError::System { .. })));
+        again.kill_group().unwrap();
+        again.wait(SOON).unwrap();
+        let ended = Process::adopt_held(&record, held.try_clone().unwrap()).unwrap();
+        assert_eq!(ended.wait(SOON).unwrap(), Some(Exit::Signal(9)), "it is our child, and nobody has waited for it");
+        drop((process, again, ended));
+        assert!(matches!(Process::adopt_held(&record, held), Err(AdoptError::Ended { .. })));
     }
 
     #[test]

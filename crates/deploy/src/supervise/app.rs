@@ -5,6 +5,7 @@
 mod activate;
 mod adopt;
 mod introduce;
+mod keeping;
 mod ports;
 mod requests;
 mod versions;
@@ -24,6 +25,7 @@ use df_wire::{Event, Reply, Request};
 
 use super::Node;
 use super::proving::Watch;
+use super::records::Records;
 use super::start::Place;
 use crate::activation;
 use crate::launch::LaunchSpec;
@@ -52,6 +54,8 @@ pub enum Message {
     },
     /// Somebody wants to see what runs; told when it is shown.
     Show { seen: Sender<()> },
+    /// The supervisor is about to become another program. Told what to give to it, unless something is going on; then nothing happens here until `go_on` is closed.
+    Rest { seen: Sender<Option<Records>>, go_on: Receiver<()> },
     /// The process of a run ended.
     Ended { run: u64, pid: u32, exit: Exit },
     /// A program spoke on its notify socket.
@@ -201,6 +205,7 @@ impl App {
                 // Who wanted to see may have lost its patience.
                 let _ = seen.send(());
             }
+            Message::Rest { seen, go_on } => self.rest(&seen, &go_on),
             Message::Ended { run, pid, exit } => self.ended(run, pid, exit),
             Message::Notified { run, ready, extend } => self.notified(run, ready, extend),
             Message::Probed { run, outcomes } => self.probed(run, outcomes),

@@ -15,18 +15,40 @@ use crate::listeners::GroupRecord;
 use crate::process::ProcessRecord;
 
 /// What is known of an application's processes.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Records {
     /// The next run's number.
     pub next_run: u64,
     /// Versions that run.
     pub versions: Vec<VersionRecord>,
+    /// What serves, where its program has ended and is to be started again: clients wait at its listeners.
+    #[serde(default)]
+    pub waiting: Option<WaitingRecord>,
     /// The listeners.
     pub groups: Vec<GroupRecord>,
+    /// When it crashed lately, in milliseconds since the machine started.
+    #[serde(default)]
+    pub crashes_ms: Vec<u64>,
+    /// When what serves is started again.
+    #[serde(default)]
+    pub restart_at_ms: Option<u64>,
+}
+
+/// A version whose program has ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WaitingRecord {
+    /// Its run.
+    pub run: u64,
+    /// Its generation.
+    pub generation: u64,
+    /// Since when.
+    pub since: df_core::Timestamp,
+    /// The address for ports that name none.
+    pub listen: std::net::IpAddr,
 }
 
 /// A version that runs.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VersionRecord {
     /// Its run: a generation may run more than once.
     pub run: u64,

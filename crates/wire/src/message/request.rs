@@ -15,6 +15,17 @@ use super::{Event, FaultKind, Incoming, Reply};
 /// How many contents are asked for at once: as JSON, one takes 67 bytes.
 pub const BLOBS: usize = 4096;
 
+/// A `df-node`, for the question which of two is newer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// The format in which it hands on what it supervises.
+    pub format: u32,
+    /// Its version.
+    pub version: String,
+    /// When it came to the machine, in nanoseconds of the machine's clock.
+    pub came: i64,
+}
+
 /// What the operator asks. One at a time is served, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -193,6 +204,14 @@ pub enum Request {
         /// It is started again right away by whoever stops it: should that not come to pass, a boot starts it, and it counts as ill, not as stopped.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         again: bool,
+    },
+    /// Only between programs of one node: the supervisor shall become the program of whoever asks this over the control socket, if that is newer, nothing of what
+    /// serves being touched. Answer: [`Reply::Done`] when it is not newer, a fault when it cannot be now; the connection ends when it was done.
+    Replace {
+        /// The program of whoever asks.
+        program: Program,
+        /// Also if it is older.
+        back: bool,
     },
     /// Asks the serving version its probes. Answer: [`Reply::Verified`].
     Verify {

@@ -5,16 +5,17 @@
 //! or listeners that cannot be had back), what `current` says is started from its image.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use df_core::Endpoint;
+use df_core::{Endpoint, Timestamp};
 use df_wire::message::{GenerationResult, RunState};
 
 use super::super::probing;
-use super::super::records::{self, Records, VersionRecord};
+use super::super::records::{self, Records, VersionRecord, WaitingRecord};
 use super::super::start;
 use super::watching::{kill, watch};
 use super::{App, Flight, Starting, Version};
@@ -22,36 +23,87 @@ use crate::activation::{Plan, Readiness, State, Style};
 use crate::confirmation::{self, Armed, Duty, Found};
 use crate::control;
 use crate::generation;
-use crate::listeners::Group;
-use crate::process::Process;
+use crate::hold::What;
+use crate::listeners::{Group, GroupRecord};
+use crate::process::{Exit, Process};
 use crate::supervise::words;
 
 /// How long killed processes may take to vanish.
 const GONE: Duration = Duration::from_secs(5);
 
+/// What is known of a version that an earlier supervisor started.
+struct Former {
+    generation: u64,
+    since: Timestamp,
+    listen: IpAddr,
+    state: RunState,
+    handoff: String,
+}
+
+/// Returns when it is so many milliseconds after the machine started, if that can be told.
+fn instant(boot_ms: u64) -> Option<Instant> {
+    let (now, boot, at) = (Instant::now(), confirmation::since_boot(), Duration::from_millis(boot_ms));
+    if at > boot { now.checked_add(at - boot) } else { now.checked_sub(boot - at) }
+}
+
 impl App {
     /// Adopts what runs, ends what should not, starts what is missing.
     pub(super) fn take_over(&mut self) {
-        let records = records::read(&self.node.layout, &self.app);
+        let handed_on = self.node.records.lock().expect("nobody panics with this lock").remove(&self.app);
+        let records = handed_on.unwrap_or_else(|| records::read(&self.node.layout, &self.app));
+        let mut held = self.held();
         self.next_run = records.next_run.max(1);
-        self.adopt_versions(&records);
+        self.crashes = records.crashes_ms.iter().filter_map(|ms| instant(*ms)).collect();
+        self.adopt_versions(&records, &mut held);
         self.end_orphans();
         let waits = self.find_armed();
         let current = self.current();
         let serving = self.versions.iter().rev().find(|(_, version)| version.generation == current).map(|(run, _)| *run);
-        if let Err(why) = self.adopt_groups(&records, serving) {
+        if let Err(why) = self.adopt_groups(&records, serving, &mut held) {
             eprintln!("{}: its listeners cannot be had back ({why}); it is started again", self.app);
             self.end_all();
         }
+        self.close_unknown();
         self.serving = serving.filter(|run| self.versions.contains_key(run));
         let waits = waits.filter(|(armed, _)| armed.new == current);
         self.settle(current, waits.as_ref().map(|(armed, _)| armed.old));
         self.write_records();
-        if self.serving.is_none() {
-            self.boot();
+        match self.serving.and_then(|run| self.versions.get(&run)) {
+            None => self.boot(),
+            Some(version) if version.process.is_none() => self.revive(&records),
+            Some(_) => {}
         }
         if let Some((armed, left)) = waits {
             self.wait_on(armed, left);
+        }
+    }
+
+    /// Returns what was held of the application.
+    fn held(&self) -> BTreeMap<What, OwnedFd> {
+        self.node.holding.of(&self.app).unwrap_or_else(|error| {
+            eprintln!("{}: what was held: {error}", self.app);
+            BTreeMap::new()
+        })
+    }
+
+    /// Starts what serves again, whose program has ended: when it was planned, or as after any crash if nobody had seen it end.
+    fn revive(&mut self, records: &Records) {
+        if records.waiting.is_none() {
+            return self.crashed(Exit::Unknown);
+        }
+        self.restart_at = Some(records.restart_at_ms.and_then(instant).unwrap_or_else(Instant::now));
+    }
+
+    /// Closes sockets that were held and belong to nothing that is known: whoever made them was killed before it could write that down, or they cannot be used any more.
+    fn close_unknown(&self) {
+        let known: Vec<u64> = self.groups.values().flat_map(|group| group.descriptors()).map(|(inode, _)| inode).collect();
+        for (what, descriptor) in self.held() {
+            if let What::Socket { inode } = what
+                && !known.contains(&inode)
+            {
+                // Closing alone is not enough: the program may have a copy.
+                let _ = rustix::net::shutdown(&descriptor, rustix::net::Shutdown::Read);
+            }
         }
     }
 
@@ -64,7 +116,7 @@ impl App {
         })?;
         let release = self.release_of(armed.new).ok();
         let runs = release.as_ref().is_some_and(|release| release.run.is_some());
-        let lives = !runs || self.versions.values().any(|version| version.generation == armed.new);
+        let lives = !runs || self.versions.values().any(|version| version.generation == armed.new && version.process.is_some());
         let boot = crate::process::boot().unwrap_or_default();
         match confirmation::decide(&armed, &Found { current, boot, now: confirmation::since_boot(), lives }) {
             Duty::Wait(left) => return Some((armed, left)),
@@ -138,9 +190,9 @@ impl App {
         });
     }
 
-    fn adopt_versions(&mut self, records: &Records) {
+    fn adopt_versions(&mut self, records: &Records, held: &mut BTreeMap<What, OwnedFd>) {
         for record in &records.versions {
-            match self.adopt_version(record) {
+            match self.adopt_version(record, records, held) {
                 Ok(version) => {
                     let process = version.process.clone();
                     self.versions.insert(record.run, version);
@@ -149,30 +201,72 @@ impl App {
                 Err(why) => eprintln!("{} generation {}: {why}", self.app, record.generation),
             }
         }
+        if let Some(WaitingRecord { run, generation, since, listen }) = records.waiting.clone()
+            && self.is_waited_at(run, generation, records, held)
+        {
+            let version = Former { generation, since, listen, state: RunState::Serving, handoff: String::new() };
+            match self.version(version, None) {
+                Ok(version) => drop(self.versions.insert(run, version)),
+                Err(why) => eprintln!("{} generation {generation}: {why}", self.app),
+            }
+        }
     }
 
-    fn adopt_version(&self, record: &VersionRecord) -> Result<Version, String> {
-        let process = Process::adopt(&record.process).map_err(|error| words(&error))?;
-        let process = Arc::new(process);
-        let release = self.release_of(record.generation).map_err(|error| words(&error));
-        let Ok(release) = release else {
-            kill(&process);
-            return Err("its record is gone; it was ended".into());
+    fn adopt_version(
+        &self,
+        record: &VersionRecord,
+        records: &Records,
+        held: &mut BTreeMap<What, OwnedFd>,
+    ) -> Result<Version, String> {
+        let (pid, start_time) = (record.process.pid, record.process.start_time);
+        let process = match held.remove(&What::Process { pid, start_time }) {
+            Some(pidfd) => Process::adopt_held(&record.process, pidfd),
+            None => Process::adopt(&record.process),
         };
-        let places = release.run.as_ref().map(|section| start::places(section, record.listen)).unwrap_or_default();
-        let section = release.run.as_ref().ok_or("its release runs nothing")?;
-        let spec =
-            start::prepare(&self.node.layout, &release, section, record.generation, &places, &start::Addresses::default()).ok();
-        self.claim(&places).map_err(|error| words(&error))?;
-        Ok(Version {
+        let process = match process {
+            Ok(process) => Some(Arc::new(process)),
+            // It ended while nobody looked; its clients need not know.
+            Err(error) if self.is_waited_at(record.run, record.generation, records, held) => {
+                eprintln!("{} generation {}: {}", self.app, record.generation, words(&error));
+                None
+            }
+            Err(error) => return Err(words(&error)),
+        };
+        let former = Former {
             generation: record.generation,
-            places,
-            spec,
-            process: Some(process),
-            state: record.state,
             since: record.since,
             listen: record.listen,
+            state: record.state,
             handoff: record.handoff.clone(),
+        };
+        self.version(former, process.clone()).inspect_err(|_| process.iter().for_each(|process| kill(process)))
+    }
+
+    /// Returns whether clients wait at the listeners of what serves, although its program has ended.
+    fn is_waited_at(&self, run: u64, generation: u64, records: &Records, held: &BTreeMap<What, OwnedFd>) -> bool {
+        let is_held = |group: &GroupRecord| {
+            let mut slots = group.slots.iter().zip(&group.sockets);
+            slots.any(|(slot, &inode)| *slot == Some(run) && held.contains_key(&What::Socket { inode }))
+        };
+        generation == self.current() && records.groups.iter().any(is_held)
+    }
+
+    fn version(&self, former: Former, process: Option<Arc<Process>>) -> Result<Version, String> {
+        let Former { generation, since, listen, state, handoff } = former;
+        let release = self.release_of(generation).map_err(|_| "its record is gone; it was ended".to_owned())?;
+        let section = release.run.as_ref().ok_or("its release runs nothing")?;
+        let places = start::places(section, listen);
+        let spec = start::prepare(&self.node.layout, &release, section, generation, &places, &start::Addresses::default()).ok();
+        self.claim(&places).map_err(|error| words(&error))?;
+        Ok(Version {
+            generation,
+            places,
+            spec,
+            process,
+            state,
+            since,
+            listen,
+            handoff,
             retiring: false,
             said_ready: true,
             release,
@@ -196,12 +290,21 @@ impl App {
         }
     }
 
-    /// Takes the listeners back from the programs, in the order that the predecessor wrote down, and steers to what serves.
-    fn adopt_groups(&mut self, records: &Records, serving: Option<u64>) -> Result<(), String> {
+    /// Takes the listeners back, from where they were held or else from the programs, in the order that the predecessor wrote down, and steers to what serves.
+    fn adopt_groups(
+        &mut self,
+        records: &Records,
+        serving: Option<u64>,
+        held: &mut BTreeMap<What, OwnedFd>,
+    ) -> Result<(), String> {
         let mut groups = BTreeMap::new();
         for record in &records.groups {
-            let sockets: Vec<Option<OwnedFd>> =
-                record.slots.iter().map(|slot| self.take_listener((*slot)?, &record.address)).collect();
+            let mut take = |(at, slot): (usize, &Option<u64>)| {
+                let inode = record.sockets.get(at).copied();
+                let held = inode.and_then(|inode| held.remove(&What::Socket { inode }));
+                held.or_else(|| self.take_listener((*slot)?, &record.address))
+            };
+            let sockets: Vec<Option<OwnedFd>> = record.slots.iter().enumerate().map(&mut take).collect();
             if sockets.iter().all(Option::is_none) {
                 continue;
             }
@@ -209,6 +312,7 @@ impl App {
             if let Some(run) = serving.filter(|run| group.record().slots.contains(&Some(*run))) {
                 group.steer(run, None).map_err(|error| words(&error))?;
             }
+            self.close_dead(&group);
             groups.insert(record.address.clone(), Arc::new(group));
         }
         self.groups = groups;
@@ -221,9 +325,20 @@ impl App {
         missing.map_or(Ok(()), |place| Err(format!("nobody listens on {}", place.address)))
     }
 
+    /// Closes the listeners of versions that have ended: nobody would take the clients that come there.
+    fn close_dead(&self, group: &Group) {
+        let dead = |run: &u64| !self.versions.contains_key(run);
+        for run in group.record().slots.into_iter().flatten().filter(dead) {
+            if let Err(error) = group.remove(run) {
+                eprintln!("{}: {}", self.app, words(&error));
+            }
+        }
+    }
+
     fn take_listener(&self, run: u64, address: &Endpoint) -> Option<OwnedFd> {
         let version = self.versions.get(&run)?;
-        let at = version.places.iter().filter(|place| probing::has_listener(place)).position(|place| place.address == *address)?;
+        let at =
+            version.places.iter().filter(|place| probing::has_listener(place)).position(|place| place.address == *address)?;
         match version.process.as_ref()?.take_listener(3 + at as i32, address) {
             Ok(listener) => Some(listener),
             Err(error) => {
@@ -278,7 +393,7 @@ impl App {
         for (_, version) in std::mem::take(&mut self.versions) {
             version.process.iter().for_each(|process| kill(process));
         }
-        self.groups.clear();
+        self.close_all();
     }
 
     /// Starts what `current` says, if it is wanted; what cannot be started now is tried again later.

@@ -15,7 +15,6 @@ use distributive_flow::parent::NotifySocket;
 use distributive_flow::protocol::NotifyAddress;
 
 use super::super::probing::{self, Round};
-use super::super::records::{self, Records, VersionRecord};
 use super::super::start::{self, Place};
 use super::ports::Entrance;
 use super::watching::{await_ready, end, watch};
@@ -128,27 +127,6 @@ impl App {
             fs::rename(&path, path.with_extension("log.1")).map_err(failed)?;
         }
         OpenOptions::new().create(true).append(true).open(&path).map_err(failed)
-    }
-
-    /// Writes down what runs, for a successor.
-    pub(super) fn write_records(&self) {
-        let versions = self.versions.iter().filter_map(|(run, version)| {
-            let process = version.process.as_ref()?.record().clone();
-            Some(VersionRecord {
-                run: *run,
-                generation: version.generation,
-                state: version.state,
-                process,
-                since: version.since,
-                listen: version.listen,
-                handoff: version.handoff.clone(),
-            })
-        });
-        let groups = self.groups.values().map(|group| group.record()).collect();
-        let records = Records { next_run: self.next_run, versions: versions.collect(), groups };
-        if let Err(error) = records::write(&self.node.layout, &self.app, &records) {
-            eprintln!("records of {}: {error}", self.app);
-        }
     }
 
     /// Returns a round of probes of a run.
