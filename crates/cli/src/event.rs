@@ -7,7 +7,7 @@
 
 use df_build::Difference;
 use df_core::{AppName, CommitId, Digest, ImageId, RecipeKey, ReleaseId, Timestamp};
-use df_fleet::message::{GenerationResult, ProbeOutcome};
+use df_fleet::message::{GenerationResult, OwnQueue, ProbeOutcome};
 use serde::Serialize;
 use serde::Serializer;
 
@@ -118,6 +118,8 @@ pub enum Event {
         connection_kept: Option<bool>,
         /// How the first request was lost.
         first_loss: Option<String>,
+        /// What becomes of who waits at the old version when it ends, where the programs bind by themselves: `lost`, or `moved` by the kernel.
+        own_queue: Option<OwnQueue>,
     },
     /// A node, as it is.
     Node(NodeState),

@@ -50,7 +50,7 @@ impl Teller {
             Told::Activated { generation, from } => Event::Activated(self.activation(generation, from, self.reason.clone())),
             Told::Confirmed { generation } => Event::Confirmed(self.activation(generation, self.from, self.reason.clone())),
             Told::RolledBack { generation, from, reason } => Event::RolledBack(self.activation(generation, from, reason)),
-            Told::Handoff { port, queued, seen } => Event::Handoff {
+            Told::Handoff { port, queued, seen, own } => Event::Handoff {
                 node,
                 port: port.to_string(),
                 queued,
@@ -61,6 +61,7 @@ impl Teller {
                 worst_ms: seen.as_ref().map(|seen| seen.worst_ms),
                 connection_kept: seen.as_ref().and_then(|seen| seen.kept),
                 first_loss: seen.map(|seen| seen.first_loss).filter(|loss| !loss.is_empty()),
+                own_queue: own,
             },
         })
     }

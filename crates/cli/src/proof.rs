@@ -50,6 +50,7 @@ mod tests {
             worst_ms,
             connection_kept: None,
             first_loss: None,
+            own_queue: None,
         }
     }
 

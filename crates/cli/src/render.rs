@@ -7,7 +7,7 @@ mod why;
 use df_build::Difference;
 use df_core::text::{escape, shorten};
 use df_core::{CommitId, ImageId};
-use df_fleet::message::ProbeOutcome;
+use df_fleet::message::{OwnQueue, ProbeOutcome};
 
 use crate::event::{Activation, Event, Placed};
 use units::{bytes, seconds};
@@ -72,6 +72,9 @@ pub fn lines(event: &Event) -> Vec<String> {
                 generation => format!("generation {generation} serves again{}{}", commit_of(a), before(a)),
             };
             vec![at(&a.node, &format!("{what}{why}"))]
+        }
+        Event::Handoff { node, port, own_queue: Some(own), .. } => {
+            vec![at(node, &format!("port {}: {}", esc(port), of_own_queue(*own)))]
         }
         Event::Handoff { node, port, queued, requests, lost, worst_ms, first_loss, .. } => {
             let loss = first_loss.as_ref().map_or_else(String::new, |loss| format!("; the first: {}", shorten(&esc(loss), 200)));
@@ -194,6 +197,19 @@ fn pid_of(pid: Option<i32>) -> String {
 
 fn commit_of(activation: &Activation) -> String {
     activation.commit.as_ref().map_or_else(String::new, |commit| format!(" {}", commit.short()))
+}
+
+/// Says what programs that bind by themselves cost their clients.
+fn of_own_queue(own: OwnQueue) -> &'static str {
+    match own {
+        OwnQueue::Lost => {
+            "both versions bind it by themselves: clients are spread over them, and who waits at the old one when it closes is lost, which nobody counts; with \
+             net.ipv4.tcp_migrate_req=1 on the node the kernel gives them to the new one (Linux 5.14)"
+        }
+        OwnQueue::Moved => {
+            "both versions bind it by themselves: clients are spread over them, and who waits at the old one when it closes goes to the new one (net.ipv4.tcp_migrate_req)"
+        }
+    }
 }
 
 fn before(activation: &Activation) -> String {

@@ -1,5 +1,7 @@
 //! Facts about the machine.
 
+use df_core::Endpoint;
+use df_wire::message::OwnQueue;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -8,6 +10,8 @@ use std::path::{Path, PathBuf};
 const LIBC_LEN: u64 = 8 << 20;
 /// Where programs that load programs lie.
 const LOADERS: [&str; 4] = ["/lib", "/lib64", "/lib32", "/libx32"];
+/// Whether the kernel moves connections from a listener that closes to another of its group (Linux 5.14).
+const MIGRATES: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
 /// How many of them are named.
 const N_LOADERS: usize = 100;
 
@@ -37,6 +41,13 @@ pub fn interpreters() -> Vec<String> {
     found.sort();
     found.truncate(N_LOADERS);
     found
+}
+
+/// Returns what becomes of who waits at a socket that a program has bound by itself when it closes, and another of the same port stays.
+pub fn own_queue(at: &Endpoint) -> OwnQueue {
+    let moves = fs::read(MIGRATES).is_ok_and(|setting| setting.trim_ascii() == b"1");
+    // Datagrams are not connections: nobody moves them.
+    if moves && matches!(at, Endpoint::Tcp(_)) { OwnQueue::Moved } else { OwnQueue::Lost }
 }
 
 /// Returns the free bytes of the file system that holds a directory.

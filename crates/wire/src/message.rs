@@ -12,7 +12,7 @@ mod reply;
 mod request;
 mod survey;
 
-pub use event::{Event, Seen, Unread};
+pub use event::{Event, OwnQueue, Seen, Unread};
 pub use fault::{Fault, FaultKind};
 pub use reply::{Collected, Difference, HistoryEntry, ProbeOutcome, Reply, Serving};
 pub use request::{BLOBS, Program, Request, RollbackTarget, Secret, Slice, Source};

@@ -218,6 +218,9 @@ impl State {
         }
         let directory = Directory::open(&self.path)?;
         self.refuse_others(&directory, place::file_name(&self.path))?;
+        if self.members.is_empty() {
+            directory.sweep(&self.path);
+        }
         let name = place::own_name(&self.path, generation);
         let path = place::beside(&self.path, &name);
         // Left by a run of this number that nobody remembers.

@@ -50,6 +50,9 @@ pub enum Event {
         /// What the node saw as a client, when it was one.
         #[serde(default)]
         seen: Option<Seen>,
+        /// What becomes of who waits at the old version when it ends, where programs bind by themselves and nobody can wait for that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        own: Option<OwnQueue>,
     },
     /// The new version stayed well, and [`Request::Confirm`](super::Request::Confirm) is waited for; only told to who asked for that.
     Awaiting {
@@ -96,6 +99,16 @@ pub enum Event {
         /// How many.
         len: u64,
     },
+}
+
+/// What becomes of the queue of a socket that a program has bound by itself, beside that of the next version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OwnQueue {
+    /// Who waits there is lost when it closes.
+    Lost,
+    /// The kernel gives them to the next version (net.ipv4.tcp_migrate_req).
+    Moved,
 }
 
 /// What the node saw as a client of a port, from just before the switch until the old version's queue was empty.

@@ -172,6 +172,19 @@ impl Directory {
         self.rename(&fresh, file_name(path))
     }
 
+    /// Removes names of ours at which nobody listens: of versions that were killed together with everybody who knew of them.
+    pub fn sweep(&self, path: &SocketPath) {
+        let prefix = format!(".{}.df-", file_name(path));
+        let entries = std::fs::read_dir(directory_of(path)).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        for name in names.filter(|name| name.strip_prefix(&prefix).is_some_and(is_number)) {
+            if check_name(path, &name).is_ok() {
+                // What stays is in nobody's way.
+                let _ = self.remove(&name);
+            }
+        }
+    }
+
     /// Renames within the directory.
     pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         Ok(renameat(&self.0, from, &self.0, to)?)
@@ -207,6 +220,10 @@ fn enter(parent: Option<&OwnedFd>, name: &str, at: &str) -> Result<OwnedFd, Plac
         return Err(refused("can be changed by other users"));
     }
     Ok(directory)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// Returns the part of the path up to the last slash, with it.

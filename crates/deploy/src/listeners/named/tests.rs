@@ -184,6 +184,19 @@ fn a_socket_that_nobody_listens_on_is_replaced_and_nothing_else() {
 }
 
 #[test]
+fn names_of_versions_that_nobody_remembers_are_swept_and_no_others() {
+    let place = place();
+    let dir = place.dir.path();
+    for name in [".a.sock.df-1", ".a.sock.df-22", ".a.sock.df-x", ".b.sock.df-1"] {
+        drop(UnixListener::bind(dir.join(name)).unwrap());
+    }
+    std::fs::write(dir.join(".a.sock.df-5"), "precious").unwrap();
+    let _listens = UnixListener::bind(dir.join(".a.sock.df-4")).unwrap();
+    let _group = group(&place, &[7]);
+    assert_eq!(names(&place), [".a.sock.df-4", ".a.sock.df-5", ".a.sock.df-7", ".a.sock.df-x", ".b.sock.df-1", "a.sock"]);
+}
+
+#[test]
 fn a_stranger_who_takes_the_path_is_not_pushed_out() {
     let place = place();
     let group = group(&place, &[1]);

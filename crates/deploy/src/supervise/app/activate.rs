@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use df_core::Release;
 use df_core::name::Label;
 use df_core::spec::{Handoff, Transport};
-use df_wire::message::{Fault, FaultKind, GenerationResult, ProbeOutcome, RunState, Seen};
+use df_wire::message::{Fault, FaultKind, GenerationResult, OwnQueue, ProbeOutcome, RunState, Seen};
 use df_wire::{Event, Reply};
 
 use super::super::proving::{PATIENCE, Watch};
@@ -341,9 +341,23 @@ impl App {
         }
         let seen: Vec<(Label, Seen)> = ports.iter().filter_map(|port| Some((port.port.clone(), port.seen.clone()?))).collect();
         for HandedPort { port, taken, seen } in ports.into_iter().filter(|port| port.taken.is_some() || port.seen.is_some()) {
-            self.say(Event::Handoff { port, queued: taken.unwrap_or(0), seen });
+            self.say(Event::Handoff { port, queued: taken.unwrap_or(0), seen, own: None });
+        }
+        for (port, own) in self.own_queues() {
+            self.say(Event::Handoff { port, queued: 0, seen: None, own: Some(own) });
         }
         self.advance(activation::Event::Handed { lost: proving::lost(&seen) });
+    }
+
+    /// Returns the ports at which both versions have bound by themselves, and what becomes of the old one's queue there.
+    fn own_queues(&self) -> Vec<(Label, OwnQueue)> {
+        let Some(flight) = self.flight.as_ref().filter(|flight| flight.plan.style == Style::Beside) else { return vec![] };
+        let version = |run: Option<u64>| run.and_then(|run| self.versions.get(&run));
+        let (Some(old), Some(new)) = (version(flight.old_run), version(Some(flight.new_run))) else { return vec![] };
+        let binds = |place: &&Place| place.handoff == Handoff::Reuseport;
+        let had = |place: &&Place| old.places.iter().any(|other| other.address == place.address);
+        let both = new.places.iter().filter(binds).filter(had);
+        both.map(|place| (place.label.clone(), crate::machine::own_queue(&place.address))).collect()
     }
 
     fn kill(&mut self, run: Option<u64>, is_new: bool) -> Option<activation::Event> {
