@@ -7,7 +7,8 @@ use crate::layout::Layout;
 /// Returns an empty node in a directory that goes away.
 pub(crate) fn layout() -> (tempfile::TempDir, Layout) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let layout = Layout { root: dir.path().join("root"), data: dir.path().join("data"), tmp: dir.path().join("tmp"), is_machine: false };
+    let layout =
+        Layout { root: dir.path().join("root"), data: dir.path().join("data"), tmp: dir.path().join("tmp"), is_machine: false };
     layout.create().expect("made");
     (dir, layout)
 }

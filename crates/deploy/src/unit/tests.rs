@@ -72,7 +72,9 @@ fn what_a_path_holds_is_no_order_to_systemd() {
     let quoted = r#""/srv/a \"b\" %%n $$HOME \\x41"#;
     assert_eq!(
         line("ExecStart="),
-        format!(r#"ExecStart="/var/lib/df/bin/df-node-0123" supervise --root {quoted}" --data {quoted}-data" --tmp {quoted}-tmp""#)
+        format!(
+            r#"ExecStart="/var/lib/df/bin/df-node-0123" supervise --root {quoted}" --data {quoted}-data" --tmp {quoted}-tmp""#
+        )
     );
     assert_eq!(line("StandardOutput="), "StandardOutput=append:/srv/a \"b\" %%n $HOME \\x41/log/supervisor.log");
     for bad in ["/srv/a\nExecStartPre=/bin/sh", "/srv/\u{7f}"] {
