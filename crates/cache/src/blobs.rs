@@ -41,13 +41,19 @@ pub trait Blobs: Sync {
     }
 
     /// Returns a release that is kept beside the blobs, for a store that lost its own record of it. Whoever takes it compares its id.
-    fn release(&self, _id: ReleaseId) -> Option<Release> {
-        None
+    ///
+    /// # Errors
+    /// It could not be asked: it may have it.
+    fn release(&self, _id: ReleaseId) -> io::Result<Option<Release>> {
+        Ok(None)
     }
 
-    /// Returns a document that is kept beside a release, for a store that lost its own copy.
-    fn document(&self, _app: &AppName, _release: ReleaseId, _document: Document) -> Option<Vec<u8>> {
-        None
+    /// Returns a document that is kept beside a release, for a store that lost its own copy; one that is damaged is none.
+    ///
+    /// # Errors
+    /// As [`Blobs::release`].
+    fn document(&self, _app: &AppName, _release: ReleaseId, _document: Document) -> io::Result<Option<Vec<u8>>> {
+        Ok(None)
     }
 
     /// Is told that so many more bytes of blobs arrived: a store that sends them long after it read them says so, for whoever shows progress.

@@ -160,12 +160,16 @@ impl Blobs for DiskStore {
         Ok(self.hand_out(digest)?)
     }
 
-    fn release(&self, id: ReleaseId) -> Option<Release> {
-        self.contents().ok()?.releases.into_iter().find(|stored| stored.id == id).map(|stored| stored.release)
+    fn release(&self, id: ReleaseId) -> io::Result<Option<Release>> {
+        let _shared = lock::shared(&self.layout)?;
+        self.find_release(id)
     }
 
-    fn document(&self, app: &AppName, release: ReleaseId, document: Document) -> Option<Vec<u8>> {
-        self.attached(app, release, document).ok()?
+    fn document(&self, app: &AppName, release: ReleaseId, document: Document) -> io::Result<Option<Vec<u8>>> {
+        match self.attached(app, release, document) {
+            Err(ReadError::Damaged { .. }) => Ok(None),
+            result => Ok(result?),
+        }
     }
 }
 

@@ -160,12 +160,16 @@ impl Blobs for S3Store {
         self.hand_out(digest)
     }
 
-    fn release(&self, id: ReleaseId) -> Option<Release> {
-        Some(self.view().ok()??.roots.release(id)?.stored.release.clone())
+    fn release(&self, id: ReleaseId) -> io::Result<Option<Release>> {
+        let view = self.view()?;
+        Ok(view.and_then(|view| view.roots.release(id).map(|row| row.stored.release.clone())))
     }
 
-    fn document(&self, app: &AppName, release: ReleaseId, document: Document) -> Option<Vec<u8>> {
-        self.find_document(app, release, document).ok()?
+    fn document(&self, app: &AppName, release: ReleaseId, document: Document) -> io::Result<Option<Vec<u8>>> {
+        match self.find_document(app, release, document) {
+            Err(ReadError::Damaged { .. }) => Ok(None),
+            result => Ok(result?),
+        }
     }
 }
 

@@ -64,4 +64,6 @@ pub struct Repaired {
     pub quarantined: Vec<PathBuf>,
     /// What holds the store together and was made again, in words.
     pub rebuilt: Vec<String>,
+    /// What was there and is not any more, nor anywhere that could be asked, in words. It is said once: a later repair knows nothing of it.
+    pub gone: Vec<String>,
 }

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::SystemTime;
 
-use df_core::{Digest, ImageId, Manifest, limits};
+use df_core::{Digest, ImageId, Manifest, Release, ReleaseId, limits};
 
 use super::{DiskStore, lock};
 use crate::blobs::{Bytes, hash, open_file, read_checked};
 use crate::index::list;
 use crate::layout::{self, BIG_FROM};
 use crate::pack;
+use crate::place::At as _;
 use crate::store::{Contents, ReadError, Stats, StoredImage, StoredRelease};
 
 /// A file as it was when it was hashed: device, inode, length, time of change.
@@ -150,6 +151,21 @@ impl DiskStore {
         contents.images.sort();
         contents.pins = list(&self.layout.dir("pins"))?.iter().filter_map(name).collect();
         Ok(contents)
+    }
+
+    /// Finds a release by its id; one that is damaged is none. Needs the lock.
+    pub(super) fn find_release(&self, id: ReleaseId) -> io::Result<Option<Release>> {
+        for path in self.release_files()?.iter().filter(|path| name(path) == Some(id)) {
+            let bytes = match fs::read(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                // That it cannot be read now does not mean that it is gone.
+                result => result.at("read", path)?,
+            };
+            if let Some(stored) = layout::decode_release(&bytes).filter(|stored| stored.id == id) {
+                return Ok(Some(stored.release));
+            }
+        }
+        Ok(None)
     }
 
     /// Lists the files of releases, whole or not.

@@ -53,14 +53,16 @@ pub(crate) fn record(who: &str, when: Timestamp, old: &Roots, new: &Roots, head:
     let added = new.images.keys().filter(|image| !old.images.contains_key(image)).copied().collect();
     let removed = old.images.keys().filter(|image| !new.images.contains_key(image)).copied().collect();
     let rows = |roots: &Roots| roots.releases.iter().map(|row| (row.stored.id, row.stored.sequence)).collect::<BTreeSet<_>>();
-    let (before, after) = (rows(old), rows(new));
+    let before = rows(old);
+    // In the order in which they were put: whoever makes a lost table again has no other.
+    let put = new.releases.iter().filter(|row| !before.contains(&(row.stored.id, row.stored.sequence))).map(|row| row.stored.id);
     let ids = |roots: &Roots| roots.releases.iter().map(|row| row.stored.id).collect::<BTreeSet<_>>();
     Record {
         when,
         who: who.to_owned(),
         images_added: added,
         images_removed: removed,
-        releases_put: after.difference(&before).map(|(id, _)| *id).collect(),
+        releases_put: put.collect(),
         releases_removed: ids(old).difference(&ids(new)).copied().collect(),
         head,
     }

@@ -5,6 +5,7 @@
 
 mod footers;
 mod records;
+mod redo;
 
 use std::sync::Arc;
 
@@ -20,9 +21,10 @@ use super::format::segment::Segment;
 use super::identity::{self, copy_key, is_identity};
 use super::index::Index;
 use super::objects::{Body, Condition, Etag, Key, ObjectError};
-use super::swap::{Change, View, head_key};
+use super::swap::{Change, Run, View, head_key};
 use super::verify::{Findings, GONE};
 use crate::blobs::{Blobs, Nothing};
+use crate::scrub::Repaired;
 use crate::store::PutError;
 
 /// The digest of a pack of which only the end was read.
@@ -45,46 +47,49 @@ pub(super) fn is_known(pack: &Reference) -> bool {
 }
 
 impl S3Store {
-    /// Makes again what holds the cache together, where it is damaged or gone; says in words what, nothing when all was whole.
+    /// Makes again what holds the cache together, where it is damaged or gone; says in words what, and what is lost with it, nothing when all was whole.
     ///
     /// # Errors
     /// There is no record to make it from, or those of asking and writing.
-    pub fn rebuild(&self) -> Result<Vec<String>, PutError> {
+    pub fn rebuild(&self) -> Result<Repaired, PutError> {
         self.rebuild_from(&Nothing)
     }
 
     /// As [`S3Store::rebuild`]; releases of which only the name is left come from another copy.
-    pub(super) fn rebuild_from(&self, source: &dyn Blobs) -> Result<Vec<String>, PutError> {
-        let mut words: Vec<String> = vec![];
+    pub(super) fn rebuild_from(&self, source: &dyn Blobs) -> Result<Repaired, PutError> {
+        let mut said = Repaired::default();
         for _ in 0..TRIES {
             let mut findings = self.check_structure()?;
             if findings.objects.is_empty() {
                 match self.read_head()? {
                     Some((head, _)) => {
                         let is_new = head.sequence > 1 && self.complete_identity(head.cache)?;
-                        words.extend(is_new.then(|| copy_key().to_string()));
-                        return Ok(words);
+                        said.rebuilt.extend(is_new.then(|| copy_key().to_string()));
+                        return Ok(said);
                     }
-                    None if self.records()?.is_empty() => return Ok(words),
+                    None if self.records()?.is_empty() => return Ok(said),
                     // Nothing but its records says that here is a cache: whoever asks for a repair lists to find that out.
                     None => findings.objects.insert(head_key(), GONE.to_owned()),
                 };
             }
             // What the first time made again may show only the second time what else is gone.
             let more = self.rebuild_once(&findings, source)?;
-            words.extend(more.into_iter().filter(|word| !words.contains(word)).collect::<Vec<_>>());
+            said.rebuilt.extend(more.rebuilt.into_iter().filter(|word| !said.rebuilt.contains(word)).collect::<Vec<_>>());
+            said.gone.extend(more.gone.into_iter().filter(|word| !said.gone.contains(word)).collect::<Vec<_>>());
         }
         Err(BucketError::Contended { tries: TRIES }.into())
     }
 
-    fn rebuild_once(&self, findings: &Findings, source: &dyn Blobs) -> Result<Vec<String>, PutError> {
-        let mut words = vec![];
-        let (head, etag) = self.head_or_record(&mut words)?;
+    fn rebuild_once(&self, findings: &Findings, source: &dyn Blobs) -> Result<Repaired, PutError> {
+        let mut said = Repaired::default();
+        let (head, etag) = self.head_or_record(&mut said)?;
         let newest = head.txid().map(|txid| log_key(head.sequence, txid));
         let is_record = |key: &&Key| key.as_str().starts_with("log/") && !is_identity(key);
         let swaps = |key: &Key| !is_identity(key) && (!is_record(&key) || Some(key) == newest.as_ref());
         if findings.objects.keys().any(swaps) {
-            let parts = self.parts(&head, findings.objects.contains_key(&head_key()), source, &mut words)?;
+            let run = self.begin(&head);
+            let head_was_lost = findings.objects.contains_key(&head_key());
+            let parts = self.parts(&head, head_was_lost, &run, source, &mut said)?;
             let view = View::new(head.clone(), etag, parts.roots.clone());
             let change = Change {
                 roots: Some(parts.roots),
@@ -93,25 +98,25 @@ impl S3Store {
                 fence: Some(head.sequence),
                 ..Change::default()
             };
-            let (_, swapped) = self.swap(&view, &self.begin(&head), change)?;
+            let (_, swapped) = self.swap(&view, &run, change)?;
             if !swapped {
-                return Ok(words);
+                return Ok(said);
             }
         }
         for key in findings.objects.keys().filter(|key| is_identity(key)) {
             let body = Body::Bytes(identity::text(head.cache).into());
             self.objects.put(key, &body, &Condition::Always).map_err(BucketError::from)?;
-            words.push(key.to_string());
+            said.rebuilt.push(key.to_string());
         }
         // What a damaged record said nobody knows any more; that it is gone is said plainly by its absence.
         let records: Vec<Key> = findings.objects.keys().filter(is_record).cloned().collect();
-        words.extend(records.iter().map(|key| format!("{key} is removed: it says nothing any more")));
+        said.rebuilt.extend(records.iter().map(|key| format!("{key} is removed: it says nothing any more")));
         self.delete(records)?;
-        Ok(words)
+        Ok(said)
     }
 
     /// Returns the head, or what the newest record says it is, and the state it is in; none when it is gone.
-    fn head_or_record(&self, words: &mut Vec<String>) -> Result<(Head, Etag), PutError> {
+    fn head_or_record(&self, said: &mut Repaired) -> Result<(Head, Etag), PutError> {
         match self.read_head() {
             Ok(Some(found)) => return Ok(found),
             Ok(None) | Err(BucketError::Damaged { .. } | BucketError::Object(ObjectError::TooLong { .. })) => {}
@@ -124,19 +129,31 @@ impl S3Store {
         };
         let records = self.records()?;
         let (sequence, newest) = records.newest(self, &self.identities()?)?.ok_or(BucketError::LogLost)?;
-        words.push(format!("the head, as commit {sequence} made it"));
+        said.rebuilt.push(format!("the head, as commit {sequence} made it"));
+        let lost = records.unreadable_after(self, sequence)?;
+        said.gone.extend(lost.iter().map(|n| format!("what commit {n} did is lost: its record is damaged")));
         Ok((newest.head, etag))
     }
 
-    /// Returns all that a head leads to, made again where it is lost.
-    fn parts(&self, head: &Head, head_was_lost: bool, source: &dyn Blobs, words: &mut Vec<String>) -> Result<Parts, PutError> {
-        if head_was_lost && let Some(parts) = self.joined_parts(head, words)? {
-            return Ok(parts);
+    /// Returns all that a head leads to, made again where it is lost; of a head that is lost itself, all that it may have led to.
+    fn parts(&self, head: &Head, was_lost: bool, run: &Run, source: &dyn Blobs, said: &mut Repaired) -> Result<Parts, PutError> {
+        let mut parts = self.parts_of(head, run, source, said)?;
+        let others = if was_lost { self.heads_beside(head)? } else { vec![] };
+        for other in &others {
+            parts = records::join(parts, self.parts_of(other, run, source, said)?);
         }
+        if !others.is_empty() {
+            let n = others.len() + 1;
+            said.rebuilt.push(format!("what {n} commits of one moment name, because nothing says which of them was the last"));
+        }
+        Ok(parts)
+    }
+
+    fn parts_of(&self, head: &Head, run: &Run, source: &dyn Blobs, said: &mut Repaired) -> Result<Parts, PutError> {
         let condemned = match self.condemned(head) {
             Ok(condemned) => condemned,
             Err(BucketError::Damaged { .. } | BucketError::Gone { .. }) => {
-                words.push("the list of what is condemned, empty: a collection takes what nothing names".into());
+                said.rebuilt.push("the list of what is condemned, empty: a collection takes what nothing names".into());
                 Condemned::default()
             }
             Err(error) => return Err(error.into()),
@@ -145,7 +162,7 @@ impl S3Store {
             Some(segments) => segments,
             None => {
                 let (segment, n) = self.segment_of_footers(&condemned)?;
-                words.push(format!("the index, from the ends of {n} packs"));
+                said.rebuilt.push(format!("the index, from the ends of {n} packs"));
                 vec![segment]
             }
         };
@@ -153,7 +170,7 @@ impl S3Store {
             Ok(roots) => (*roots).clone(),
             Err(BucketError::Damaged { .. } | BucketError::Gone { .. }) => {
                 let index = Index::new(segments.iter().cloned().map(Arc::new).collect());
-                self.older_roots(head, &index, source, words)?
+                self.older_roots(head, &index, run, source, said)?
             }
             Err(error) => return Err(error.into()),
         };
@@ -171,16 +188,5 @@ impl S3Store {
             }
         }
         Ok(Some(segments))
-    }
-
-    /// Returns what a head leads to, when all of it can be read.
-    fn whole_parts(&self, head: &Head) -> Result<Option<Parts>, BucketError> {
-        let Some(segments) = self.segments_of(head)? else { return Ok(None) };
-        let lost = |error: &BucketError| matches!(error, BucketError::Damaged { .. } | BucketError::Gone { .. });
-        match (self.roots_of(head), self.condemned(head)) {
-            (Ok(roots), Ok(condemned)) => Ok(Some(Parts { roots: (*roots).clone(), segments, condemned })),
-            (Err(error), _) | (_, Err(error)) if lost(&error) => Ok(None),
-            (Err(error), _) | (_, Err(error)) => Err(error),
-        }
     }
 }

@@ -24,7 +24,7 @@ use crate::store::PutError;
 impl S3Store {
     /// Brings back what `source` has, moves what is whole out of damaged packs, and names what is lost.
     pub(super) fn heal(&self, source: &dyn Blobs) -> Result<Repaired, PutError> {
-        let mut all = Repaired { rebuilt: self.rebuild_from(source)?, ..Repaired::default() };
+        let mut all = self.rebuild_from(source)?;
         loop {
             let (some, had_manifests) = self.heal_blobs(source)?;
             // What a manifest names is known only after it is whole again.
@@ -33,6 +33,7 @@ impl S3Store {
             all.lost.extend(some.lost);
             all.images.extend(some.images);
             all.rebuilt.extend(some.rebuilt);
+            all.gone.extend(some.gone);
             if !again {
                 all.images.sort_unstable();
                 all.images.dedup();
@@ -62,41 +63,54 @@ impl S3Store {
             for image in &images {
                 roots.images.entry(*image).and_modify(|row| row.whole = false);
             }
-            let rebuilt = self.heal_documents(&mut roots, run, &findings, source)?;
+            let mut repaired = Repaired { lost, images: images.into_iter().collect(), ..Repaired::default() };
+            self.heal_documents(&mut roots, run, &findings, source, &mut repaired)?;
             change.roots = (roots != *view.roots).then_some(roots);
-            let healed = healed.iter().map(|(digest, _)| *digest).collect();
-            let images = images.into_iter().collect();
-            Ok::<_, PutError>(Plan::Commit(Box::new(change), Repaired { healed, lost, images, rebuilt, ..Repaired::default() }))
+            if change.roots.is_none() && findings.is_about_documents() {
+                return Ok(Plan::Leave(repaired));
+            }
+            repaired.healed = healed.iter().map(|(digest, _)| *digest).collect();
+            Ok::<_, PutError>(Plan::Commit(Box::new(change), repaired))
         })?;
         Ok((repaired, manifests))
     }
 
-    /// Takes damaged documents from another copy; what none has is let go of, because a build of the commit makes it again. Says both in words.
+    /// Takes damaged documents from another copy; what none has is let go of, and said to be gone. What could not be asked for stays named, for the next repair.
     fn heal_documents(
         &self,
         roots: &mut Roots,
         run: &Run,
         findings: &Findings,
         source: &dyn Blobs,
-    ) -> Result<Vec<String>, PutError> {
-        let mut words = vec![];
-        for &(release, document) in &findings.documents {
+        said: &mut Repaired,
+    ) -> Result<(), PutError> {
+        for &(release, document, object) in &findings.documents {
             let Some(row) = roots.releases.iter_mut().find(|row| row.stored.id == release) else { continue };
+            // Somebody may have attached it again meanwhile.
+            if row.documents.get(&document).is_none_or(|held| held.object != object) {
+                continue;
+            }
+            let copy = match source.document(&row.stored.release.app, release, document) {
+                Ok(copy) => copy.filter(|bytes| bytes.len() <= document::LEN),
+                Err(error) => {
+                    let why = df_core::text::escape(error.to_string().as_bytes());
+                    said.gone.push(format!("the {document} of release {release} is damaged still: {why}"));
+                    continue;
+                }
+            };
             row.documents.remove(&document);
-            let app = row.stored.release.app.clone();
-            let copy = source.document(&app, release, document).filter(|bytes| bytes.len() <= document::LEN);
             if let Some(bytes) = copy {
                 self.add_documents(roots, run, release, &[(document, &bytes)])?;
             }
             let is_back = roots.release(release).is_some_and(|row| row.documents.contains_key(&document));
-            words.push(match is_back {
-                true => format!("the {document} of release {release}, from another copy"),
-                false => format!(
+            match is_back {
+                true => said.rebuilt.push(format!("the {document} of release {release}, from another copy")),
+                false => said.gone.push(format!(
                     "the {document} of release {release} is lost: no other copy has it; a build of its commit makes it again"
-                ),
-            });
+                )),
+            }
         }
-        Ok(words)
+        Ok(())
     }
 
     /// Sends what is healed and what must move, and says how the index changes.

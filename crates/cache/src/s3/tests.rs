@@ -63,6 +63,7 @@ mod derived;
 mod flips;
 mod hostile;
 mod killed;
+mod losing;
 mod mending;
 mod overtaken;
 mod remains;

@@ -15,6 +15,14 @@ use crate::failure::{Failure, chain};
 /// What to do when a bucket lets nobody in.
 pub const CREDENTIALS: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, then type it again; df doctor";
 
+/// Another copy that may have what is lost did not answer, so that nobody knows whether it is.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{place} may have it, and could not be asked")]
+pub struct Unasked {
+    /// What it is called.
+    pub place: String,
+}
+
 /// What a failure of a cache is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
@@ -22,8 +30,12 @@ enum Trouble {
     Unreachable,
     /// Whoever asks may not.
     Denied,
+    /// Somebody else does not answer who may have what is lost here.
+    Unasked,
     /// Something of it is gone, or not what was written.
     Damaged,
+    /// Nothing says any more what was in it.
+    Forgotten,
     /// The server knows no conditional writes.
     Unconditional,
     /// Others change it all the time.
@@ -53,11 +65,13 @@ pub fn command(word: &str, place: &str) -> String {
 
 fn of(place: &str, error: &(dyn Error + 'static), changed: &str) -> Failure {
     let trouble = trouble(error);
-    let exit = if trouble == Trouble::Unreachable { Exit::Unreachable } else { Exit::Failed };
+    let exit = if matches!(trouble, Trouble::Unreachable | Trouble::Unasked) { Exit::Unreachable } else { Exit::Failed };
     let next = match trouble {
         Trouble::Unreachable if place == "cache" => "df doctor, then type it again".to_owned(),
         Trouble::Unreachable => format!("df doctor --address {place}, then type it again"),
+        Trouble::Unasked => "df doctor, then type it again".to_owned(),
         Trouble::Denied => CREDENTIALS.to_owned(),
+        Trouble::Forgotten => format!("remove what is left below {place}, or name another place; then df cache persist"),
         Trouble::Damaged => command("repair", place),
         Trouble::Unconditional => format!("df cache persist --single-writer --address {place}"),
         Trouble::Contended => "type it again".to_owned(),
@@ -65,7 +79,9 @@ fn of(place: &str, error: &(dyn Error + 'static), changed: &str) -> Failure {
         Trouble::Unwritable => "make it writable, or name another place, then type it again".to_owned(),
         Trouble::Other => command("verify", place),
     };
-    Failure::new(exit, "cache", format!("{place}: {}; {changed}", chain(error))).next(next)
+    let why = chain(error);
+    let message = if trouble == Trouble::Forgotten { format!("{place}: {why}") } else { format!("{place}: {why}; {changed}") };
+    Failure::new(exit, "cache", message).next(next)
 }
 
 fn trouble(error: &(dyn Error + 'static)) -> Trouble {
@@ -75,8 +91,12 @@ fn trouble(error: &(dyn Error + 'static)) -> Trouble {
         Some(ObjectError::TooLong { .. } | ObjectError::Malformed { .. }) => return Trouble::Damaged,
         Some(_) | None => {}
     }
+    if error.is::<Unasked>() {
+        return Trouble::Unasked;
+    }
     match error.downcast_ref::<BucketError>() {
         Some(BucketError::Damaged { .. } | BucketError::Gone { .. } | BucketError::HeadLost) => return Trouble::Damaged,
+        Some(BucketError::LogLost) => return Trouble::Forgotten,
         Some(BucketError::Unconditional) => return Trouble::Unconditional,
         Some(BucketError::Contended { .. }) => return Trouble::Contended,
         Some(_) | None => {}
@@ -133,6 +153,23 @@ mod tests {
             assert!(failure.message.starts_with("s3://b: ") && failure.message.contains(&words), "{failure:?}");
         }
         assert_eq!(unread("cache", &ReadError::Store(BucketError::HeadLost.into())).next.as_deref(), Some("df cache repair"));
+    }
+
+    #[test]
+    fn a_cache_of_which_nothing_says_what_it_held_is_not_sent_from_verify_to_repair_and_back() {
+        let failure = unwritten("s3://b", &PutError::Store(BucketError::LogLost.into()));
+        let next = failure.next.expect("a way out");
+        assert!(next.starts_with("remove what is left below s3://b, or name another place"), "{next}");
+        assert!(!next.contains("verify") && !next.contains("repair"), "{next}");
+        assert!(!failure.message.contains("names what it named before"), "{}", failure.message);
+    }
+
+    #[test]
+    fn a_copy_that_does_not_answer_is_nobody_who_has_nothing() {
+        let unasked = Unasked { place: "s3://other".into() };
+        let failure = unwritten("s3://b", &PutError::Store(io::Error::other(unasked)));
+        assert_eq!(failure.exit, Exit::Unreachable);
+        assert!(failure.message.contains("s3://other may have it"), "{}", failure.message);
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! head   = the whole head that the commit is to make, as an object
 //! ```
 //!
-//! Images and releases are digests, at most 4,096 of each kind are listed. That a record is there does not mean that its head ever was: the chain of the txids of later heads says so.
+//! Images and releases are digests, at most 4,096 of each kind are listed; releases that were put in the order in
+//! which they were, but in the order of their digests by programs before that. That a record is there does not mean that its head ever was: the chain of the txids of later heads says so.
 
 use df_core::{Digest, ImageId, ReleaseId, Timestamp};
 

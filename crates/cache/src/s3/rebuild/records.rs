@@ -1,11 +1,12 @@
 //! What the log says of a head that is lost.
 //!
 //! That a record is there does not mean that its head ever was. Of the newest sequence there may be several: one commit made the head, others lost, or none did and its writer died. What
-//! none of them condemned and any of them names is kept; so nothing that was acknowledged is lost.
+//! none of them condemned and any of them names is kept; so nothing that was acknowledged is lost as long as what they name can be read, and where it cannot, what is lost is said.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::Parts;
+use super::redo::Redo;
 use crate::blobs::Blobs;
 use crate::s3::S3Store;
 use crate::s3::failure::BucketError;
@@ -18,7 +19,8 @@ use crate::s3::format::roots::{ImageRow, Roots};
 use crate::s3::format::segment::Segment;
 use crate::s3::index::Index;
 use crate::s3::objects::ObjectError;
-use crate::s3::swap::head_key;
+use crate::s3::swap::{Run, head_key};
+use crate::scrub::Repaired;
 use crate::store::PutError;
 
 /// The records that are in the bucket, by name; the newest first.
@@ -43,6 +45,15 @@ impl Records {
         }
         // What says which cache it was is damaged at both places.
         Ok(of_any)
+    }
+
+    /// Returns the commits after one of which a record is there and cannot be read.
+    pub(super) fn unreadable_after(&self, store: &S3Store, sequence: u64) -> Result<Vec<u64>, BucketError> {
+        let mut unreadable = vec![];
+        for &(later, txid) in self.0.iter().filter(|(later, _)| *later > sequence) {
+            unreadable.extend(store.record(later, txid)?.is_none().then_some(later));
+        }
+        Ok(unreadable)
     }
 }
 
@@ -71,91 +82,73 @@ impl S3Store {
         }
     }
 
-    /// Returns what the newest records lead to, those of one sequence all of whose objects can be read; none when there are none.
-    pub(super) fn joined_parts(&self, newest: &Head, words: &mut Vec<String>) -> Result<Option<Parts>, BucketError> {
-        let records = self.records()?;
-        let mut found: Vec<(u64, Parts)> = vec![];
-        for &(sequence, txid) in &records.0 {
-            if found.last().is_some_and(|(first, _)| *first != sequence) {
-                break;
-            }
-            let record = self.record(sequence, txid)?.filter(|record| record.head.cache == newest.cache);
-            let parts = record.map(|record| self.whole_parts(&record.head)).transpose()?.flatten();
-            found.extend(parts.map(|parts| (sequence, parts)));
+    /// Returns the heads that other records of the same moment would have made: nothing says which of all was the last.
+    pub(super) fn heads_beside(&self, newest: &Head) -> Result<Vec<Head>, BucketError> {
+        let mut heads = vec![];
+        for (sequence, txid) in self.records()?.0.into_iter().filter(|(sequence, _)| *sequence == newest.sequence) {
+            let other = self.record(sequence, txid)?.map(|record| record.head);
+            heads.extend(other.filter(|head| head.cache == newest.cache && head != newest));
         }
-        let Some(&(sequence, _)) = found.first() else { return Ok(None) };
-        if sequence < newest.sequence {
-            words.push(format!("commits after {sequence} are lost: nothing of them can be read"));
-        }
-        if found.len() > 1 {
-            words.push(format!(
-                "what {} commits of one moment name, because nothing says which of them was the last",
-                found.len()
-            ));
-        }
-        Ok(found.into_iter().map(|(_, parts)| parts).reduce(join))
+        Ok(heads)
     }
 
-    /// Returns the newest root table that can be read, with what the records of later commits say: images by what the index has of them, releases from another copy, because a record
-    /// only names them.
+    /// Returns the newest root table that can be read, with what the records of later commits and another copy say of what came after it.
     pub(super) fn older_roots(
         &self,
         head: &Head,
         index: &Index,
+        run: &Run,
         source: &dyn Blobs,
-        words: &mut Vec<String>,
+        said: &mut Repaired,
     ) -> Result<Roots, PutError> {
-        let mut since = vec![];
-        let of_head =
-            |sequence: u64, txid: Txid| sequence <= head.sequence && head.txid_of(sequence).is_none_or(|known| known == txid);
-        for (sequence, txid) in self.records()?.0.into_iter().filter(|&(sequence, txid)| of_head(sequence, txid)) {
-            let record = self.record(sequence, txid)?.filter(|record| record.head.cache == head.cache);
-            let Some(record) = record else { continue };
-            match self.roots_of(&record.head) {
-                Ok(roots) => {
-                    words.push(format!("the root table, as it was after commit {sequence} of {}", head.sequence));
-                    let mut roots = (*roots).clone();
-                    since.iter().rev().for_each(|record| redo(&mut roots, record, index, source, words));
-                    return Ok(roots);
-                }
-                Err(BucketError::Damaged { .. } | BucketError::Gone { .. }) => since.push(record),
-                Err(error) => return Err(error.into()),
+        let (first, roots, since) = self.last_table(head)?;
+        said.rebuilt.push(format!("the root table, as it was after commit {first} of {}", head.sequence));
+        let mut redo = Redo::new(roots, index, source);
+        since.iter().rev().try_for_each(|record| redo.commit(record))?;
+        said.rebuilt.extend(redo.doubts());
+        said.gone.extend(redo.lost());
+        let n_known = since.iter().map(|record| record.head.sequence).collect::<BTreeSet<_>>().len() as u64;
+        match (head.sequence - first).saturating_sub(n_known) {
+            0 => {}
+            n => said.gone.push(format!("what {n} commits after commit {first} did is lost: their records are gone too")),
+        }
+        said.gone.push(format!(
+            "pins and leases since commit {first} are not known, nor documents that no other copy has: pin and attach again what is missing"
+        ));
+        let mut roots = redo.roots;
+        self.take_documents(&mut roots, run, source)?;
+        Ok(roots)
+    }
+
+    /// Returns the newest root table that can be read and its commit, and the records of later ones, the newest first.
+    fn last_table(&self, head: &Head) -> Result<(u64, Roots, Vec<Record>), BucketError> {
+        let (mut since, mut known) = (Vec::<Record>::new(), head.clone());
+        for (sequence, txid) in self.records()?.0 {
+            // Each commit remembers those before it; of one that none remembers a record that is there is believed.
+            if sequence > head.sequence || known.txid_of(sequence).is_some_and(|it| it != txid) {
+                continue;
             }
+            let Some(record) = self.record(sequence, txid)?.filter(|record| record.head.cache == head.cache) else { continue };
+            match self.roots_of(&record.head) {
+                Ok(roots) => return Ok((sequence, (*roots).clone(), since)),
+                Err(BucketError::Damaged { .. } | BucketError::Gone { .. }) => {
+                    known = record.head.clone();
+                    since.push(record);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // The first head names nothing, and every commit after it is known.
+        if since.len() as u64 == head.sequence - 1 {
+            return Ok((1, Roots::default(), since));
         }
         let key = head.roots.map_or_else(head_key, |roots| roots.name.key(Space::Table));
-        Err(BucketError::Damaged { key, source: FormatError("it is lost, and so are all before it") }.into())
-    }
-}
-
-/// Does to a root table what a later commit did, as far as its record and another copy say, and says what they do not.
-fn redo(roots: &mut Roots, record: &Record, index: &Index, source: &dyn Blobs, words: &mut Vec<String>) {
-    roots.images.retain(|image, _| !record.images_removed.contains(image));
-    for image in &record.images_added {
-        match index.find(image.0, None) {
-            // Whether all of it is whole the reading finds out that follows.
-            Some(manifest) => {
-                let row = ImageRow { stored: record.when, manifest_len: manifest.len, whole: true };
-                roots.images.insert(*image, row);
-            }
-            None => words.push(format!("image {image} is lost: no pack has its manifest; put it again")),
-        }
-    }
-    roots.releases.retain(|row| !record.releases_removed.contains(&row.stored.id));
-    for id in &record.releases_put {
-        let known = roots.release(*id).map(|row| row.stored.release.clone());
-        let found = known.or_else(|| source.release(*id).filter(|release| release.id() == *id));
-        match found.filter(|release| roots.images.contains_key(&release.image)) {
-            Some(release) => roots.put_release(&release, record.when),
-            None => {
-                let who = df_core::text::escape(record.who.as_bytes());
-                words.push(format!("release {id} is lost: no other copy has what {who} put; put it again"));
-            }
-        }
+        Err(BucketError::Damaged { key, source: FormatError("it is lost, and so are all before it") })
     }
 }
 
 /// Returns what either of two commits names and neither condemned.
-fn join(one: Parts, other: Parts) -> Parts {
+pub(super) fn join(one: Parts, other: Parts) -> Parts {
     let condemned = other.condemned.0.into_iter().fold(one.condemned, |all: Condemned, (pack, since)| all.with([pack], since));
     let gone: HashSet<Name> = condemned.0.iter().map(|(pack, _)| pack.name).collect();
     let rows =

@@ -22,8 +22,8 @@ pub(crate) struct Findings {
     pub(crate) rows: Vec<Place>,
     /// Blobs that an image needs and of which no whole copy is there.
     pub(crate) lost: BTreeMap<Digest, Lost>,
-    /// Documents that are not whole, by their release.
-    pub(crate) documents: Vec<(ReleaseId, Document)>,
+    /// Documents that are not whole, by their release, and the object that was read.
+    pub(crate) documents: Vec<(ReleaseId, Document, Reference)>,
 }
 
 /// A blob, or a manifest, without a whole copy.
@@ -42,11 +42,12 @@ pub(crate) struct Lost {
 impl Findings {
     /// Returns whether nothing is wrong.
     pub(crate) fn is_empty(&self) -> bool {
-        self.objects.is_empty()
-            && self.packs.is_empty()
-            && self.rows.is_empty()
-            && self.lost.is_empty()
-            && self.documents.is_empty()
+        self.objects.is_empty() && self.is_about_documents() && self.documents.is_empty()
+    }
+
+    /// Returns whether at most documents are wrong of what the head leads to: then the index stays as it is.
+    pub(crate) fn is_about_documents(&self) -> bool {
+        self.packs.is_empty() && self.rows.is_empty() && self.lost.is_empty()
     }
 
     /// Returns all of it as damages, what holds the cache together first.
@@ -66,7 +67,7 @@ impl Findings {
             let why = if lost.missing { "no segment names it" } else { "no copy of it is whole" };
             row(what, why, lost.images.iter().copied().collect())
         });
-        let documents = self.documents.iter().map(|(release, document)| {
+        let documents = self.documents.iter().map(|(release, document, _)| {
             row(Damaged::Document(format!("{document} of {release}")), "its bytes are others, or gone", vec![])
         });
         objects.chain(packs).chain(lost).chain(documents).collect()

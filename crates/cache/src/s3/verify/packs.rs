@@ -71,7 +71,7 @@ impl S3Store {
         for row in &view.roots.releases {
             for (document, place) in &row.documents {
                 match self.read_document(row.stored.id, place) {
-                    Err(ReadError::Damaged { .. }) => findings.documents.push((row.stored.id, *document)),
+                    Err(ReadError::Damaged { .. }) => findings.documents.push((row.stored.id, *document, place.object)),
                     result => drop(result?),
                 }
             }

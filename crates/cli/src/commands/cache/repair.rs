@@ -1,12 +1,14 @@
 //! `df cache repair`: what is damaged comes back from another copy, or is built again; what nothing names goes.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use df_cache::gc;
 use df_cache::scrub::{Damage, Damaged};
 use df_cache::store::{StoredRelease, copy};
-use df_core::ImageId;
+use df_core::{Digest, ImageId};
 
 use super::Place;
-use super::copies::Copies;
+use super::copies::{Caches, Copies};
 use crate::event::{Event, Placed};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -21,9 +23,12 @@ pub fn run(session: &Session, place: &Place) -> Result<Exit, Failure> {
     if session.is_dry_run() {
         return Ok(plan(session, place, &damages));
     }
-    // Before the repair, which lets go of what cannot be healed.
-    let releases = place.releases(session.app()).unwrap_or_default();
-    let copies = Copies::of(session, place, !damages.is_empty())?;
+    // Before the repair, which lets go of what cannot be healed; a list that cannot be read yet is read when it is made again.
+    let before = place.releases(session.app()).ok();
+    // A bucket that lost even what says that it is one has no damage that a reading finds.
+    let is_wanted = !damages.is_empty() || place.bucket().is_some();
+    let caches = if is_wanted { Caches::beside(session, place)? } else { Caches::default() };
+    let copies = Copies::of(session, place, &caches, &wanted(place, &damages))?;
     let repaired = place.store().repair(&copies).map_err(|error| place.unwritten(&error))?;
     for what in &repaired.rebuilt {
         session.output().result(&Event::Repaired(place.placed(0, 1, what)));
@@ -32,6 +37,16 @@ pub fn run(session: &Session, place: &Place) -> Result<Exit, Failure> {
         let why = format!("from {}", copies.source(*digest));
         session.output().result(&Event::Repaired(Placed { digest: Some(*digest), ..place.placed(0, 1, why) }));
     }
+    for what in &repaired.gone {
+        session.output().result(&Event::Missing(place.placed(0, 1, what)));
+    }
+    // A node does not remember in which order releases came.
+    let is_node = place.as_node().is_some();
+    let releases = match before {
+        Some(releases) => releases,
+        None if is_node => vec![],
+        None => place.releases(session.app())?,
+    };
     let mut lost: Vec<ImageId> = repaired.images.clone();
     lost.extend(releases.iter().map(|s| s.release.image).filter(|image| !place.store().has(*image).unwrap_or(false)));
     lost.sort_unstable();
@@ -39,25 +54,40 @@ pub fn run(session: &Session, place: &Place) -> Result<Exit, Failure> {
     let n_lost = lost.len();
     let lost = copy_again(session, place, &copies, lost);
     let unhealed = build_again(session, place, &releases, lost);
-    // A node does not remember in which order releases came.
-    let is_node = place.as_node().is_some();
     if n_lost > unhealed && !is_node {
         keep_order(place, &releases)?;
     }
-    if damages.is_empty() && unhealed == 0 {
+    let is_whole = unhealed == 0 && repaired.gone.is_empty();
+    if damages.is_empty() && repaired.rebuilt.is_empty() && is_whole {
         session.output().note(format!("{}: nothing was damaged", place.name));
     }
-    if unhealed == 0 {
+    if is_whole {
         // What a node holds beyond that its own rules decide.
         if !is_node {
             sweep(session, place)?;
         }
         return Ok(Exit::Done);
     }
-    session
-        .output()
-        .note(format!("{unhealed} images are incomplete; what is left of them stays, and so does what nothing names"));
+    session.output().note(match unhealed {
+        0 => "what nothing names stays, because it may be of what is lost; put that again before the next repair or df cache gc"
+            .into(),
+        n => format!("{n} images are incomplete; what is left of them stays, and so does what nothing names"),
+    });
     Ok(Exit::Differs)
+}
+
+/// Returns the blobs that are damaged or missing, with their lengths, as far as manifests say those.
+fn wanted(place: &Place, damages: &[Damage]) -> Vec<(Digest, u64)> {
+    let hurt = |damage: &Damage| match damage.what {
+        Damaged::Blob(digest) | Damaged::MissingBlob(digest) => Some(digest),
+        _ => None,
+    };
+    let hurt: BTreeSet<Digest> = damages.iter().filter_map(hurt).collect();
+    let images: BTreeSet<ImageId> = damages.iter().flat_map(|damage| damage.images.iter().copied()).collect();
+    let manifests = images.into_iter().filter_map(|image| place.store().manifest(image).ok());
+    let wanted: BTreeMap<Digest, u64> =
+        manifests.flat_map(|manifest| manifest.blobs()).filter(|(digest, _)| hurt.contains(digest)).collect();
+    wanted.into_iter().collect()
 }
 
 /// Says what would be repaired.
