@@ -14,11 +14,12 @@ mod sending;
 mod verify;
 
 use std::collections::BTreeSet;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 
 use df_cache::store::Stats;
 
 use crate::args::CacheCommand;
+use crate::asking;
 use crate::commands::gc;
 use crate::event::Event;
 use crate::exit::Exit;
@@ -139,10 +140,8 @@ fn confirm(session: &Session, question: &str, again: impl Fn() -> String) -> Res
     if session.call.globals.yes || !std::io::stdin().is_terminal() {
         return Ok(());
     }
-    let _ = write!(std::io::stderr(), "{question} [y/N] ");
-    let mut answer = String::new();
-    let _ = std::io::stdin().read_line(&mut answer);
-    match answer.trim() {
+    let answer = asking::line(&session.call, "cache", &format!("{question} [y/N] "))?;
+    match answer.as_deref().unwrap_or_default() {
         "y" | "Y" | "yes" => Ok(()),
         _ => Err(Failure::new(Exit::Usage, "cache", "not confirmed; nothing was changed").next(again())),
     }
