@@ -10,6 +10,8 @@ mod putting;
 mod reading;
 
 use std::collections::HashMap;
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,7 +53,7 @@ pub struct NodeStore {
 struct Line {
     reached: Reached,
     /// Why the node is asked nothing more.
-    given_up: Option<String>,
+    given_up: Option<GivenUp>,
 }
 
 type Index = HashMap<Digest, (ImageId, u64)>;
@@ -82,32 +84,28 @@ impl NodeStore {
 
     /// Returns the images that the node holds or that its generations need, in order.
     pub fn images(&self) -> Vec<ImageId> {
-        let survey = &self.line().reached.survey;
-        let needed = survey.apps.iter().flat_map(|app| &app.generations).map(|generation| generation.image);
-        let mut images: Vec<ImageId> = survey.images.iter().copied().chain(needed).collect();
-        images.sort_unstable();
-        images.dedup();
-        images
+        self.line().reached.images()
     }
 
     /// Returns what of an image is not what its manifest says, read back by the node; `None`: it holds no such image, or a damaged manifest.
     ///
     /// # Errors
     /// The node cannot tell.
-    pub fn check(&self, image: ImageId) -> Result<Option<Vec<Difference>>, TakeError> {
+    pub fn check(&self, image: ImageId) -> Result<Option<Vec<Difference>>, ReadError> {
         let mut line = self.line();
+        line.is_asked()?;
         let asked = self.runtime.block_on(line.reached.connection.ask(&Request::Check { image }));
         match asked {
             Ok(Reply::Checked { differences }) => Ok(Some(differences)),
-            Ok(_) => Err(NodeError::Answer.into()),
+            Ok(_) => Err(line.give_up(TakeError::Node(NodeError::Answer))),
             Err(NodeError::Fault(fault)) if matches!(fault.kind, FaultKind::Missing | FaultKind::Damaged) => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(line.give_up(TakeError::Node(error))),
         }
     }
 
     /// Returns whether an image is what its manifest says, read back by the node.
     fn is_well(&self, image: ImageId) -> Result<bool, ReadError> {
-        let found = self.check(image).map_err(|error| self.line().give_up(error))?;
+        let found = self.check(image)?;
         Ok(found.is_some_and(|found| found.is_empty()))
     }
 
@@ -213,33 +211,59 @@ impl Line {
         }
     }
 
-    /// Asks nothing more after an error that is not a refusal.
-    fn give_up(&mut self, error: impl Into<GaveUp>) -> ReadError {
-        let GaveUp { error, is_refusal } = error.into();
-        if !is_refusal {
-            self.given_up = Some(format!("it is asked nothing more: {error}"));
+    /// Asks nothing more after an error that is neither a refusal nor of this machine.
+    fn give_up(&mut self, error: impl Into<Failed>) -> ReadError {
+        let Failed { error, is_over } = error.into();
+        if !is_over {
+            return ReadError::Store(io::Error::other(error));
         }
-        ReadError::Store(error)
+        let why = GivenUp(Arc::from(error));
+        self.given_up = Some(why.clone());
+        ReadError::Store(io::Error::other(why))
     }
 }
 
-/// An error of a node, and whether it only refused.
-struct GaveUp {
-    error: io::Error,
-    is_refusal: bool,
+/// Why a node is asked nothing more: the first thing of it that did not fit.
+#[derive(Debug, Clone)]
+struct GivenUp(Arc<dyn Error + Send + Sync>);
+
+impl fmt::Display for GivenUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it is asked nothing more")
+    }
 }
 
-impl From<TakeError> for GaveUp {
+impl Error for GivenUp {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+/// An error, and whether the node is asked nothing more after it.
+struct Failed {
+    error: Box<dyn Error + Send + Sync>,
+    is_over: bool,
+}
+
+impl From<TakeError> for Failed {
     fn from(error: TakeError) -> Self {
-        let is_refusal = matches!(error, TakeError::Old | TakeError::Node(NodeError::Fault(_)));
-        Self { error: io::Error::other(error), is_refusal }
+        let is_over = !matches!(error, TakeError::Old | TakeError::Node(NodeError::Fault(_)));
+        Self { error: error.into(), is_over }
     }
 }
 
-impl From<CopyError> for GaveUp {
+impl From<CopyError> for Failed {
     fn from(error: CopyError) -> Self {
-        let is_refusal = matches!(error, CopyError::Node(NodeError::Fault(_)));
-        Self { error: io::Error::other(error), is_refusal }
+        let is_over = match &error {
+            CopyError::Node(error) => !matches!(error, NodeError::Fault(_)),
+            CopyError::Manifest(_) => true,
+            CopyError::Wish(_)
+            | CopyError::Untrusted(_)
+            | CopyError::Encode(_)
+            | CopyError::Here(_)
+            | CopyError::Scattered(_) => false,
+        };
+        Self { error: error.into(), is_over }
     }
 }
 
@@ -367,7 +391,7 @@ impl Store for NodeStore {
         let mut damages = vec![];
         for image in self.images() {
             let row = |what, why| Damage { what, place: None, why, images: vec![image] };
-            match self.check(image).map_err(|error| self.line().give_up(error))? {
+            match self.check(image)? {
                 None => damages.push(row(Damaged::Manifest(image), "it is not there, or its manifest is damaged".to_owned())),
                 Some(differences) => damages.extend(differences.into_iter().map(|found| {
                     let what = match self.hurt(image, std::slice::from_ref(&found))[..] {
@@ -396,5 +420,34 @@ impl Store for NodeStore {
         let survey = &line.reached.survey;
         let n_releases = survey.apps.iter().map(|app| app.generations.len() + app.staged.len()).sum::<usize>() as u64;
         Ok(Stats { n_images: survey.images.len() as u64, n_releases, free_bytes: Some(survey.free), ..Stats::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_ended_a_session_is_known_from_every_error_after_it() {
+        let failed = Failed::from(TakeError::Node(NodeError::Silent(Duration::from_secs(9))));
+        assert!(failed.is_over);
+        let later = ReadError::Store(io::Error::other(GivenUp(Arc::from(failed.error))));
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&later);
+        while let Some(error) = cause {
+            if matches!(error.downcast_ref(), Some(TakeError::Node(NodeError::Silent(_)))) {
+                return;
+            }
+            cause = error.source();
+        }
+        panic!("the kind of the first error is lost");
+    }
+
+    #[test]
+    fn what_only_this_machine_cannot_do_does_not_end_a_session() {
+        assert!(!Failed::from(CopyError::Here(io::ErrorKind::StorageFull.into())).is_over);
+        assert!(!Failed::from(TakeError::Old).is_over);
+        assert!(Failed::from(CopyError::Manifest(ImageId(Digest::of(b"other")))).is_over);
     }
 }

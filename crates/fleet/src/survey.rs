@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use df_core::ReleaseId;
+use df_core::{ImageId, ReleaseId};
 use df_wire::message::{FaultKind, Survey};
 use df_wire::{Reply, Request};
 use tokio::sync::Semaphore;
@@ -39,6 +39,17 @@ pub struct Reached {
     pub connection: Connection,
     /// What the node holds and runs.
     pub survey: Survey,
+}
+
+impl Reached {
+    /// Returns the images that the node holds or that its generations need, in order.
+    pub fn images(&self) -> Vec<ImageId> {
+        let needed = self.survey.apps.iter().flat_map(|app| &app.generations).map(|generation| generation.image);
+        let mut images: Vec<ImageId> = self.survey.images.iter().copied().chain(needed).collect();
+        images.sort_unstable();
+        images.dedup();
+        images
+    }
 }
 
 /// A node that was asked for a release.

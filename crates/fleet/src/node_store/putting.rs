@@ -21,7 +21,7 @@ use df_wire::{Reply, Request};
 use super::NodeStore;
 use crate::choice::Link;
 use crate::choosing::Wish;
-use crate::connection::NodeError;
+use crate::connection::{NodeError, TakeError};
 use crate::deltas::{Deltas, Images};
 use crate::survey;
 use crate::transfer::{self, CopyError, Errand};
@@ -44,6 +44,7 @@ impl NodeStore {
         let credentials = self.credentials(image);
         let deltas = Arc::new(Deltas::to(Arc::new(lent), image).map_err(failed)?);
         let mut line = self.line();
+        line.is_asked().map_err(io::Error::from)?;
         let errand = Errand {
             deltas: &deltas,
             app: &self.app,
@@ -59,7 +60,7 @@ impl NodeStore {
             line.reached.survey = survey::again(&mut line.reached.connection).await?;
             Ok::<_, CopyError>(copied)
         });
-        sent.map_err(failed)?;
+        sent.map_err(|error| io::Error::from(line.give_up(error)))?;
         Ok(Added { n_blobs: manifest.blobs().len() as u64, bytes: manifest.total_len() })
     }
 
@@ -89,11 +90,12 @@ impl NodeStore {
         }
     }
 
-    /// Puts right what the node finds damaged. Of a damaged image all is sent: from `source`, and what that lacks from what is whole on the node.
+    /// Puts right what the node finds damaged. Of a damaged image all is sent: from `source`, and what that lacks from what is whole on the node. One that cannot be mended, or that the
+    /// node refuses, holds up no other.
     pub(super) fn mend(&self, source: &dyn Blobs) -> Result<Repaired, PutError> {
         let mut repaired = Repaired::default();
         for image in self.images() {
-            let found = self.check(image).map_err(failed)?;
+            let found = self.check(image).map_err(io::Error::from)?;
             if found.as_ref().is_some_and(Vec::is_empty) {
                 continue;
             }
@@ -104,7 +106,13 @@ impl NodeStore {
                     repaired.lost.extend(hurt);
                     repaired.images.push(image);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // What broke the session is about all images.
+                    self.line().is_asked().map_err(io::Error::from)?;
+                    repaired.gone.push(format!("image {image} is not mended: {}", in_words(&error)));
+                    repaired.lost.extend(hurt);
+                    repaired.images.push(image);
+                }
             }
         }
         Ok(repaired)
@@ -138,6 +146,7 @@ impl NodeStore {
 
     fn ask_locked(&self, request: &Request) -> Result<Reply, PutError> {
         let mut line = self.line();
+        line.is_asked().map_err(io::Error::from)?;
         let asked = self.runtime.block_on(async {
             let connection = &mut line.reached.connection;
             if !connection.holds_lock {
@@ -147,7 +156,7 @@ impl NodeStore {
             line.reached.survey = survey::again(&mut line.reached.connection).await?;
             Ok::<_, NodeError>(reply)
         });
-        asked.map_err(failed)
+        Ok(asked.map_err(|error| io::Error::from(line.give_up(TakeError::Node(error))))?)
     }
 
     /// Returns who vouches for an image: those who vouched when the node took a release of it.
@@ -243,6 +252,20 @@ fn manifest_from(source: &dyn Blobs, image: ImageId) -> Option<Manifest> {
     let mut bytes = vec![];
     source.blob(image.0).ok()?.reader().ok()?.take(limits::MANIFEST_LEN + 1).read_to_end(&mut bytes).ok()?;
     (Digest::of(&bytes) == image.0).then(|| Manifest::decode(&bytes).ok()).flatten()
+}
+
+/// Returns an error with its causes, those only once that are an error which wraps another.
+fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut words = vec![df_core::text::escape(error.to_string().as_bytes())];
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = df_core::text::escape(error.to_string().as_bytes());
+        if words.last() != Some(&said) {
+            words.push(said);
+        }
+        cause = error.source();
+    }
+    words.join(": ")
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> PutError {
