@@ -113,11 +113,27 @@ fn what_is_damaged_on_a_node_is_not_handed_out_and_is_mended() {
     let manifest = pair.good().join("manifests").join(&image);
     writable(&manifest);
     fs::write(&manifest, "no manifest").expect("written");
-    pair.elsewhere(&["cache", "verify", "--address", "good"]).output().expect_code(1);
+    pair.elsewhere(&["cache", "verify", "--address", "good"]).output().expect_code(8);
     pair.df(["cache", "repair", "--address", "good"]).ok();
     pair.elsewhere(&["cache", "verify", "--address", "good"]).ok();
     let nothing = pair.df(["cache", "repair", "--address", "good"]).ok();
     assert!(nothing.stderr.contains("nothing was damaged"), "{nothing}");
+}
+
+#[test]
+fn an_image_that_a_generation_needs_and_that_is_gone_is_no_clean_bill() {
+    let pair = Pair::new();
+    pair.df(["deploy", "--address", "good"]).ok();
+    let store = fs::read_dir(pair.good().join("store")).expect("a store");
+    let image = store.flatten().find_map(|entry| entry.file_name().into_string().ok()).expect("an image");
+    pair.elsewhere(&["cache", "verify", "--address", "good"]).ok();
+    for gone in [pair.good().join("manifests").join(&image), pair.good().join("store").join(&image)] {
+        fs::rename(&gone, pair.world.path("away")).expect("moved");
+        let found = pair.elsewhere(&["--json", "cache", "verify", "--address", "good"]).output().expect_code(8);
+        assert!(found.events("missing").iter().any(|it| it["image"] == image.as_str()), "{found}");
+        fs::rename(pair.world.path("away"), &gone).expect("moved back");
+    }
+    pair.elsewhere(&["cache", "verify", "--address", "good"]).ok();
 }
 
 #[test]

@@ -25,6 +25,8 @@ const GAP: u64 = 64 << 10;
 const RANGE_LEN: u64 = 32 << 20;
 /// Bytes that are loaded ahead at most.
 const AHEAD: u64 = 256 << 20;
+/// Requests before the first of them: the head twice, the root table, the manifest, and two documents for whoever asks who vouches for it.
+const BEFORE: u64 = 6;
 /// Requests on their way at most.
 const THREADS: usize = 6;
 
@@ -40,6 +42,15 @@ struct Range {
     pack: Reference,
     start: u64,
     end: u64,
+}
+
+/// Where blobs lie.
+struct Placed {
+    index: Arc<Index>,
+    /// Each with when it is wanted.
+    places: Vec<(usize, Place)>,
+    /// Length and pieces of each blob.
+    blobs: HashMap<Digest, (u64, u32)>,
 }
 
 /// Where a piece comes from.
@@ -88,18 +99,7 @@ impl S3Store {
     /// # Errors
     /// Those of reading the head, the root table and the index.
     pub fn fetch(&self, blobs: &[(Digest, u64)]) -> Result<Fetch, ReadError> {
-        let none = || ReadError::Store(io::ErrorKind::NotFound.into());
-        let mut index = self.with_newer(self.last_view()?.ok_or_else(none)?, |view| self.index(view))?;
-        if blobs.iter().any(|&(digest, len)| index.find(digest, Some(len)).is_none()) {
-            index = self.with_view(|view| self.index(view))?.ok_or_else(none)?;
-        }
-        let mut places: Vec<(usize, Place)> = vec![];
-        let (mut known, mut older) = (HashMap::new(), HashSet::new());
-        for (order, &(digest, len)) in blobs.iter().enumerate() {
-            let Some(found) = index.find(digest, Some(len)) else { continue };
-            known.insert(digest, (len, found.parts.len() as u32));
-            add(&mut places, &mut older, &index, order, found, DEPTH);
-        }
+        let Placed { index, places, blobs: known } = self.place(blobs)?;
         let (ranges, of) = plan(&places);
         let mut left = vec![0; ranges.len()];
         let mut pieces = HashMap::new();
@@ -125,6 +125,33 @@ impl S3Store {
             thread::spawn(move || inner.load_ahead())
         });
         Ok(Fetch { threads: threads.collect(), inner })
+    }
+
+    /// Returns how many requests it takes at most to bring blobs out of an image, for somebody who has read nothing yet.
+    ///
+    /// # Errors
+    /// As [`S3Store::fetch`].
+    pub fn n_requests(&self, blobs: &[(Digest, u64)]) -> Result<u64, ReadError> {
+        let segments = self.with_view(|view| Ok::<_, ReadError>(view.head.segments.len()))?.unwrap_or_default();
+        let ranges = plan(&self.place(blobs)?.places).0.len();
+        Ok(BEFORE + (segments + ranges) as u64)
+    }
+
+    /// Finds where blobs lie, and what they are changes of.
+    fn place(&self, blobs: &[(Digest, u64)]) -> Result<Placed, ReadError> {
+        let none = || ReadError::Store(io::ErrorKind::NotFound.into());
+        let mut index = self.with_newer(self.last_view()?.ok_or_else(none)?, |view| self.index(view))?;
+        if blobs.iter().any(|&(digest, len)| index.find(digest, Some(len)).is_none()) {
+            index = self.with_view(|view| self.index(view))?.ok_or_else(none)?;
+        }
+        let mut placed = Placed { index: index.clone(), places: vec![], blobs: HashMap::new() };
+        let mut older = HashSet::new();
+        for (order, &(digest, len)) in blobs.iter().enumerate() {
+            let Some(found) = index.find(digest, Some(len)) else { continue };
+            placed.blobs.insert(digest, (len, found.parts.len() as u32));
+            add(&mut placed.places, &mut older, &index, order, found, DEPTH);
+        }
+        Ok(placed)
     }
 }
 

@@ -217,3 +217,28 @@ fn what_was_read_has_not_arrived_before_its_pack_is_there() {
     assert!(result.is_ok_and(|added| added.n_blobs == 0));
     assert_eq!(arrived, 0, "nothing was lacking");
 }
+
+#[test]
+fn a_get_takes_no_more_requests_than_were_told_however_its_files_came() {
+    let bench = Bench::new();
+    // Each commit brings two files of the last image, and between them one that it does not have.
+    let (all, blobs) = files(24, 100_000, 11);
+    let bytes: Vec<&Vec<u8>> = all.blobs().iter().map(|(digest, _)| &blobs[digest]).collect();
+    for (n, three) in bytes.chunks(3).enumerate() {
+        let (manifest, own) = image(&[three[0], three[1], three[2]]);
+        bench.store().put(&release("greeter", n as u64, manifest.image()), &manifest, &own, NOW).expect("put");
+    }
+    let wanted: Vec<&[u8]> = bytes.chunks(3).flat_map(|three| [three[0].as_slice(), three[2].as_slice()]).collect();
+    let (manifest, own) = image(&wanted);
+    bench.store().put(&release("greeter", 99, manifest.image()), &manifest, &own, NOW).expect("put");
+    let told = bench.store().n_requests(&manifest.blobs()).expect("counted");
+    let (store, start) = (bench.store(), bench.bucket.calls().len());
+    store.releases().expect("read");
+    store.manifest(manifest.image()).expect("read");
+    let reading = store.reading(&manifest.blobs()).expect("begun");
+    for (digest, _) in manifest.blobs() {
+        reading.blob(digest).and_then(Bytes::reader).expect("a blob");
+    }
+    let taken = (bench.bucket.calls().len() - start) as u64;
+    assert!(taken > 10 && taken <= told, "{taken} of {told}");
+}

@@ -50,9 +50,15 @@ pub fn of_put(new_bytes: u64, documents: u64) -> Requests {
     }
 }
 
-/// Returns what taking so many bytes out takes.
-pub fn of_get(taken_bytes: u64) -> Requests {
-    Requests { get: 3 + taken_bytes.div_ceil(PACK_LEN), bytes_down: taken_bytes, ..Requests::default() }
+/// As [`of_put`], where nothing was put yet: whether conditions hold is tried out, and the head, the names of the cache and a record are written.
+pub fn of_first_put(new_bytes: u64, documents: u64) -> Requests {
+    let put = of_put(new_bytes, documents);
+    Requests { get: put.get + 2, put: put.put + 6, ..put }
+}
+
+/// Returns what taking so many bytes out takes, in so many requests.
+pub fn of_get(taken_bytes: u64, requests: u64) -> Requests {
+    Requests { get: requests, bytes_down: taken_bytes, ..Requests::default() }
 }
 
 /// Objects of a bucket that one request lists or deletes.
@@ -141,7 +147,8 @@ mod tests {
     fn a_put_is_a_request_for_each_pack_and_six_more() {
         let n = |bytes, documents| estimate(&of_put(bytes, documents)).requests;
         assert_eq!((n(0, 0), n(1, 0), n(64 << 20, 0), n((64 << 20) + 1, 2)), (6, 7, 8, 11));
-        assert_eq!(estimate(&of_get(33 << 20)).requests, 5);
+        assert_eq!(estimate(&of_first_put(1, 0)).requests, 15);
+        assert_eq!(estimate(&of_get(33 << 20, 5)).requests, 5);
     }
 
     #[test]
@@ -159,6 +166,6 @@ mod tests {
     fn the_words_say_that_they_are_estimates() {
         let put = words(&of_put(1_000_000_000, 0));
         assert!(put.contains("estimates by AWS's list prices: $0.000171 and $0.02 a month"), "{put}");
-        assert!(words(&of_get(1 << 20)).contains("without AWS's price of transfer out"));
+        assert!(words(&of_get(1 << 20, 4)).contains("without AWS's price of transfer out"));
     }
 }

@@ -18,7 +18,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::pipeline;
 use crate::render::units::count;
-use crate::session::Session;
+use crate::session::{Session, now};
 use crate::store::Shelf;
 use crate::trust;
 
@@ -72,6 +72,30 @@ pub fn push(session: &Session, place: &Place) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     freight.send(session)?;
+    Ok(Exit::Done)
+}
+
+/// Puts all releases that a node holds into a cache elsewhere, as far as that lacks them; their bytes come here and go there.
+pub fn push_from(session: &Session, node: &Place, place: &Place) -> Result<Exit, Failure> {
+    let there = place.releases(session.app())?;
+    let mut lacking = node.releases(session.app())?;
+    lacking.retain(|stored| !there.iter().any(|known| known.id == stored.id));
+    for stored in &lacking {
+        trust::check(session, node.store(), &stored.release)?;
+    }
+    let freight = Freight::of(node, place, lacking.iter().map(|stored| &stored.release).collect())?;
+    if session.is_dry_run() {
+        return freight.plan(session);
+    }
+    if lacking.is_empty() {
+        session.output().note(format!("  {} has all that {} holds", place.name, node.name));
+        return Ok(Exit::Done);
+    }
+    freight.send(session)?;
+    // A node does not know which version is the newest: what was that there stays it.
+    if let Some(newest) = there.last() {
+        place.store().put_release(&newest.release, now()).map_err(|error| place.unwritten(&error))?;
+    }
     Ok(Exit::Done)
 }
 
@@ -199,8 +223,10 @@ fn lacking_here(here: &Shelf, manifest: &Manifest) -> Result<Vec<(Digest, u64)>,
 fn plan_get(session: &Session, place: &Place, release: &Release, to: &Path) -> Result<Exit, Failure> {
     let mut bytes = release.image_len;
     let (mut requests, mut reason) = (0, format!("image {} of {}", release.image.short(), release.commit.short()));
-    if place.bucket().is_some() {
-        let work = costs::of_get(release.image_len);
+    if let Some(bucket) = place.bucket() {
+        let manifest = bucket.manifest(release.image).map_err(|error| place.unread(&error))?;
+        let most = bucket.n_requests(&manifest.blobs()).map_err(|error| place.unread(&error))?;
+        let work = costs::of_get(release.image_len, most);
         requests = costs::estimate(&work).requests;
         reason = format!("{reason}; {}", costs::words(&work));
     }

@@ -1,17 +1,17 @@
 //! `df cache` with the address of a node: what it holds, said, handed out, mended, and let go of.
 
 use df_core::{ImageId, Timestamp};
-use df_fleet::message::{Reply, Request};
+use df_fleet::message::{Difference, FaultKind, Reply, Request};
 use df_fleet::{Node, NodeError};
 
-use super::{Place, moving};
+use super::{Place, moving, persist};
 use crate::across::{self, Work};
 use crate::args::{self, CacheCommand};
 use crate::commands::{cp, gc};
 use crate::event::{Event, Placed};
 use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::Failure;
-use crate::render::units::bytes;
+use crate::render::units::{bytes, count};
 use crate::session::{Session, now};
 use crate::store::Shelf;
 use crate::time::Older;
@@ -37,12 +37,15 @@ pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
         CacheCommand::Put { what } => copy(session, what.clone()),
         CacheCommand::Update => copy(session, None),
         CacheCommand::Get { version, output, tar } => {
-            let place = Place::node(session, &only(session)?, None)?;
+            let place = Place::node(session, &only(session, "get VERSION")?, None)?;
             moving::get(session, &place, version.as_deref(), output.as_deref(), *tar)
         }
         CacheCommand::Flush => flush(session),
         CacheCommand::Repair => repair(session),
-        CacheCommand::Persist(_) => Err(refused("is no place to persist to", "df cache persist --s3-bucket BUCKET")),
+        CacheCommand::Persist(args) => {
+            let node = Place::node(session, &only(session, "persist --s3-bucket BUCKET")?, None)?;
+            persist::from_node(args, session, &node)
+        }
     }
 }
 
@@ -88,10 +91,12 @@ fn repair(session: &Session) -> Result<Exit, Failure> {
 }
 
 /// Returns the one node of the command.
-fn only(session: &Session) -> Result<Node, Failure> {
+fn only(session: &Session, command: &str) -> Result<Node, Failure> {
     match <[Node; 1]>::try_from(session.nodes()?) {
         Ok([node]) => Ok(node),
-        Err(_) => Err(Failure::new(Exit::Usage, "cache", "one node at a time").next("df cache get VERSION --address NODE")),
+        Err(_) => {
+            Err(Failure::new(Exit::Usage, "cache", "one node at a time").next(format!("df cache {command} --address NODE")))
+        }
     }
 }
 
@@ -111,28 +116,36 @@ async fn status(work: Work) -> Result<NodeEnd, NodeError> {
     Ok(NodeEnd::Done)
 }
 
-/// Has the node read back each image it holds.
+/// Has the node read back each image that it holds or that its generations need.
 async fn verify(work: Work) -> Result<NodeEnd, NodeError> {
     let Work { label, mut reached, output, .. } = work;
-    let mut n_differences = 0;
-    for image in reached.survey.images.clone() {
-        let Reply::Checked { differences } = reached.connection.ask(&Request::Check { image }).await? else {
-            return Err(NodeError::Answer);
+    let (images, mut n_differences) = (reached.images(), 0);
+    for &image in &images {
+        let whys: Vec<String> = match reached.connection.ask(&Request::Check { image }).await {
+            Ok(Reply::Checked { differences }) => differences.iter().map(in_words).collect(),
+            Ok(_) => return Err(NodeError::Answer),
+            // That is what was asked: the next image may be whole.
+            Err(NodeError::Fault(fault)) if matches!(fault.kind, FaultKind::Missing | FaultKind::Damaged) => vec![fault.message],
+            Err(error) => return Err(error),
         };
-        for found in differences {
+        for why in whys {
             n_differences += 1;
-            let why = format!("{}: {}, expected {}, found {}", found.path, found.kind, found.expected, found.found);
             let placed = Placed { place: label.clone(), image: Some(image), objects: 1, why, ..Placed::default() };
             output.result(&Event::Missing(placed));
         }
     }
     reached.connection.close().await;
     if n_differences == 0 {
-        output.note(format!("  {label:<16} {} images, every file read back", reached.survey.images.len()));
+        output.note(format!("  {label:<16} {} images, every file read back", images.len()));
         return Ok(NodeEnd::Done);
     }
-    output.note(format!("  {label:<16} {n_differences} files differ; next: df cache repair --address {label}"));
+    let found = count(n_differences, "difference");
+    output.note(format!("  {label:<16} {found}; next: df cache repair --address {label}"));
     Ok(NodeEnd::Differs)
+}
+
+fn in_words(found: &Difference) -> String {
+    format!("{}: {}, expected {}, found {}", found.path, found.kind, found.expected, found.found)
 }
 
 /// Compares the images of each node with the releases here.

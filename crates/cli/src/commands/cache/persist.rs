@@ -13,17 +13,35 @@ pub fn run(args: &args::Persist, session: &Session) -> Result<Exit, Failure> {
     moving::push(session, &place)
 }
 
+/// Sends the releases that a node holds and a cache elsewhere lacks.
+pub fn from_node(args: &args::Persist, session: &Session, node: &Place) -> Result<Exit, Failure> {
+    let remote = match &args.s3_bucket {
+        Some(bucket) => named(bucket).map_err(usage)?,
+        None => configured(session)?,
+    };
+    moving::push_from(session, node, &Place::remote(session, &remote, args.single_writer)?)
+}
+
 /// Says where it goes: `--s3-bucket`, else `--address`, else `cache.remote` of df.yaml.
 fn destination(args: &args::Persist, session: &Session) -> Result<Remote, Failure> {
-    let usage = |message: String| Failure::new(Exit::Usage, "cache", message).next("df cache persist --s3-bucket BUCKET");
     let addresses = &session.call.globals.address;
     match (&args.s3_bucket, addresses.as_slice()) {
-        (Some(bucket), []) if bucket.starts_with("s3://") => Remote::parse(bucket).map_err(usage),
-        (Some(bucket), []) => Remote::parse(&format!("s3://{bucket}")).map_err(usage),
+        (Some(bucket), []) => named(bucket).map_err(usage),
         (None, [address]) => Remote::parse(address).map_err(usage),
-        (None, []) => session.config.cache.remote.clone().ok_or_else(|| {
-            usage("df.yaml names no cache.remote; say where with --s3-bucket BUCKET or --address file:PATH".into())
-        }),
+        (None, []) => configured(session),
         _ => Err(usage("one cache at a time".into())),
     }
+}
+
+fn named(bucket: &str) -> Result<Remote, String> {
+    if bucket.starts_with("s3://") { Remote::parse(bucket) } else { Remote::parse(&format!("s3://{bucket}")) }
+}
+
+fn configured(session: &Session) -> Result<Remote, Failure> {
+    let unnamed = "df.yaml names no cache.remote; say where with --s3-bucket BUCKET or --address file:PATH";
+    session.config.cache.remote.clone().ok_or_else(|| usage(unnamed.into()))
+}
+
+fn usage(message: String) -> Failure {
+    Failure::new(Exit::Usage, "cache", message).next("df cache persist --s3-bucket BUCKET")
 }

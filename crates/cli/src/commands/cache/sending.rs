@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use df_cache::Document;
 use df_cache::s3::{Item, S3Store};
-use df_cache::store::{Added, Store as _};
+use df_cache::store::{Added, Store};
 use df_core::{Digest, Manifest, Release};
 
 use super::counting::Counting;
 use super::{Place, costs};
+use crate::bucket::failure;
 use crate::event::{Event, Placed};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -17,9 +18,28 @@ use crate::session::{Session, now};
 use crate::store::Shelf;
 use crate::trust;
 
+/// Where releases come from.
+#[derive(Clone, Copy)]
+pub struct Origin<'a> {
+    name: &'a str,
+    store: &'a dyn Store,
+}
+
+impl<'a> From<&'a Shelf> for Origin<'a> {
+    fn from(here: &'a Shelf) -> Self {
+        Self { name: "cache", store: here.store() }
+    }
+}
+
+impl<'a> From<&'a Place> for Origin<'a> {
+    fn from(place: &'a Place) -> Self {
+        Self { name: &place.name, store: place.store() }
+    }
+}
+
 /// Releases that go together.
 pub struct Freight<'a> {
-    here: &'a Shelf,
+    from: Origin<'a>,
     place: &'a Place,
     releases: Vec<&'a Release>,
     manifests: Vec<Manifest>,
@@ -29,13 +49,13 @@ impl<'a> Freight<'a> {
     /// Reads what the releases consist of.
     ///
     /// # Errors
-    /// The cache here is damaged.
-    pub fn of(here: &'a Shelf, place: &'a Place, releases: Vec<&'a Release>) -> Result<Self, Failure> {
-        let manifest = |release: &&Release| {
-            here.store().manifest(release.image).map_err(|error| crate::bucket::failure::unread("cache", &error))
-        };
+    /// Where they come from is damaged, or cannot be asked.
+    pub fn of(from: impl Into<Origin<'a>>, place: &'a Place, releases: Vec<&'a Release>) -> Result<Self, Failure> {
+        let from = from.into();
+        let manifest =
+            |release: &&Release| from.store.manifest(release.image).map_err(|error| failure::unread(from.name, &error));
         let manifests = releases.iter().map(manifest).collect::<Result<_, _>>()?;
-        Ok(Self { here, place, releases, manifests })
+        Ok(Self { from, place, releases, manifests })
     }
 
     /// Says for each release what would be put, and for a bucket what all of it costs.
@@ -52,7 +72,9 @@ impl<'a> Freight<'a> {
             let mut reason = format!("{} not there, before compression", count(fresh.len(), "file"));
             // All go in one commit: the last one says what that costs.
             if self.place.bucket().is_some() && n + 1 == self.releases.len() {
-                let work = costs::of_put(told.values().sum(), self.n_documents());
+                let stats = self.place.store().stats().map_err(|error| self.place.unread(&error))?;
+                let of_put = if stats.n_packs == 0 { costs::of_first_put } else { costs::of_put };
+                let work = of_put(told.values().sum(), self.n_documents());
                 requests = Some(costs::estimate(&work).requests);
                 reason = format!("{reason}; in all {}", costs::words(&work));
             }
@@ -73,7 +95,9 @@ impl<'a> Freight<'a> {
             lacking.extend(self.lacking(manifest)?);
         }
         let (total, flag) = (lacking.values().sum(), session.call.interrupt.flag());
-        let source = Counting::new(self.here.store(), session.output().progress(), &self.place.name, total, flag);
+        let blobs: Vec<(Digest, u64)> = lacking.into_iter().collect();
+        let reading = self.from.store.reading(&blobs).map_err(|error| failure::unread(self.from.name, &error))?;
+        let source = Counting::new(&*reading, session.output().progress(), &self.place.name, total, flag);
         let sent = match self.place.bucket() {
             Some(bucket) => self.commit(session, bucket, &source.counting_arrivals()),
             None => self.put_each(session, &source),
@@ -89,7 +113,7 @@ impl<'a> Freight<'a> {
         for (release, manifest) in self.releases.iter().zip(&self.manifests) {
             let added = self.place.store().put(release, manifest, source, now());
             let added = added.map_err(|error| self.place.unwritten(&error))?;
-            trust::carry(self.here.store(), self.place.store(), release)?;
+            trust::carry(self.from.store, self.place.store(), release)?;
             self.stored(session, added, release, format!("release of {}", release.commit.short()));
         }
         Ok(())
@@ -115,7 +139,7 @@ impl<'a> Freight<'a> {
     /// Returns what is kept beside each release. What is damaged is left out: it can be made again, or is asked for later.
     fn documents(&self) -> Vec<Vec<(Document, Vec<u8>)>> {
         let kept = |release: &&Release, document: Document| {
-            let attached = self.here.store().attached(&release.app, release.id(), document);
+            let attached = self.from.store.attached(&release.app, release.id(), document);
             Some((document, attached.ok().flatten()?))
         };
         let all = |release| Document::ALL.iter().filter_map(|&document| kept(release, document)).collect();
