@@ -133,7 +133,16 @@ impl Internet {
             drop(state);
             return self.add(generation);
         }
-        state.join(Some(generation), true)?;
+        match state.join(Some(generation), true) {
+            // Some kernels let nobody but root put a filter on a socket. Then clients that come before it was verified are served, and not kept waiting.
+            Err(GroupError::System { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                drop(state);
+                let listener = self.add(generation)?;
+                self.steer(generation, Some(generation))?;
+                return Ok(listener);
+            }
+            joined => joined?,
+        }
         (state.trial, state.gated) = (Some(generation), true);
         state.duplicate(generation)
     }

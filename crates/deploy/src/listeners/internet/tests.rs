@@ -381,6 +381,25 @@ fn clients_of_a_first_version_that_fails_are_refused() {
     check_queues(&group, &[(2, 20), (3, 1)]);
 }
 
+#[test]
+fn who_may_set_no_filter_has_a_first_version_all_the_same() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let group = group_at(HOSTS[0]);
+    // Rights are each thread's own.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut rights = capabilities(None).unwrap();
+            rights.effective.remove(CapabilitySet::NET_ADMIN);
+            set_capabilities(None, rights).unwrap();
+            drop(group.add_on_trial(1).unwrap());
+        });
+    });
+    let _prober = group.dial_trial(SOON).unwrap();
+    group.steer(1, None).unwrap();
+    let _clients = clients(&group, 10);
+    check_queues(&group, &[(1, 11)]);
+}
+
 /// Sends numbered datagrams from several sockets, so that a hash would spread them.
 fn send(group: &Group, numbers: std::ops::Range<u32>) {
     let to = tcp(group);
