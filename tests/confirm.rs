@@ -41,13 +41,9 @@ fn deploy_until_it_serves(world: &World, config: &str, commit: &str) -> Child {
     df
 }
 
+/// Kills the supervisor, and the holder that would start another one.
 fn kill_supervisor(world: &World) {
-    for pid in survivors::running_under(&world.node(1)) {
-        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if line.contains("\0supervise\0") {
-            survivors::send(pid, libc::SIGKILL);
-        }
-    }
+    world.kill_both(1);
     wait_for_its_end(world);
 }
 

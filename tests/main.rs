@@ -15,6 +15,7 @@ mod docs;
 mod fan_out;
 mod github_action;
 mod handoff;
+mod holding;
 mod hook;
 mod hostile_node;
 mod hostile_operator;
