@@ -24,6 +24,7 @@ mod kills;
 mod live_connections;
 mod malicious_bucket;
 mod ordinary_user;
+mod other_ports;
 mod real;
 mod reboot;
 mod receiving;
