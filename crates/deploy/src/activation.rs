@@ -263,8 +263,8 @@ pub enum FailureKind {
 pub const QUIET: Duration = Duration::from_secs(1);
 /// Connections queued at the old version have this long to be taken before the soak begins.
 const HANDING: Duration = Duration::from_secs(5);
-/// What a request of the node's own may take beyond its time.
-const MARGIN: Duration = Duration::from_secs(1);
+/// What the node's own requests may take beyond their time: some begin after the queues are empty.
+pub const MARGIN: Duration = Duration::from_secs(3);
 /// The probes at the end of a soak have this long.
 const ASKING: Duration = Duration::from_secs(30);
 /// A process has this long to vanish after SIGKILL.

@@ -1,5 +1,10 @@
 //! What this crate's tests share.
 
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+
 use df_core::{Digest, ImageId, RecipeKey, Release, Timestamp, spec::Sandbox};
 
 use crate::layout::Layout;
@@ -11,6 +16,14 @@ pub(crate) fn layout() -> (tempfile::TempDir, Layout) {
         Layout { root: dir.path().join("root"), data: dir.path().join("data"), tmp: dir.path().join("tmp"), is_machine: false };
     layout.create().expect("made");
     (dir, layout)
+}
+
+/// Returns a port at which nobody listens, nor can while the socket is open.
+pub(crate) fn nobody() -> (OwnedFd, SocketAddr) {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+    let address = getsockname(&socket).expect("bound").try_into().expect("what was bound");
+    (socket, address)
 }
 
 /// Returns a release of files only; `n` makes it another one.

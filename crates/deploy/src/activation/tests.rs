@@ -241,7 +241,10 @@ impl World {
             assert_eq!(self.retired, *good, "the old one is retired exactly when the new one is good");
             assert!(!self.told_to_end.contains(&plan.old));
             assert!(!self.taken_back || !*good);
-            assert!(*good || self.taken_back != self.told_to_end.contains(&plan.new), "a failed version runs on, or is killed while it drains");
+            assert!(
+                *good || self.taken_back != self.told_to_end.contains(&plan.new),
+                "a failed version runs on, or is killed while it drains"
+            );
         }
         if !*good && !self.moved_to_new && plan.style == Style::Beside {
             assert_eq!(self.steered, plan.old, "a failure before the switch touched the old version");

@@ -69,19 +69,23 @@ const HELD_LEN: usize = 4096;
 impl Steady {
     /// Begins to ask. `stays`: whether one connection is kept open; only where HTTP says that it may be.
     pub fn start(address: impl Into<Endpoint>, question: Question, pace: Pace, stays: bool) -> Self {
-        let shared = Arc::new(Shared { address: address.into(), question, pace, state: Mutex::default(), changed: Condvar::new() });
+        let shared =
+            Arc::new(Shared { address: address.into(), question, pace, state: Mutex::default(), changed: Condvar::new() });
         let mut threads: Vec<_> = (0..pace.at_once.max(1)).map(|_| shared.clone().spawn(Shared::ask_on)).collect();
         if stays && matches!(shared.question, Question::Http(_)) {
+            shared.state().opens = true;
             threads.push(shared.clone().spawn(Shared::stay));
         }
         Self { shared, threads }
     }
 
-    /// Waits until the first request has ended, and returns whether it was answered.
+    /// Waits until the first request has ended and the connection that stays is open, and returns whether the request was answered.
     ///
-    /// Where it was not, the version that serves is not well itself, and what is lost says nothing of the next one.
+    /// Where it was not, the version that serves is not well itself, and what is lost says nothing of the next one. A connection that is not open by then
+    /// is none that was open before.
     pub fn is_answered(&self, within: Duration) -> bool {
-        let state = self.shared.wait(within, |state| state.asked.requests > 0);
+        let mut state = self.shared.wait(within, |state| state.asked.requests > 0 && !state.opens);
+        state.opens = false;
         state.asked.requests > 0 && state.asked.failed == 0
     }
 
@@ -89,6 +93,11 @@ impl Steady {
     pub fn go_on(&self, n_requests: u64, within: Duration) {
         let enough = self.shared.state().n_begun + n_requests;
         drop(self.shared.wait(within, |state| state.n_begun >= enough));
+    }
+
+    /// Lets no request begin any more, without waiting for those under way.
+    pub fn stop(&self) {
+        self.shared.stop();
     }
 
     /// Lets what was asked be answered, and returns what was seen. The connection that stays is asked a last time.
@@ -123,6 +132,8 @@ struct State {
     /// When the next request may begin.
     next: Option<Instant>,
     n_begun: u64,
+    /// The connection that stays is being opened, and there is time for that.
+    opens: bool,
     asked: Asked,
 }
 
@@ -151,8 +162,7 @@ impl Shared {
             let began = Instant::now();
             let answered = match &self.question {
                 Question::Http(probe) => {
-                    let outcome =
-                        http("", probe, &|timeout| dial::endpoint(&self.address, timeout), self.pace.patience);
+                    let outcome = http("", probe, &|timeout| dial::endpoint(&self.address, timeout), self.pace.patience);
                     if outcome.ok { Ok(()) } else { Err(outcome.detail) }
                 }
                 Question::Connection => connect(&self.address, self.pace.patience),
@@ -183,12 +193,18 @@ impl Shared {
     /// The client whose connection stays: it is asked now and then, and a last time at the end.
     fn stay(&self) {
         let Question::Http(probe) = &self.question else { return };
-        let Ok(mut stream) = dial::endpoint(&self.address, self.pace.patience) else { return };
+        let opened = dial::endpoint(&self.address, self.pace.patience).ok();
         // What keeps no connection open is no loss; that it does not answer is seen by the others.
-        if !matches!(http_again(&mut stream, probe, self.pace.patience), Ok(true)) {
-            return;
-        }
-        self.state().asked.kept = Some(true);
+        let kept = opened
+            .and_then(|mut stream| http_again(&mut stream, probe, self.pace.patience).is_ok_and(|keeps| keeps).then_some(stream));
+        let mut state = self.state();
+        // One that comes after the switch is the next version's, and proves nothing.
+        let kept = kept.filter(|_| state.opens);
+        state.opens = false;
+        state.asked.kept = kept.as_ref().map(|_| true);
+        drop(state);
+        self.changed.notify_all();
+        let Some(mut stream) = kept else { return };
         loop {
             let stopped = self.wait(LONG_PAUSE, |_| false).stopped;
             let began = Instant::now();
@@ -245,6 +261,7 @@ fn connect(address: &Endpoint, patience: Duration) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture;
     use std::io::Write as _;
     use std::net::{SocketAddr, TcpListener};
     use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -258,7 +275,7 @@ mod tests {
     }
 
     fn pace(per_second: u32) -> Pace {
-        Pace { per_second, at_once: 4, patience: Duration::from_secs(2) }
+        Pace { per_second, at_once: 4, patience: SOON }
     }
 
     /// Answers each request by `answer`, given how many came before in all and on its connection; `None` closes. Threads end with their clients.
@@ -313,7 +330,7 @@ mod tests {
         ];
         for (way, said) in ways {
             let (address, _) = serve(move |n, _| Some(if n == 20 { way } else { BYE }));
-            let steady = Steady::start(address, question(), Pace { patience: Duration::from_millis(300), ..pace(500) }, false);
+            let steady = Steady::start(address, question(), Pace { patience: Duration::from_secs(5), ..pace(500) }, false);
             assert!(steady.is_answered(SOON));
             steady.go_on(60, SOON);
             let asked = steady.finish();
@@ -332,7 +349,7 @@ mod tests {
         for question in [question(), Question::Connection] {
             drop(Steady::start(address, question, pace(100), true));
         }
-        drop(listener);
+        let (_nobody, address) = fixture::nobody();
         let steady = Steady::start(address, Question::Connection, pace(1000), true);
         assert!(!steady.is_answered(SOON));
         let asked = steady.finish();
@@ -349,6 +366,56 @@ mod tests {
         let asked = steady.finish();
         assert_eq!((asked.failed, asked.kept), (1, Some(false)), "{asked:?}");
         assert!(asked.first_loss.is_some_and(|loss| loss.starts_with("on a connection that was open before")));
+    }
+
+    /// Answers at once, but on connections that stay only when told to.
+    fn serve_late() -> (SocketAddr, std::sync::mpsc::Sender<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let (tell, told) = std::sync::mpsc::channel();
+        let told = Arc::new(Mutex::new(told));
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (mut stream, told) = (stream, told.clone());
+                thread::spawn(move || {
+                    let mut request = [0; 1024];
+                    while let Ok(n @ 1..) = stream.read(&mut request) {
+                        let stays = String::from_utf8_lossy(&request[..n]).contains("keep-alive");
+                        if stays && told.lock().expect("no panic").recv().is_err() {
+                            return;
+                        }
+                        let _ = stream.write_all(if stays { HELLO } else { BYE });
+                        if !stays {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        (address, tell)
+    }
+
+    #[test]
+    fn a_connection_that_was_not_open_before_the_switch_is_not_said_to_have_lived_through_it() {
+        let patient = Pace { patience: SOON, ..pace(500) };
+        let (address, tell) = serve_late();
+        let steady = Steady::start(address, question(), patient, true);
+        steady.go_on(20, SOON);
+        for _ in 0..2 {
+            tell.send(()).expect("the server lives");
+        }
+        assert!(steady.is_answered(SOON));
+        assert_eq!(steady.shared.state().asked.kept, Some(true), "nobody waited for it");
+        drop((steady, tell));
+
+        let (address, tell) = serve_late();
+        let steady = Steady::start(address, question(), patient, true);
+        steady.go_on(20, SOON);
+        assert!(steady.is_answered(Duration::ZERO), "the others are well");
+        for _ in 0..2 {
+            tell.send(()).expect("the server lives");
+        }
+        assert_eq!(steady.finish().kept, None, "it was opened later");
     }
 
     #[test]

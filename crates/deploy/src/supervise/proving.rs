@@ -9,6 +9,7 @@ use df_wire::message::Seen;
 
 use super::probing::{host_of, takes_connections};
 use super::start::Place;
+use crate::activation::MARGIN;
 use crate::probe::{HttpProbe, Pace, Question, Steady};
 
 /// New connections a second, to all ports of an application together.
@@ -18,11 +19,12 @@ const AT_ONCE: usize = 4;
 /// A request that takes longer is lost, where both versions run at once.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The version that serves has to answer within this time, or it is not asked at all.
-const FIRST: Duration = Duration::from_secs(2);
+const FIRST: Duration = Duration::from_secs(5);
 /// So many requests are begun after the switch at least.
 const AFTER: u64 = 10;
-/// How long that may take.
+/// How long that may take, at all ports together.
 const AFTER_TIME: Duration = Duration::from_secs(2);
+const _: () = assert!(AFTER_TIME.as_millis() < MARGIN.as_millis(), "the activation waits for it");
 
 /// A port that both versions have, and what both can be asked there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,9 +66,8 @@ impl Watch {
     pub fn start(targets: Vec<Target>, patience: Duration, stays: bool) -> Self {
         let per_second = (PER_SECOND / u32::try_from(targets.len()).unwrap_or(u32::MAX).max(1)).max(1);
         let pace = Pace { per_second, at_once: AT_ONCE, patience };
-        let start = |target: Target| {
-            (target.place.label.clone(), Steady::start(target.place.address, target.question, pace, stays))
-        };
+        let start =
+            |target: Target| (target.place.label.clone(), Steady::start(target.place.address, target.question, pace, stays));
         let clients: Vec<(Label, Steady)> = targets.into_iter().map(start).collect();
         let until = Instant::now() + FIRST;
         // What the version before does not answer either says nothing about the switch.
@@ -76,7 +77,10 @@ impl Watch {
 
     /// Goes on a little after the switch, then stops; returns what was seen at each port.
     pub fn finish(self) -> Vec<(Label, Seen)> {
-        self.0.iter().for_each(|(_, client)| client.go_on(AFTER, AFTER_TIME));
+        let until = Instant::now() + AFTER_TIME;
+        self.0.iter().for_each(|(_, client)| client.go_on(AFTER, until.saturating_duration_since(Instant::now())));
+        // Together: what is under way at one port is waited for while it is at the others.
+        self.0.iter().for_each(|(_, client)| client.stop());
         self.0.into_iter().map(|(label, client)| (label, seen(client))).collect()
     }
 }
@@ -188,9 +192,25 @@ mod tests {
     }
 
     #[test]
+    fn many_ports_go_over_in_the_time_of_one() {
+        // Their queues take whoever connects.
+        let ports: Vec<_> = (0..24).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+        let target = |listener: &std::net::TcpListener| {
+            let address = listener.local_addr().expect("bound").to_string();
+            Target { place: place("http", &address, Handoff::Listener), question: Question::Connection }
+        };
+        let watch = Watch::start(ports.iter().map(target).collect(), PATIENCE, true);
+        let began = Instant::now();
+        let seen = watch.finish();
+        // One after the other it would be more than a second for each.
+        assert!(began.elapsed() < AFTER_TIME + PATIENCE + Duration::from_secs(10), "{:?}", began.elapsed());
+        assert_eq!((seen.len(), lost(&seen)), (24, None));
+    }
+
+    #[test]
     fn a_port_where_nobody_answers_is_not_watched() {
-        let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
-        let target = Target { place: place("http", &nobody.to_string(), Handoff::Restart), question: Question::Connection };
+        let (_nobody, address) = fixture::nobody();
+        let target = Target { place: place("http", &address.to_string(), Handoff::Restart), question: Question::Connection };
         assert_eq!(Watch::start(vec![target], PATIENCE, true).finish(), []);
     }
 }
