@@ -104,7 +104,6 @@ struct Version {
     handoff: String,
     /// It is being retired by a thread, which reports its end.
     retiring: bool,
-    said_ready: bool,
 }
 
 /// An activation in progress.

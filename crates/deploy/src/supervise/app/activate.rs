@@ -468,7 +468,7 @@ impl App {
         let failed = matches!(reply, Reply::Fault(_));
         let _ = flight.answer.send(Told::Reply(reply));
         if failed && flight.adopted {
-            self.serve_again();
+            self.serve_again(flight.old_run);
         }
         let orphaned = self.serving.and_then(|run| self.versions.get(&run)).is_some_and(|version| version.process.is_none());
         if orphaned && self.starting.is_none() {
@@ -477,10 +477,19 @@ impl App {
     }
 
     /// Starts what `current` says again, where the version before it was not there any more when its time came.
-    fn serve_again(&mut self) {
-        if self.serving.is_none_or(|run| !self.versions.contains_key(&run)) {
-            self.serving = None;
-            self.boot();
+    fn serve_again(&mut self, old_run: Option<u64>) {
+        let lives = |run: u64| self.versions.get(&run).is_some_and(|version| version.process.is_some());
+        match again(self.serving.filter(|run| self.versions.contains_key(run)), old_run.filter(|run| lives(*run))) {
+            Again::Serves => {}
+            Again::GoesOn(run) => {
+                if let activation::Event::SteerFailed(why) = self.steer(Some(run)) {
+                    eprintln!("{}: {why}", self.app);
+                }
+            }
+            Again::Starts => {
+                self.serving = None;
+                self.boot();
+            }
         }
     }
 
@@ -500,9 +509,7 @@ impl App {
 
     fn failed(&self, flight: &Flight, failure: &Failure) -> Fault {
         let kind = match failure.kind {
-            FailureKind::Start if failure.message.contains("is held by") || failure.message.contains("is in use") => {
-                FaultKind::PortHeld
-            }
+            FailureKind::Start if flight.port_held => FaultKind::PortHeld,
             FailureKind::Start => FaultKind::StartFailed,
             FailureKind::NotReady => FaultKind::NotReady,
             FailureKind::Probe => FaultKind::ProbeFailed,
@@ -519,6 +526,26 @@ impl App {
             serving: self.serves(),
             ..*fault(kind, failure.message.clone())
         }
+    }
+}
+
+/// What there is to do when what an earlier supervisor began was taken back.
+#[derive(Debug, PartialEq, Eq)]
+enum Again {
+    /// Nothing: it serves.
+    Serves,
+    /// The version before runs, and nobody told it to end.
+    GoesOn(u64),
+    /// Nothing runs.
+    Starts,
+}
+
+/// Decides that: what serves, and the run of the version before, are those that are there.
+fn again(serving: Option<u64>, old_run: Option<u64>) -> Again {
+    match (serving, old_run) {
+        (Some(_), _) => Again::Serves,
+        (None, Some(run)) => Again::GoesOn(run),
+        (None, None) => Again::Starts,
     }
 }
 
@@ -552,4 +579,17 @@ fn readiness(release: &Release) -> Readiness {
     let section = release.run.as_ref();
     let has_ports = section.is_some_and(|run| run.ports.values().any(|port| port.transport != Transport::Udp));
     if release.verify.is_empty() && !has_ports { Readiness::Lives } else { Readiness::Probes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_waits_behind_a_release_without_one_is_not_started_a_second_time() {
+        assert_eq!(again(None, Some(1)), Again::GoesOn(1));
+        assert_eq!(again(None, None), Again::Starts);
+        assert_eq!(again(Some(1), Some(1)), Again::Serves);
+        assert_eq!(again(Some(2), None), Again::Serves);
+    }
 }

@@ -258,19 +258,7 @@ impl App {
         let places = start::places(section, listen);
         let spec = start::prepare(&self.node.layout, &release, section, generation, &places, &start::Addresses::default()).ok();
         self.claim(&places).map_err(|error| words(&error))?;
-        Ok(Version {
-            generation,
-            places,
-            spec,
-            process,
-            state,
-            since,
-            listen,
-            handoff,
-            retiring: false,
-            said_ready: true,
-            release,
-        })
+        Ok(Version { generation, places, spec, process, state, since, listen, handoff, retiring: false, release })
     }
 
     /// Kills what was started and not written down.

@@ -112,7 +112,6 @@ impl App {
             listen,
             handoff: addresses.handoff,
             retiring: false,
-            said_ready: false,
         };
         self.versions.insert(run, version);
         self.write_records();
@@ -322,8 +321,6 @@ impl App {
     }
 
     pub(super) fn notified(&mut self, run: u64, ready: bool, extend: Option<Duration>) {
-        let Some(version) = self.versions.get_mut(&run) else { return };
-        version.said_ready |= ready;
         if self.flight.as_ref().is_some_and(|flight| flight.new_run == run) {
             if let Some(more) = extend {
                 self.advance(activation::Event::Extend(more));
