@@ -64,9 +64,7 @@ fn on_a_machine_with_systemd_nothing_that_happens_to_the_supervisor_loses_a_requ
     machine.wait_for_body(&versions.v1);
 
     machine.df(["stop"]).ok();
-    let ended = wait_until(Duration::from_secs(30), || {
-        (machine.property("ActiveState") == "inactive").then_some(())
-    });
+    let ended = wait_until(Duration::from_secs(30), || (machine.property("ActiveState") == "inactive").then_some(()));
     assert!(ended.is_some(), "with nothing wanted it ends, and stays ended: {}", machine.property("ActiveState"));
     assert_eq!(machine.property("NFileDescriptorStore"), "0", "nothing is held any more");
     machine.df(["start"]).ok();
@@ -91,19 +89,19 @@ fn supervisor_and_program_killed_at_once_clients_wait_and_none_is_refused() {
 }
 
 #[test]
-fn a_unit_that_ends_its_whole_group_loses_requests_in_the_same_harness() {
+fn a_unit_that_ends_its_whole_group_and_holds_nothing_loses_requests_in_the_same_harness() {
     let Some(root) = machine::root() else { return };
     let (versions, machine) = (versions(), Machine::boot(root));
     machine.add("root");
     machine.deploy(&versions.v1);
-    change_unit(&machine, "KillMode=control-group");
+    change_unit(&machine, "KillMode=control-group\\nFileDescriptorStoreMax=0");
     let before = pid(&machine.wait_for_body(&versions.v1));
     let load = load(&machine);
     load.wait_for_requests(50, Duration::from_secs(30));
     machine.run("systemctl restart df-node.service");
     load.wait_for_requests(50, Duration::from_secs(60));
     let report = load.finish();
-    println!("{} of {} requests lost where the programs end with the supervisor", report.n_lost, report.requests);
+    println!("{} of {} requests lost where programs and listeners end with the supervisor", report.n_lost, report.requests);
     assert_ne!(pid(&machine.wait_for_body(&versions.v1)), before);
     assert!(report.n_lost > 0, "the control lost nothing: the harness would not see a loss");
 }
