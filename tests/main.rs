@@ -33,6 +33,7 @@ mod reproducible;
 mod rollback_pick;
 mod rough_handling;
 mod stopping;
+mod systemd;
 mod through_cache;
 mod transfer;
 mod trust;
