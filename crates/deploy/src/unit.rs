@@ -17,7 +17,7 @@ use df_wire::message::Boot;
 use crate::layout::Layout;
 pub use found::{Found, look};
 pub use notify::Notify;
-pub use systemctl::{InstallError, install, refresh, start};
+pub use systemctl::{install, refresh, start};
 
 /// How many descriptors systemd keeps for a node: listeners, processes and where programs are heard. All are passed at the start, below the usual limit of 1,024.
 const MAX_STORED: usize = 512;
