@@ -2,7 +2,7 @@
 //!
 //! A URL is a secret, because whoever knows it can read the object: it is no argument, `Debug` hides it, and no error quotes more of it than the name of the host.
 //! What a server answers is data of strangers: exactly the range that was asked for, of an object of exactly the length that was told, or nothing. There are no
-//! redirects, no proxies, no cookies and no other encodings; TLS believes the roots that are built in; plain HTTP goes to this machine alone.
+//! redirects, no proxies, no cookies and no other encodings; TLS believes the roots that are built in, and those that its caller adds; plain HTTP goes to this machine alone.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ mod resolve;
 mod stream;
 mod url;
 
+pub use crate::authorities::{Authorities, BadAuthorities};
 pub use resolve::Resolver;
 pub use stream::{Stream, Watch};
 pub use url::{BadUrl, Url};
@@ -103,9 +104,11 @@ pub struct Client {
 }
 
 impl Client {
-    /// Prepares a client that believes the built-in roots.
-    pub fn new(resolver: Resolver, patience: Patience) -> Self {
-        Self::believing(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(), resolver, patience)
+    /// Prepares a client that believes the built-in roots, and perhaps others besides.
+    pub fn new(others: Option<&Authorities>, resolver: Resolver, patience: Patience) -> Self {
+        let mut roots: rustls::RootCertStore = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
+        roots.extend(others.iter().flat_map(|others| others.roots().roots.iter().cloned()));
+        Self::believing(roots, resolver, patience)
     }
 
     fn believing(roots: rustls::RootCertStore, resolver: Resolver, patience: Patience) -> Self {

@@ -44,6 +44,9 @@ pub mod http;
 #[cfg(feature = "s3")]
 pub mod s3;
 
+#[cfg(any(feature = "s3", feature = "http"))]
+pub mod authorities;
+
 mod beneath;
 mod index;
 mod layout;

@@ -51,6 +51,7 @@ fn mend(error: &OpenError) -> String {
         OpenError::NoCredentials | OpenError::Credentials { .. } => failure::CREDENTIALS.to_owned(),
         OpenError::NoRegion | OpenError::BadRegion => "set AWS_REGION, or cache.region in df.yaml, then type it again".to_owned(),
         OpenError::Endpoint { name, .. } => format!("set {name} to https://HOST, or unset it, then type it again"),
+        OpenError::Bundle { .. } => "set AWS_CA_BUNDLE to a file of certificates (PEM), or unset it, then type it again".to_owned(),
         OpenError::Runtime { .. } => "df doctor".to_owned(),
     }
 }
@@ -62,6 +63,8 @@ fn patience(timeout: Option<Duration>) -> Patience {
 
 #[cfg(test)]
 mod tests {
+    use df_cache::authorities::BadAuthorities;
+
     use super::*;
 
     #[test]
@@ -72,6 +75,7 @@ mod tests {
             (OpenError::NoRegion, "AWS_REGION"),
             (OpenError::BadRegion, "AWS_REGION"),
             (OpenError::Endpoint { name: "AWS_ENDPOINT_URL_S3", source: endpoint }, "AWS_ENDPOINT_URL_S3"),
+            (OpenError::Bundle { source: BadAuthorities::Empty { path: "ca.pem".into() } }, "AWS_CA_BUNDLE"),
         ];
         for (error, named) in table {
             let next = mend(&error);

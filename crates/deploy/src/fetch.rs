@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use df_cache::http::{Client, FetchError, Patience, Resolver, Stream, Url};
+use df_cache::http::{Authorities, Client, FetchError, Patience, Resolver, Stream, Url};
 use df_core::{Digest, Hasher};
 use df_wire::message::{Fault, FaultKind, Source};
 use rustix::fs::{Mode, OFlags};
@@ -41,7 +41,8 @@ pub fn fetch(
     match source {
         Source::Url(url) => {
             let url = Url::parse(url.reveal()).map_err(|error| unfetched(error.to_string()))?;
-            let client = Client::new(Resolver::of_system(), Patience::default());
+            let others = Authorities::read_if_there(&layout.authorities()).map_err(|error| unfetched(chain(&error)))?;
+            let client = Client::new(others.as_ref(), Resolver::of_system(), Patience::default());
             let mut named = Named::new(Stream::open(client, url, parcel.from, len, LIMIT, watch), parcel, len);
             let received = receive::receive(layout, parcel, &mut named);
             let (fetched, failure) = (named.inner.fetched(), named.inner.failure().cloned());

@@ -25,6 +25,8 @@ pub mod sshd;
 pub mod calls;
 pub mod faults;
 
+pub mod tls;
+
 #[cfg(feature = "s3")]
 pub mod s3;
 

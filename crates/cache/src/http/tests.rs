@@ -4,6 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
 
+use rustls::pki_types::pem::PemObject as _;
+
 use super::*;
 
 /// How an answer is given: the question's number, its range, and the connection.
@@ -81,7 +83,7 @@ fn patience() -> Patience {
 }
 
 fn fetch(server: &Server, from: u64) -> Result<Vec<u8>, FetchError> {
-    let client = Client::new(Resolver::of_system(), patience());
+    let client = Client::new(None, Resolver::of_system(), patience());
     let mut watch = |_| true;
     let url = Url::parse(&server.url).expect("a URL");
     let mut stream = Stream::open(client, url, from, LEN, Duration::from_secs(20), &mut watch);
@@ -195,25 +197,14 @@ fn more_than_was_asked_for_is_not_read() {
 
 #[test]
 fn tls_is_spoken_with_whom_the_roots_vouch_for() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = |name: &str| dir.path().join(name).display().to_string();
-    let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=localhost -addext";
-    let made = std::process::Command::new("openssl")
-        .args(words.split(' '))
-        .args(["subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"])
-        .args(["-outform", "DER", "-out", &path("cert"), "-keyout", &path("key.pem")])
-        .output()
-        .expect("openssl is there");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let words = ["pkcs8", "-topk8", "-nocrypt", "-outform", "DER", "-in", &path("key.pem"), "-out", &path("key")];
-    assert!(std::process::Command::new("openssl").args(words).status().expect("openssl is there").success());
-    let certificate = rustls::pki_types::CertificateDer::from(std::fs::read(path("cert")).expect("made"));
-    let key = rustls::pki_types::PrivateKeyDer::try_from(std::fs::read(path("key")).expect("made")).expect("a key");
+    let authority = df_testkit::tls::Authority::new();
+    let certificate = rustls::pki_types::CertificateDer::from_pem_file(authority.certificate()).expect("a certificate");
+    let key = rustls::pki_types::PrivateKeyDer::from_pem_file(authority.key()).expect("a key");
     let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("versions")
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.clone()], key)
+        .with_single_cert(vec![certificate], key)
         .expect("a pair");
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let port = listener.local_addr().expect("an address").port();
@@ -230,19 +221,19 @@ fn tls_is_spoken_with_whom_the_roots_vouch_for() {
             let _ = tls.write_all(&[head(0, LEN - 1, LEN), object(0, LEN - 1)].concat());
         }
     });
-    let ask = |roots: rustls::RootCertStore, host: &str| {
-        let client = Client::believing(roots, Resolver::of_system(), patience());
+    let ask = |others: Option<&Authorities>, host: &str| {
+        let client = Client::new(others, Resolver::of_system(), patience());
         let url = Url::parse(&format!("https://{host}:{port}/k?canary")).expect("a URL");
         let mut part = client.range(&url, 0, LEN, LEN)?;
         let mut bytes = vec![];
         while part.read_into(&mut bytes, 1 << 20)? > 0 {}
         Ok(bytes)
     };
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(certificate).expect("a certificate");
-    assert!(ask(roots.clone(), "localhost").expect("believed") == object(0, LEN - 1));
-    assert!(ask(roots.clone(), "127.0.0.1").expect("believed") == object(0, LEN - 1));
-    assert!(matches!(ask(roots, "[::ffff:127.0.0.1]"), Err(FetchError::Tls { .. })), "another name");
-    let built_in = webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
-    assert!(matches!(ask(built_in, "localhost"), Err(FetchError::Tls { .. })), "nobody vouches for it");
+    let known = Authorities::read(&authority.pem()).expect("an authority");
+    assert!(ask(Some(&known), "localhost").expect("believed") == object(0, LEN - 1));
+    assert!(ask(Some(&known), "127.0.0.1").expect("believed") == object(0, LEN - 1));
+    assert!(matches!(ask(Some(&known), "[::ffff:127.0.0.1]"), Err(FetchError::Tls { .. })), "another name");
+    assert!(matches!(ask(None, "localhost"), Err(FetchError::Tls { .. })), "nobody vouches for it");
+    let another = Authorities::read(&df_testkit::tls::Authority::new().pem()).expect("an authority");
+    assert!(matches!(ask(Some(&another), "localhost"), Err(FetchError::Tls { .. })), "another one does not");
 }

@@ -33,6 +33,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::objects::{Body, Condition, Etag, Key, Listed, Object, ObjectError, Objects, Requests};
 use super::schedule::Schedule;
 use super::schedule::pace::Answer;
+use crate::authorities::BadAuthorities;
 pub use account::AccessKey;
 pub use address::{BadAddress, BadEndpoint, Endpoint, S3Address};
 use body::{BoundAnswers, Checksum};
@@ -86,6 +87,8 @@ pub enum OpenError {
     BadRegion,
     #[error("{name} names no server to ask")]
     Endpoint { name: &'static str, source: BadEndpoint },
+    #[error("AWS_CA_BUNDLE names nobody to believe")]
+    Bundle { source: BadAuthorities },
     #[error("start the client's threads")]
     Runtime { source: std::io::Error },
 }
@@ -142,10 +145,11 @@ impl AwsObjects {
             .enable_all()
             .build()
             .map_err(|source| OpenError::Runtime { source })?;
-        let account = runtime.block_on(account::find(options, endpoint.is_some()))?;
+        let believed = connection::believed().map_err(|source| OpenError::Bundle { source })?;
+        let account = runtime.block_on(account::find(options, endpoint.is_some(), &believed))?;
         let mut config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
-            .http_client(connection::client(endpoint.as_ref().is_none_or(Endpoint::is_elsewhere)))
+            .http_client(connection::client(endpoint.as_ref().is_none_or(Endpoint::is_elsewhere), &believed))
             .region(account.region)
             .credentials_provider(account.credentials)
             // Every byte is compared with its digest later, by who can still use the other bytes of a damaged object.

@@ -5,9 +5,12 @@ use super::fault::{Act, Fault};
 use super::guarded::Guarded;
 use super::record::{Counts, Request};
 use crate::process::wait_until;
+use crate::tls::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use std::fs;
@@ -19,6 +22,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
+use tokio_rustls::TlsAcceptor;
 
 const BUCKET: &str = "df-test";
 const ACCESS_KEY: &str = "df-test-access-key";
@@ -29,6 +33,7 @@ pub struct Server {
     addr: SocketAddr,
     shared: Arc<Shared>,
     runtime: Option<Runtime>,
+    authority: Option<Authority>,
     _dir: Option<TempDir>,
 }
 
@@ -37,7 +42,16 @@ impl Server {
     #[track_caller]
     pub fn start() -> Server {
         let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("make a directory for the bucket: {error}"));
-        let mut server = Server::serve(dir.path(), 0);
+        let mut server = Server::serve(dir.path(), 0, None);
+        server._dir = Some(dir);
+        server
+    }
+
+    /// The same by HTTPS, with a certificate of an authority that nobody knows but who is shown [`Server::authority`].
+    #[track_caller]
+    pub fn start_with_tls() -> Server {
+        let dir = tempfile::tempdir().unwrap_or_else(|error| panic!("make a directory for the bucket: {error}"));
+        let mut server = Server::serve(dir.path(), 0, Some(Authority::new()));
         server._dir = Some(dir);
         server
     }
@@ -45,11 +59,11 @@ impl Server {
     /// Starts a server on a directory that stays, on this port of 127.0.0.1; 0 is any.
     #[track_caller]
     pub fn at(root: &Path, port: u16) -> Server {
-        Server::serve(root, port)
+        Server::serve(root, port, None)
     }
 
     #[track_caller]
-    fn serve(root: &Path, port: u16) -> Server {
+    fn serve(root: &Path, port: u16, authority: Option<Authority>) -> Server {
         let bucket = root.join(BUCKET);
         fs::create_dir_all(&bucket).unwrap_or_else(|error| panic!("make {}: {error}", bucket.display()));
         let root = root.canonicalize().unwrap_or_else(|error| panic!("find {}: {error}", root.display()));
@@ -62,13 +76,20 @@ impl Server {
         let listener = listener.unwrap_or_else(|error| panic!("listen on 127.0.0.1:{port}: {error}"));
         let addr = listener.local_addr().expect("the address just bound");
         let shared = Arc::new(Shared { root, past: Mutex::default() });
-        runtime.spawn(listen(listener, Arc::clone(&shared), service));
-        Server { addr, shared, runtime: Some(runtime), _dir: None }
+        let tls = authority.as_ref().map(acceptor);
+        runtime.spawn(listen(listener, Arc::clone(&shared), service, tls));
+        Server { addr, shared, runtime: Some(runtime), authority, _dir: None }
     }
 
     /// Returns where it listens, as in `http://127.0.0.1:41234`.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.addr)
+        format!("{}://{}", if self.authority.is_some() { "https" } else { "http" }, self.addr)
+    }
+
+    /// Returns the file of the certificate of who vouches for its name; by plain HTTP nobody does.
+    #[track_caller]
+    pub fn authority(&self) -> PathBuf {
+        self.authority.as_ref().expect("it was started with TLS").pem()
     }
 
     /// Returns the name of its bucket.
@@ -211,19 +232,38 @@ impl Shared {
     }
 }
 
-async fn listen(listener: TcpListener, shared: Arc<Shared>, service: S3Service) {
+async fn listen(listener: TcpListener, shared: Arc<Shared>, service: S3Service, tls: Option<TlsAcceptor>) {
     loop {
         // Errors of accept are those of a client that went away, or of too many files, which ends by itself.
         let Ok((stream, _)) = listener.accept().await else { continue };
-        tokio::spawn(connection(stream, Arc::clone(&shared), service.clone()));
+        tokio::spawn(connection(stream, Arc::clone(&shared), service.clone(), tls.clone()));
     }
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Shared>, service: S3Service) {
+async fn connection(stream: TcpStream, shared: Arc<Shared>, service: S3Service, tls: Option<TlsAcceptor>) {
     let _ = stream.set_nodelay(true);
     let Ok(socket) = stream.as_fd().try_clone_to_owned() else { return };
     let exchange = Exchange { shared, service, socket: Arc::new(socket) };
     let answers = service_fn(move |request| exchange.clone().answer(request));
     // How a connection ends is the client's affair, or was meant.
-    let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), answers).await;
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new());
+    match tls {
+        None => drop(http.serve_connection(TokioIo::new(stream), answers).await),
+        // Whoever does not believe the certificate leaves.
+        Some(tls) => {
+            let Ok(stream) = tls.accept(stream).await else { return };
+            drop(http.serve_connection(TokioIo::new(stream), answers).await);
+        }
+    }
+}
+
+#[track_caller]
+fn acceptor(authority: &Authority) -> TlsAcceptor {
+    let certificate = CertificateDer::from_pem_file(authority.certificate()).expect("what openssl made");
+    let key = PrivateKeyDer::from_pem_file(authority.key()).expect("what openssl made");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = versions.expect("ring knows TLS 1.2 and 1.3").with_no_client_auth().with_single_cert(vec![certificate], key);
+    TlsAcceptor::from(Arc::new(config.expect("the key is that of the certificate")))
 }

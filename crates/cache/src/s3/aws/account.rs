@@ -15,6 +15,7 @@ use aws_config::provider_config::ProviderConfig;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_sdk_s3::config::{Credentials, Region, SharedCredentialsProvider};
+use aws_smithy_http_client::tls::TlsContext;
 
 use super::{AwsOptions, OpenError};
 use super::{connection, failure};
@@ -46,10 +47,10 @@ pub(super) struct Account {
 }
 
 /// Finds region and credentials. With an endpoint that is not AWS's a region is only a word in signatures.
-pub(super) async fn find(options: &AwsOptions, has_endpoint: bool) -> Result<Account, OpenError> {
-    let config = ProviderConfig::without_region().with_http_client(connection::client(true));
+pub(super) async fn find(options: &AwsOptions, has_endpoint: bool, believed: &TlsContext) -> Result<Account, OpenError> {
+    let config = ProviderConfig::without_region().with_http_client(connection::client(true, believed));
     let machine = imds::Client::builder()
-        .configure(&ProviderConfig::without_region().with_http_client(connection::client(false)))
+        .configure(&ProviderConfig::without_region().with_http_client(connection::client(false, believed)))
         .max_attempts(1)
         .connect_timeout(MACHINE_CONNECT)
         .read_timeout(MACHINE_READ)

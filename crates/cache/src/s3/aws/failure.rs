@@ -111,6 +111,11 @@ where
         SdkError::ConstructionFailure(_) => Failure::new(Kind::Hopeless, words(error)),
         SdkError::TimeoutError(_) => Failure::late(),
         SdkError::DispatchFailure(failure) if failure.is_timeout() => Failure::late(),
+        // Whoever is there, it is not who was meant: asked again it will not be either.
+        SdkError::DispatchFailure(_) if says(error, "invalid peer certificate") => Failure::new(
+            Kind::Hopeless,
+            format!("its certificate is not believed, unless AWS_CA_BUNDLE names a file of who vouches for it: {}", words(error)),
+        ),
         // Before the connection stood nothing can have been done.
         SdkError::DispatchFailure(_) if says(error, "(Connect)") => Failure::new(Kind::Unsent, words(error)),
         SdkError::DispatchFailure(_) => Failure::new(Kind::Lost, words(error)),
