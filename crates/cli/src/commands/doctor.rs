@@ -239,7 +239,9 @@ fn boot(name: &str, boot: Option<&Boot>, node: &Node, config: &Config) -> Findin
             let mend = format!("systemctl {}enable {}", if *user { "--user " } else { "" }, said(unit));
             Finding::lacking(name, format!("{} is disabled", said(unit)), &mend)
         }
-        Some(Boot::Later { unit }) => Finding::there(name, format!("systemd will start it by {}, from the first activation on", said(unit))),
+        Some(Boot::Later { unit }) => {
+            Finding::there(name, format!("systemd will start it by {}, from the first activation on", said(unit)))
+        }
         Some(Boot::NotLingering { user }) => {
             let user = said(user);
             let found = format!("no unit of systemd: the services of {user} end when {user} logs out");
