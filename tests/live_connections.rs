@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use df_testkit::repo::Repo;
+use df_testkit::tree::{Kind, Tree};
 
 use crate::support::{PORT, World, service_files, shared};
 
@@ -63,13 +64,19 @@ fn connections_that_are_not_handed_over_are_dropped_in_the_same_harness() {
 }
 
 /// A repository with versions of the counter that differ in a setting only.
-struct Counters {
-    repo: PathBuf,
-    hand_over: [String; 2],
-    drain: [String; 2],
+pub struct Counters {
+    /// Where it is.
+    pub repo: PathBuf,
+    /// Those that hand their connections over.
+    pub hand_over: [String; 2],
+    /// Those that do not.
+    pub drain: [String; 2],
+    /// One of each kind that is well on trial; once it serves, its probe waits for a file `go` among its data, then fails.
+    pub sick: [String; 2],
 }
 
-fn counters() -> &'static Counters {
+/// Returns the shared repository.
+pub fn counters() -> &'static Counters {
     static COUNTERS: OnceLock<Counters> = OnceLock::new();
     COUNTERS.get_or_init(|| make_counters(&shared().join("counter")))
 }
@@ -83,8 +90,20 @@ fn make_counters(dir: &Path) -> Counters {
     let versions = |connections: &str| {
         ["one", "two"].map(|n| repo.commit(&[("df.yaml", df_yaml(connections, n).as_str())], &format!("{connections}, {n}")))
     };
-    Counters { repo: dir.to_owned(), hand_over: versions("hand over"), drain: versions("drain") }
+    let sick = ["hand over", "drain"].map(|connections| {
+        let yaml = df_yaml(connections, "sick").replace("build:\n", "build:\n  include: { probe: probe }\n");
+        let yaml = yaml.replace("verify:\n", "verify:\n  - command: probe/later\n");
+        let files = [("df.yaml", yaml.as_str(), Kind::File), ("probe/later", SICK_LATER, Kind::Executable)];
+        repo.commit_over(&Tree::from_table(&files), &format!("{connections}, sick later"))
+    });
+    Counters { repo: dir.to_owned(), hand_over: versions("hand over"), drain: versions("drain"), sick }
 }
+
+/// On trial the port is reached by a way of the prober's own.
+const SICK_LATER: &str = "#!/bin/sh\n\
+    case \"$DF_PROBE_LINES\" in *:8080) ;; *) exit 0 ;; esac\n\
+    until [ -e \"$DF_DATA/go\" ]; do sleep 0.05; done\n\
+    exit 1\n";
 
 fn df_yaml(connections: &str, n: &str) -> String {
     // Enough for a thousand connections on a busy machine; what drains is to be seen to end.
@@ -132,8 +151,13 @@ impl Client {
     }
 }
 
+/// Returns the generation that answers a new connection.
+pub fn generation_at(at: SocketAddr) -> Option<u64> {
+    Client::connect(at).next().ok()
+}
+
 /// Clients that ask all the time, one after the other.
-struct Clients {
+pub struct Clients {
     stop: Sender<()>,
     /// The generation whose answers the last round had all of, or 0.
     agreed: Arc<AtomicU64>,
@@ -142,13 +166,16 @@ struct Clients {
 
 /// What they saw.
 #[derive(Default)]
-struct Seen {
-    n_answers: u64,
-    dropped: Vec<String>,
+pub struct Seen {
+    /// Answers.
+    pub n_answers: u64,
+    /// What ended each client that was ended.
+    pub dropped: Vec<String>,
 }
 
 impl Clients {
-    fn start(at: SocketAddr, n: usize) -> Self {
+    /// Starts so many, and waits until each was answered.
+    pub fn start(at: SocketAddr, n: usize) -> Self {
         let mut clients: Vec<Client> = (0..n).map(|_| Client::connect(at)).collect();
         let (stop, stopped) = channel::<()>();
         let agreed = Arc::new(AtomicU64::new(0));
@@ -187,11 +214,13 @@ impl Clients {
         self.await_round(|agreed| agreed >= generation, "the last version");
     }
 
-    fn await_answers_of(&self, generation: u64) {
+    /// Waits until this version answers all of them.
+    pub fn await_answers_of(&self, generation: u64) {
         self.await_round(|agreed| agreed == generation, "the version gone back to");
     }
 
-    fn await_the_end(&self) {
+    /// Waits until no connection is left.
+    pub fn await_the_end(&self) {
         self.await_until(|| self.thread.is_finished(), "the end of all connections");
     }
 
@@ -207,7 +236,8 @@ impl Clients {
         }
     }
 
-    fn stop(self) -> Seen {
+    /// Ends them.
+    pub fn stop(self) -> Seen {
         // It may have ended by itself.
         let _ = self.stop.send(());
         self.thread.join().expect("the clients do not panic")

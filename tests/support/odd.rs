@@ -1,13 +1,15 @@
 //! A small HTTP server that is bad on purpose, in the way that its first argument names. Compiled alone, by `rustc`, with the standard library only.
 //!
 //! `odd good` takes the listening descriptor 3, says READY=1, keeps connections open, and drains on SIGTERM. Whatever else it is asked to be, it says so first
-//! on its standard error.
+//! on its standard error. With `LEAVES` in its environment it first leaves a process behind that has a session of its own and no parent; with `LEAVES=bare` that one
+//! has no environment either.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::FromRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::process::CommandExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,7 @@ unsafe extern "C" {
     fn fork() -> i32;
     fn getpid() -> i32;
     fn kill(pid: i32, signal: i32) -> i32;
+    fn setsid() -> i32;
 }
 
 const SIGTERM: i32 = 15;
@@ -35,6 +38,9 @@ fn main() {
     eprintln!("odd: {mode}");
     // SAFETY: the handler only stores to an atomic.
     unsafe { signal(SIGTERM, drain as extern "C" fn(i32) as usize) };
+    if let Ok(how) = std::env::var("LEAVES") {
+        leave(&how);
+    }
     match mode {
         "exit-0" => std::process::exit(0),
         "exit-1" => std::process::exit(1),
@@ -47,10 +53,12 @@ fn main() {
             std::process::exit(4);
         }
         "forks-and-leaves" => {
-            // SAFETY: one thread so far; the child goes on as the parent would have. It stays in the process group: a session of its own would be out of reach.
+            // SAFETY: one thread so far; the child goes on as the parent would have, in a session of its own.
             if unsafe { fork() } != 0 {
                 std::process::exit(0);
             }
+            // SAFETY: it touches no memory.
+            unsafe { setsid() };
             ready();
         }
         "ignores-term" => drop(unsafe { signal(SIGTERM, IGNORE) }), // SAFETY: as above.
@@ -92,6 +100,24 @@ fn main() {
         ready();
     }
     serve(listener, mode);
+}
+
+fn leave(how: &str) {
+    // SAFETY: one thread so far, in each of them; setsid touches no memory.
+    unsafe {
+        if fork() != 0 {
+            return;
+        }
+        setsid();
+        if fork() != 0 {
+            std::process::exit(0);
+        }
+    }
+    if how == "bare" {
+        let mut bare = std::process::Command::new("/proc/self/exe");
+        eprintln!("{}", bare.arg("never-ready").env_clear().exec());
+    }
+    forever();
 }
 
 fn forever() -> ! {

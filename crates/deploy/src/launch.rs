@@ -10,6 +10,7 @@ mod channel;
 mod sys;
 mod user;
 
+use crate::members::{MARK, Members};
 use crate::process::{Exit, Process};
 use channel::{Outcome, Step};
 use df_core::text::escape;
@@ -47,6 +48,23 @@ pub struct LaunchSpec {
     pub user: Option<Ids>,
     /// What it may use.
     pub limits: Limits,
+}
+
+/// What the launcher is told.
+#[derive(Serialize, Deserialize)]
+struct Order {
+    /// What to start; the mark of its run is among its variables.
+    spec: LaunchSpec,
+    /// The cgroup to enter, if that is possible.
+    cgroup: Option<PathBuf>,
+}
+
+impl Order {
+    fn of(spec: &LaunchSpec, members: &Members) -> Self {
+        let mut spec = spec.clone();
+        spec.env.insert(MARK.into(), members.mark().into());
+        Self { spec, cgroup: members.cgroup().map(Path::to_owned) }
+    }
 }
 
 /// Limits of one process, for itself and each of its children.
@@ -101,7 +119,7 @@ impl Default for Launcher {
 impl Launcher {
     /// Starts the program and returns once it runs, with the listeners at descriptors 3 and up, both outputs going to `log`.
     ///
-    /// It is our direct child, and leads its own session and process group.
+    /// It is our direct child, leads its own session and process group, and all that it starts is known as its own.
     pub fn spawn(
         &self,
         spec: &LaunchSpec,
@@ -109,12 +127,26 @@ impl Launcher {
         log: BorrowedFd<'_>,
         timeout: Duration,
     ) -> Result<Process, LaunchError> {
+        check(spec, listeners.len()).map_err(|reason| LaunchError::Refused { program: spec.program.clone(), reason })?;
+        let members = Members::new().map_err(|source| LaunchError::Launcher { program: spec.program.clone(), source })?;
+        self.spawn_with(members, spec, listeners, log, timeout)
+    }
+
+    /// As [`spawn`](Self::spawn), for orders that were checked, with what all that it starts is to be known by.
+    pub(crate) fn spawn_with(
+        &self,
+        members: Members,
+        spec: &LaunchSpec,
+        listeners: &[BorrowedFd<'_>],
+        log: BorrowedFd<'_>,
+        timeout: Duration,
+    ) -> Result<Process, LaunchError> {
         let program = || spec.program.clone();
         let failed = |source| LaunchError::Launcher { program: program(), source };
-        check(spec, listeners.len()).map_err(|reason| LaunchError::Refused { program: program(), reason })?;
-        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        let process = self.start(theirs, log).map_err(failed)?;
-        let outcome = order(&ours, spec, listeners, timeout);
+        let channels = UnixStream::pair().and_then(|(ours, theirs)| Ok((ours, self.start(theirs, log)?)));
+        let (ours, process) = channels.inspect_err(|_| members.forget()).map_err(failed)?;
+        let outcome = order(&ours, &Order::of(spec, &members), listeners, timeout);
+        let process = process.with(members);
         if let Ok(Outcome::Started) = outcome {
             return Ok(process);
         }
@@ -138,10 +170,10 @@ impl Launcher {
 }
 
 /// Sends the orders and returns what came of them.
-fn order(channel: &UnixStream, spec: &LaunchSpec, listeners: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<Outcome> {
+fn order(channel: &UnixStream, order: &Order, listeners: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<Outcome> {
     channel.set_write_timeout(Some(timeout))?;
     channel.set_read_timeout(Some(timeout))?;
-    channel::send(channel, spec, listeners)?;
+    channel::send(channel, order, listeners)?;
     channel::read_outcome(channel)
 }
 
@@ -151,7 +183,7 @@ fn end(process: &Process) -> io::Result<Exit> {
     if let Some(exit) = process.wait(Duration::from_millis(200))? {
         return Ok(exit);
     }
-    process.kill_group()?;
+    process.kill_all()?;
     Ok(process.wait(Duration::from_secs(5))?.unwrap_or(Exit::Unknown))
 }
 

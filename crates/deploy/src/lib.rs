@@ -37,6 +37,7 @@ mod dial;
 mod hold;
 mod launch;
 mod listeners;
+mod members;
 mod probe;
 mod process;
 mod supervise;

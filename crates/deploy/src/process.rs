@@ -4,6 +4,7 @@
 //! and adopts a process only if boot, number and start time agree.
 
 use crate::listeners;
+use crate::members::Members;
 use df_core::Endpoint;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -29,6 +30,9 @@ pub struct ProcessRecord {
     pub start_time: u64,
     /// The kernel's name for this boot.
     pub boot: String,
+    /// How all that it starts is known.
+    #[serde(default)]
+    pub members: Members,
 }
 
 /// A program started or adopted by the supervisor, leader of its own session and process group.
@@ -42,6 +46,9 @@ pub struct Process {
     pidfd: OwnedFd,
     child: bool,
 }
+
+/// All that a process started has this long to vanish after SIGKILL.
+const KILLED: Duration = Duration::from_secs(10);
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,8 +112,15 @@ impl Process {
         let pid = child.id();
         let number = number(pid)?;
         let pidfd = pidfd_open(number, PidfdFlags::empty())?;
-        let record = ProcessRecord { pid, start_time: start_time(pid)?, boot: boot()? };
+        let record = ProcessRecord { pid, start_time: start_time(pid)?, boot: boot()?, members: Members::default() };
         Ok(Process { record, pid: number, pidfd, child: true })
+    }
+
+    /// Remembers how all that it starts is known.
+    pub fn with(mut self, mut members: Members) -> Self {
+        members.settle();
+        self.record.members = members;
+        self
     }
 
     /// Holds a process that a former supervisor started.
@@ -173,10 +187,21 @@ impl Process {
         }
     }
 
-    /// Kills the process and everything in its process group, also what a child that has ended left behind.
+    /// Kills the process and all that it started, also what a process that has ended left behind, and waits until they are gone.
+    ///
+    /// # Errors
+    /// Something lives on, or the system refused.
+    pub fn kill_all(&self) -> io::Result<()> {
+        let lives = || self.alive().is_ok_and(|alive| alive).then_some(self.record.pid);
+        let all_ended = self.record.members.end(&lives, KILLED);
+        self.kill_group()?;
+        if all_ended { Ok(()) } else { Err(io::Error::new(io::ErrorKind::TimedOut, "something that it started does not end")) }
+    }
+
+    /// Kills what is in its process group.
     ///
     /// Of an adopted process that has ended the group's number may be another's already, so nothing is killed then.
-    pub fn kill_group(&self) -> io::Result<()> {
+    fn kill_group(&self) -> io::Result<()> {
         if !self.child && !self.alive()? {
             return Ok(());
         }
@@ -219,6 +244,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        self.record.members.forget();
         if self.child {
             // Nothing to do about a failure: who runs still is reaped by init when we end.
             let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
@@ -334,10 +360,10 @@ mod tests {
         drop(command); // with its end of the pipe
         let process = Process::child(child).unwrap();
         assert_eq!(process.wait(SOON).unwrap(), Some(Exit::Code(0)));
-        process.kill_group().unwrap();
+        process.kill_all().unwrap();
         let mut rest = Vec::new();
         io::Read::read_to_end(&mut reader, &mut rest).unwrap(); // ends when nobody holds the pipe
-        process.kill_group().unwrap();
+        process.kill_all().unwrap();
     }
 
     #[test]
@@ -362,9 +388,9 @@ mod tests {
         for pid in [0, u32::MAX] {
             assert!(Process::adopt(&ProcessRecord { pid, ..record.clone() }).is_err());
         }
-        adopted.kill_group().unwrap();
+        adopted.kill_all().unwrap();
         assert_eq!(adopted.wait(SOON).unwrap(), Some(Exit::Unknown));
-        adopted.kill_group().unwrap();
+        adopted.kill_all().unwrap();
         assert!(matches!(Process::adopt(&record), Err(AdoptError::Ended { .. })));
         assert_eq!(process.wait(SOON).unwrap(), Some(Exit::Signal(9)));
         drop(process);
@@ -380,7 +406,7 @@ mod tests {
         assert!(matches!(Process::adopt_held(&other, held.try_clone().unwrap()), Err(AdoptError::Ended { .. })));
         let file = tempfile::tempfile().unwrap().into();
         assert!(matches!(Process::adopt_held(&record, file), Err(AdoptError::System { .. })));
-        again.kill_group().unwrap();
+        again.kill_all().unwrap();
         again.wait(SOON).unwrap();
         let ended = Process::adopt_held(&record, held.try_clone().unwrap()).unwrap();
         assert_eq!(ended.wait(SOON).unwrap(), Some(Exit::Signal(9)), "it is our child, and nobody has waited for it");
@@ -415,7 +441,7 @@ mod tests {
         assert!(matches!(process.take_listener(99, &address.into()), Err(TakeError::NotHad { .. })));
         let other = SocketAddr::new(address.ip(), 1);
         assert!(matches!(process.take_listener(0, &other.into()), Err(TakeError::WrongSocket { .. })));
-        process.kill_group().unwrap();
+        process.kill_all().unwrap();
         process.wait(SOON).unwrap();
     }
 }

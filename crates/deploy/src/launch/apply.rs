@@ -1,7 +1,7 @@
 //! The launcher: what `df-node launch` does before it becomes the program.
 
 use super::channel::{self, Step};
-use super::{Ids, LaunchSpec, Limits, sys};
+use super::{Ids, LaunchSpec, Limits, Order, sys};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, Rlimit, chdir, getegid, geteuid, getrlimit, setrlimit, setsid, umask};
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -39,10 +39,12 @@ pub fn launch_main() -> ! {
 type Failure = (Step, io::Error);
 
 fn run(channel: UnixStream) -> Result<Infallible, (UnixStream, Failure)> {
-    let (spec, listeners) = match channel::receive(&channel) {
+    let (Order { spec, cgroup }, listeners) = match channel::receive(&channel) {
         Ok(orders) => orders,
         Err(error) => return Err((channel, (Step::Orders, error))),
     };
+    // As who we are still; where it does not work, the supervisor finds it otherwise, and sees that we are not in it.
+    let _ = cgroup.map(|cgroup| std::fs::write(cgroup.join("cgroup.procs"), "0"));
     let first_free = FIRST_LISTENER + listeners.len() as RawFd;
     let channel = match rustix::io::fcntl_dupfd_cloexec(&channel, first_free) {
         Ok(moved) => {

@@ -4,7 +4,7 @@
 //! Outcome: `X` just before exec, `F`, step and errno (four bytes, little-endian) when a step failed, then the end of the stream. So `X` and
 //! the end is a program that runs; the end alone is a launcher that died.
 
-use super::{LaunchSpec, MAX_LISTENERS};
+use super::{MAX_LISTENERS, Order};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
@@ -56,8 +56,8 @@ pub enum Outcome {
 const MAX_ORDER_LEN: usize = 8 << 20;
 
 /// Sends the orders, listeners first.
-pub fn send(mut channel: &UnixStream, spec: &LaunchSpec, listeners: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let order = serde_json::to_vec(spec)?;
+pub fn send(mut channel: &UnixStream, order: &Order, listeners: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let order = serde_json::to_vec(order)?;
     let len = u32::try_from(order.len()).ok().filter(|&len| len as usize <= MAX_ORDER_LEN);
     let len = len.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "arguments and environment are too long"))?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];
@@ -71,7 +71,7 @@ pub fn send(mut channel: &UnixStream, spec: &LaunchSpec, listeners: &[BorrowedFd
 }
 
 /// Reads the orders.
-pub fn receive(mut channel: &UnixStream) -> io::Result<(LaunchSpec, Vec<OwnedFd>)> {
+pub fn receive(mut channel: &UnixStream) -> io::Result<(Order, Vec<OwnedFd>)> {
     let mut len = [0; 4];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LISTENERS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -71,7 +71,7 @@ fn watch(process: &Process, mut output: PipeReader, deadline: Instant) -> io::Re
         }
     }
     let exit = process.wait(Duration::ZERO)?;
-    process.kill_group()?;
+    process.kill_all()?;
     // What it wrote before it ended is in the pipe, which holds no more than this; who escaped the group may write on for ever.
     for _ in 0..(1 << 20) / KEPT_LEN {
         if !open || !read_some(&mut output, &mut tail)? {

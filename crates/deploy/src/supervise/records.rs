@@ -88,8 +88,8 @@ pub fn write(layout: &Layout, app: &AppName, records: &Records) -> io::Result<()
 }
 
 /// Returns processes of an application that run from this node's store and that nobody has written down: started by a supervisor that was killed before
-/// it could. Found by the variables that only df gives; `known` are process groups that are.
-pub fn orphans(layout: &Layout, app: &AppName, known: &[u32]) -> Vec<i32> {
+/// it could. Found by the variables that only df gives; `known` are processes that are, with all that they started.
+pub fn orphans(layout: &Layout, app: &AppName, known: &[ProcessRecord]) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return vec![] };
     let app = format!("DF_APP={app}");
     let image = format!("DF_IMAGE={}/", layout.store().display());
@@ -99,7 +99,11 @@ pub fn orphans(layout: &Layout, app: &AppName, known: &[u32]) -> Vec<i32> {
         variables.clone().any(|v| v == app.as_bytes()) && variables.any(|v| v.starts_with(image.as_bytes()))
     };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|&pid| is_ours(pid) && !descends(pid, known)).collect()
+    let is_known = |pid: i32| {
+        let carries = known.iter().any(|record| record.members.carries(pid.cast_unsigned()));
+        carries || descends(pid, &known.iter().map(|record| record.pid).collect::<Vec<u32>>())
+    };
+    pids.filter(|&pid| is_ours(pid) && !is_known(pid)).collect()
 }
 
 /// Returns whether a process or one above it is among these.

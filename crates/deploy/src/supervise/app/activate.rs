@@ -364,7 +364,7 @@ impl App {
         let process = run.and_then(|run| self.versions.get(&run)?.process.clone());
         match process {
             Some(process) => {
-                let _ = process.kill_group();
+                let _ = process.kill_all();
                 None
             }
             None if is_new => Some(activation::Event::NewExited("it had ended".into())),

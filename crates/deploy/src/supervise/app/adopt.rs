@@ -25,7 +25,7 @@ use crate::control;
 use crate::generation;
 use crate::hold::What;
 use crate::listeners::{Group, GroupRecord};
-use crate::process::{Exit, Process};
+use crate::process::{Exit, Process, ProcessRecord};
 use crate::supervise::words;
 
 /// How long killed processes may take to vanish.
@@ -223,6 +223,10 @@ impl App {
             Some(pidfd) => Process::adopt_held(&record.process, pidfd),
             None => Process::adopt(&record.process),
         };
+        if process.is_err() {
+            // What it left behind when it ended goes too.
+            record.process.members.end(&|| None, GONE);
+        }
         let process = match process {
             Ok(process) => Some(Arc::new(process)),
             // It ended while nobody looked; its clients need not know.
@@ -263,7 +267,8 @@ impl App {
 
     /// Kills what was started and not written down.
     fn end_orphans(&self) {
-        let known: Vec<u32> = self.versions.values().filter_map(|version| Some(version.process.as_ref()?.pid())).collect();
+        let known: Vec<ProcessRecord> =
+            self.versions.values().filter_map(|version| Some(version.process.as_ref()?.record().clone())).collect();
         let deadline = Instant::now() + GONE;
         // Their sockets leave the group only when they are gone.
         loop {

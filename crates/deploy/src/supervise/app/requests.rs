@@ -201,7 +201,7 @@ impl App {
             ends.iter().filter_map(|(_, generation, _, process)| Some((*generation, process.as_ref()?.pid() as i32))).collect();
         for (_, _, _, process) in &ends {
             if let Some(process) = process {
-                let _ = if at_once { process.kill_group() } else { process.signal(rustix::process::Signal::TERM) };
+                let _ = if at_once { process.kill_all() } else { process.signal(rustix::process::Signal::TERM) };
             }
         }
         // Told first, then closed: a program that drains ends what it has accepted, and nobody new gets in.

@@ -219,7 +219,7 @@ impl App {
             return;
         }
         // What the program left behind goes with it.
-        let _ = version.process.take().map(|process| process.kill_group());
+        let _ = version.process.take().map(|process| process.kill_all());
         let retiring = version.retiring;
         self.write_records();
         let (new, old) = self.flight.as_ref().map_or((None, None), |flight| (Some(flight.new_run), flight.old_run));

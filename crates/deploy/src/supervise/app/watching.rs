@@ -18,18 +18,18 @@ const KILLED: Duration = Duration::from_secs(10);
 /// Pause between two rounds of probes of a version that starts to serve.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Tells a process to end, waits for its time, then kills it and all it started.
+/// Tells a process to end, waits for its time, then kills it and all it started: what it left behind goes with it.
 pub(super) fn end(process: &Process, drain: Duration) {
     let _ = process.signal(Signal::TERM);
-    if !matches!(process.wait(drain), Ok(Some(_))) {
-        let _ = process.kill_group();
-        let _ = process.wait(KILLED);
-    }
+    let _ = process.wait(drain);
+    kill(process);
 }
 
 /// Kills a process and all it started, and waits until it is gone.
 pub(super) fn kill(process: &Process) {
-    let _ = process.kill_group();
+    if let Err(error) = process.kill_all() {
+        eprintln!("process {}: {error}", process.pid());
+    }
     let _ = process.wait(KILLED);
 }
 

@@ -1,0 +1,112 @@
+//! A cgroup for a run, below the one that we are in ourselves.
+//!
+//! Only the second version of cgroups is used, alone or beside the first: its membership needs no controller. Nothing here enables one: a cgroup that hands controllers on may
+//! hold no process itself, and systemd could not put the next supervisor back into its unit.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// As many cgroups of a run are looked at: it can make some itself where they are its own.
+const MAX_CGROUPS: usize = 1000;
+/// Whoever ends leaves its cgroup a moment after its pidfd says so.
+const LEAVING: Duration = Duration::from_millis(200);
+
+/// Makes one for a run; nothing where we may not, or there are none.
+pub fn make(mark: &str) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = place(&mounts, &own)?.join(format!("df-{mark}"));
+    fs::create_dir(&path).ok()?;
+    Some(path)
+}
+
+/// Lists the processes in one and in those below it; they need not live any more.
+pub fn pids(cgroup: &Path) -> Vec<u32> {
+    let all = tree(cgroup);
+    let lists = all.iter().filter_map(|path| fs::read_to_string(path.join("cgroup.procs")).ok());
+    // Who is beyond our pid namespace has the number 0.
+    lists
+        .flat_map(|list| list.lines().filter_map(|line| line.parse().ok()).collect::<Vec<u32>>())
+        .filter(|pid| *pid > 0)
+        .collect()
+}
+
+/// Kills all that is in one and below it, at once; where the kernel cannot yet (before 5.14), nobody in it runs any more. Nothing happens if we are in it ourselves.
+pub fn kill(cgroup: &Path) {
+    if pids(cgroup).contains(&std::process::id()) {
+        return;
+    }
+    // Whoever calls us looks for those that are left, one by one.
+    let _ = fs::write(cgroup.join("cgroup.kill"), "1").or_else(|_| fs::write(cgroup.join("cgroup.freeze"), "1"));
+}
+
+/// Removes one with those below it, if nobody is in them.
+pub fn remove(cgroup: &Path) {
+    let deadline = Instant::now() + LEAVING;
+    for path in tree(cgroup).iter().rev() {
+        while fs::remove_dir(path).is_err_and(|error| error.kind() == std::io::ErrorKind::ResourceBusy)
+            && pids(path).is_empty()
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Returns a cgroup and those below it, each before those below it.
+fn tree(cgroup: &Path) -> Vec<PathBuf> {
+    let mut found = vec![cgroup.to_owned()];
+    let mut at = 0;
+    while let Some(path) = found.get(at).filter(|_| found.len() < MAX_CGROUPS) {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        let below: Vec<PathBuf> =
+            entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect();
+        found.extend(below);
+        at += 1;
+    }
+    found
+}
+
+/// Returns where our own cgroup is visible, from /proc/self/mountinfo and /proc/self/cgroup.
+fn place(mounts: &str, own: &str) -> Option<PathBuf> {
+    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let (root, point) = mounts.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let mut fields = before.split(' ').skip(3);
+        (after.split(' ').next() == Some("cgroup2")).then_some((fields.next()?, fields.next()?))
+    })?;
+    // A mount may show a part of the tree only, and a process may be outside of its namespace's part.
+    let below = Path::new(own).strip_prefix(root).ok()?;
+    let is_plain = below.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    (is_plain && !point.contains('\\')).then(|| Path::new(point).join(below))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "24 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
+                          30 24 0:28 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids\n\
+                          33 24 0:31 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
+    const UNIFIED: &str = "30 24 0:28 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
+    const PART: &str = "30 24 0:28 /box/7 /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw\n";
+
+    #[track_caller]
+    fn check(mounts: &str, own: &str, expect: Option<&str>) {
+        assert_eq!(place(mounts, own).as_deref(), expect.map(Path::new), "{own}");
+    }
+
+    #[test]
+    fn our_own_place_is_found_where_there_is_one() {
+        check(UNIFIED, "0::/system.slice/df.service\n", Some("/sys/fs/cgroup/system.slice/df.service"));
+        check(UNIFIED, "0::/\n", Some("/sys/fs/cgroup"));
+        check(HYBRID, "9:name=systemd:/\n4:memory:/a/b\n0::/x\n", Some("/sys/fs/cgroup/unified/x"));
+        check(PART, "0::/box/7/in\n", Some("/sys/fs/cgroup/in"));
+        check(PART, "0::/other\n", None);
+        check(UNIFIED, "0::/../beyond\n", None);
+        check(UNIFIED, "4:memory:/\n", None);
+        check("24 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n", "0::/\n", None);
+        check("", "", None);
+    }
+}
