@@ -212,6 +212,12 @@ pub fn run(layout: &Layout, manner: Manner) -> Result<(), SuperviseError> {
     served
 }
 
+/// Every application stands still for as long as this lives.
+struct Rest {
+    records: BTreeMap<AppName, Records>,
+    _standing_still: Vec<Sender<()>>,
+}
+
 /// Takes the lock of the supervisor; `None` when another one is at work.
 fn take_lock(layout: &Layout) -> Result<Option<File>, SuperviseError> {
     let path = layout.run().join("supervisor.lock");
@@ -324,7 +330,7 @@ impl Supervisor {
     fn become_another(&self, own: &mut Own, program: BorrowedFd<'_>) -> String {
         let deadline = Instant::now() + REST;
         // Whoever connects meanwhile waits; one connection is that of whoever asked.
-        let (records, _resting) = loop {
+        let rest = loop {
             let is_alone = self.n_connections.load(Ordering::SeqCst) <= 1;
             if let Some(rest) = is_alone.then(|| self.rest()).flatten() {
                 break rest;
@@ -344,14 +350,14 @@ impl Supervisor {
             Ok(held) => held,
             Err(error) => return error.to_string(),
         };
-        let legacy = Legacy { lock, control, link, held, records };
+        let legacy = Legacy { lock, control, link, held, records: rest.records.clone() };
         let error = replace::become_program(program, &self.node.layout, &legacy);
         eprintln!("become another program: {error}");
         error.to_string()
     }
 
     /// Has every application stand still, if none has anything under way, for as long as what is returned lives.
-    fn rest(&self) -> Option<(BTreeMap<AppName, Records>, Vec<Sender<()>>)> {
+    fn rest(&self) -> Option<Rest> {
         let apps = self.apps.lock().expect("nobody panics with this lock");
         let asked = apps.iter().filter_map(|(app, handle)| {
             let ((seen, answer), (hold, go_on)) = (mpsc::channel(), mpsc::channel());
@@ -366,7 +372,7 @@ impl Supervisor {
             records.insert(app, answer.recv_timeout(left).ok().flatten()?);
             resting.push(hold);
         }
-        Some((records, resting))
+        Some(Rest { records, _standing_still: resting })
     }
 
     fn is_idle(&self) -> bool {
@@ -428,7 +434,8 @@ impl Supervisor {
     /// Has the first thread become the program of whoever asks, if it is newer; returns only when that was not done.
     fn replace(&self, peer: rustix::process::Pid, theirs: &Program, back: bool) -> Reply {
         let ours = replace::ours();
-        if !replace::is_newer(theirs, &ours) && !(back && *theirs != ours) {
+        let is_meant = replace::is_newer(theirs, &ours) || (back && *theirs != ours);
+        if !is_meant {
             return Reply::Done;
         }
         let refuse = |why: String| Reply::Fault(fault(FaultKind::Refused, why));

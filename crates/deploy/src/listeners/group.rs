@@ -125,6 +125,7 @@ impl Group {
     }
 
     /// Returns where clients reach the group.
+    #[cfg(test)]
     pub fn endpoint(&self) -> Endpoint {
         self.record().address
     }
