@@ -221,12 +221,10 @@ impl Internet {
                 // Programs have copies, and nothing closes those.
                 Protocol::Udp => sys::filter(&slot.content, &drop_all()),
             };
-            match closed {
-                // It was closed before.
-                Err(error) if error.kind() != io::ErrorKind::NotConnected => {
-                    return Err(state.system("closing the listener")(error));
-                }
-                _ => {}
+            match closed.map_err(|error| (error.kind(), error)) {
+                // It was closed before; or nobody but root may put a filter on it, and its program takes what comes until it ends.
+                Ok(()) | Err((io::ErrorKind::NotConnected | io::ErrorKind::PermissionDenied, _)) => {}
+                Err((_, error)) => return Err(state.system("closing the listener")(error)),
             }
         }
         state.slots = Slots::new(vec![]);
