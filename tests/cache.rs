@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use df_testkit::faults;
 
-use crate::support::{World, copy_shared_cache, versions};
+use crate::support::{DEADLINE, World, copy_shared_cache, versions};
 
 /// A copy of the shared cache, for a test that changes it.
 fn own_cache(world: &World) -> PathBuf {
@@ -70,6 +70,26 @@ fn a_release_goes_into_a_cache_and_comes_out_as_the_same_tree() {
         .df(["cache", "get", &versions.v1, "--address", &place, "--output", &world.path("gone").display().to_string()])
         .output()
         .expect_code(2);
+}
+
+#[test]
+fn ctrl_c_at_the_question_of_a_flush_ends_it() {
+    let (versions, world) = (versions(), World::new(0));
+    let cache = own_cache(&world);
+    let df = |words: &[&str]| world.df([]).args(words).env("XDG_CACHE_HOME", &cache);
+    let ask = |keys: &str, code: i32| {
+        let mut person = df(&["cache", "flush"]).on_terminal();
+        person.wait_for("[y/N]");
+        person.types(keys);
+        person.finish(DEADLINE).expect_code(code);
+    };
+    for (keys, code) in [("\x03", 130), ("\n", 2), ("n\n", 2)] {
+        ask(keys, code);
+    }
+    df(&["cache", "get", &versions.v1, "--output", &world.path("out").display().to_string()]).ok();
+    ask("y\n", 0);
+    let gone = world.path("gone").display().to_string();
+    df(&["cache", "get", &versions.v1, "--output", &gone]).output().expect_code(2);
 }
 
 #[test]
