@@ -197,7 +197,7 @@ pub const BEHAVIOURS: &[Behaviour] = &[
         reads: Reads::Verify,
         exit: 8,
         said: "it is gone",
-        act: |it| it.fault(it.keys("log/").last().expect("a record"), refusal(404, "NoSuchKey")),
+        act: |it| it.fault(it.keys("log/0").last().expect("a record"), refusal(404, "NoSuchKey")),
     },
     Behaviour {
         name: "the record of another commit",
@@ -205,7 +205,7 @@ pub const BEHAVIOURS: &[Behaviour] = &[
         exit: 8,
         said: "of another commit",
         act: |it| {
-            let records = it.keys("log/");
+            let records = it.keys("log/0");
             let first = it.server.read(&records[0]).expect("a record");
             it.fault(records.last().expect("a record"), Act::Holds(first));
         },
