@@ -17,6 +17,11 @@ fn load(machine: &Machine) -> Load {
     Load::run(Plan { n_workers: 4, per_second: Some(200), deadline: Duration::from_secs(30), ..Plan::to(machine.at(), "/") })
 }
 
+/// Returns the program that the supervisor is.
+fn program(machine: &Machine) -> String {
+    machine.run("readlink /proc/$(systemctl show --value --property MainPID df-node.service)/exe")
+}
+
 #[track_caller]
 fn expect_said(output: &Output, part: &str) {
     assert!(output.stdout.contains(part), "nothing of {part:?}:\n{output}");
@@ -70,6 +75,31 @@ fn on_a_machine_with_systemd_nothing_that_happens_to_the_supervisor_loses_a_requ
     machine.df(["start"]).ok();
     machine.wait_for_body(&versions.v1);
     assert_eq!(machine.property("ActiveState"), "active");
+}
+
+#[test]
+fn a_newer_df_node_takes_over_under_load_and_is_what_systemd_starts_from_then_on() {
+    let Some(root) = machine::root() else { return };
+    let (versions, machine) = (versions(), Machine::boot(root));
+    machine.add("root");
+    machine.deploy(&versions.v1);
+    let (supervisor, former) = (machine.property("MainPID"), program(&machine));
+    let load = load(&machine);
+    let newer = machine.another_program();
+    machine.df(["deploy", "--commit-hash", &versions.v2]).env("DF_NODE_PROGRAMS", newer).ok();
+    machine.wait_for_body(&versions.v2);
+    assert_eq!(machine.property("MainPID"), supervisor, "it became the newer one, and did not end");
+    let named = wait_until(Duration::from_secs(30), || {
+        let now = program(&machine);
+        (now != former && machine.property("ExecStart").contains(&now)).then_some(now)
+    });
+    let newer = named.expect("the unit names the newer one");
+    machine.run(&format!("kill -9 {supervisor}"));
+    machine.wait_for_another(&supervisor);
+    assert_eq!(program(&machine), newer, "systemd starts the newer one");
+    machine.deploy(&versions.v1);
+    assert_eq!(program(&machine), newer, "an older df does not bring the older one back");
+    load.finish().expect_no_loss();
 }
 
 #[test]

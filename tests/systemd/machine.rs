@@ -94,6 +94,17 @@ impl Machine {
         self.df(["deploy", "--commit-hash", commit]).ok()
     }
 
+    /// Returns a directory with a df-node that is another build of the same: one byte longer.
+    pub fn another_program(&self) -> PathBuf {
+        let dir = self.dir.path().join("programs");
+        fs::create_dir(&dir).expect("made");
+        let program = dir.join("df-node-x86_64");
+        let bytes = [&fs::read(env!("CARGO_BIN_EXE_df-node")).expect("built for this test")[..], b"\n"].concat();
+        fs::write(&program, bytes).expect("written");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("ours");
+        dir
+    }
+
     /// Runs a line there as root, and returns what it said.
     #[track_caller]
     pub fn run(&self, line: &str) -> String {
