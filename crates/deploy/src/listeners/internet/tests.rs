@@ -20,7 +20,7 @@ fn group_at(host: &str) -> Group {
 }
 
 fn tcp(group: &Group) -> SocketAddr {
-    group.endpoint().socket().unwrap()
+    group.record().address.socket().unwrap()
 }
 
 fn n_probers(group: &Group) -> usize {
