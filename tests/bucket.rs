@@ -124,6 +124,7 @@ fn what_is_persisted_comes_out_elsewhere_and_is_sent_once() {
     let stored = &first.events("stored")[0];
     assert!(stored["bytes"].as_u64() > Some(0) && stored["requests"].as_u64() > Some(4), "{stored}");
     assert!(it.packs_sent() > 0);
+    assert_eq!(it.server.counts().list, 0, "an empty bucket is found out without a list");
     it.expect_the_same_tree(&versions.v1, "v1");
     it.expect_the_same_tree(&versions.v2, "v2");
     it.server.forget();
@@ -131,6 +132,38 @@ fn what_is_persisted_comes_out_elsewhere_and_is_sent_once() {
     let counts = it.server.counts();
     assert_eq!((counts.put, counts.list, counts.head), (0, 0, 0), "{counts:?}");
     assert!(counts.get <= 2, "{counts:?}");
+}
+
+#[test]
+fn what_a_node_holds_is_persisted_and_what_was_the_newest_there_stays_it() {
+    let (versions, it) = (versions(), Machine::new());
+    let (node, elsewhere) = (format!("local:{}", it.world.path("node").display()), it.world.path("elsewhere"));
+    it.df(&["cp", "--version", &versions.v1, "--address", &node]).ok();
+    it.there(&["cache", "put", &versions.v2]).ok();
+    // On a machine that holds nothing.
+    let persist = |words: &[&str]| {
+        let config = it.config("");
+        let before = ["--json", "--config", &config, "--address", &node, "cache", "persist", "--s3-bucket", "df-test"];
+        it.df_from(&elsewhere, &[&before, words].concat())
+    };
+    assert_eq!(persist(&["--dry-run"]).ok().events("planned").len(), 1);
+    assert_eq!(it.n_releases(), 1, "a plan changes nothing");
+    let trusting = it.config(
+        "trust: { threshold: 1, keys: [ 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIE5dw6ofRdfVqNUZsNMfszLjYqRtO43ol32D1uPybOU' ] }",
+    );
+    let nobodys = ["--config", &trusting, "--address", &node, "cache", "persist", "--s3-bucket", "df-test"];
+    it.df_from(&elsewhere, &nobodys).output().expect_code(10);
+    assert_eq!(it.n_releases(), 1, "what nobody vouched for goes nowhere");
+    assert_eq!(persist(&[]).ok().events("stored").len(), 1);
+    assert_eq!(it.n_releases(), 2);
+    it.expect_the_same_tree(&versions.v1, "v1");
+    let [newest, second] = ["newest", "second"].map(|name| it.world.path(name).display().to_string());
+    it.df_from(&elsewhere, &["cache", "get", "--address", BUCKET, "--output", &newest]).ok();
+    it.df(&["cache", "get", &versions.v2, "--output", &second]).ok();
+    assert_eq!(tree::compare(Path::new(&newest), Path::new(&second)), []);
+    it.there(&["cache", "verify"]).ok();
+    let again = persist(&[]).ok();
+    assert!(again.events("stored").is_empty() && again.stdout.contains("has all that"), "{again}");
 }
 
 #[test]
@@ -181,6 +214,50 @@ fn a_flipped_byte_in_the_bucket_is_found_and_healed_from_here() {
     it.there(&["cache", "verify", "--sample", "1"]).ok();
     it.there(&["cache", "verify", "--slice", "100"]).ok();
     it.expect_the_same_tree(&versions.v1, "v1");
+}
+
+#[test]
+fn what_a_repair_cannot_bring_back_is_missing_and_nothing_of_it_is_swept() {
+    let (versions, it) = (versions(), Machine::new());
+    it.there(&["cache", "put", &versions.v1]).ok();
+    let before = it.server.keys();
+    it.there(&["cache", "put", &versions.v2]).ok();
+    let newest: Vec<String> = it.server.keys().into_iter().filter(|key| key.starts_with("t/") && !before.contains(key)).collect();
+    assert!(!newest.is_empty());
+    newest.iter().for_each(|key| it.server.remove(key));
+    it.server.remove("head");
+    let packs = || it.server.keys().into_iter().filter(|key| key.starts_with("p/")).collect::<Vec<_>>();
+    let held = packs();
+    // On a machine that holds nothing, so that nobody knows the release.
+    let repair = ["--json", "cache", "repair", "--address", BUCKET];
+    let repaired = it.df_from(&it.world.path("elsewhere"), &repair).output().expect_code(8);
+    let whys: Vec<String> = repaired.events("missing").iter().map(|it| it["why"].to_string()).collect();
+    assert!(whys.iter().any(|why| why.contains("release") && why.contains("is lost")), "{repaired}");
+    assert!(repaired.events("collected").is_empty() && packs() == held, "{repaired}");
+    it.there(&["cache", "put", &versions.v2]).ok();
+    it.there(&["cache", "verify"]).ok();
+    it.expect_the_same_tree(&versions.v1, "v1");
+    it.expect_the_same_tree(&versions.v2, "v2");
+}
+
+#[test]
+fn a_bucket_that_lost_what_named_its_releases_has_them_again_from_here() {
+    let (versions, it) = (versions(), Machine::new());
+    it.persist();
+    let n = it.n_releases();
+    for key in it.server.keys().iter().filter(|key| *key == "head" || key.starts_with("t/")) {
+        it.server.remove(key);
+    }
+    // On a machine that has the versions, and remembers nothing of the bucket. Pins and leases nobody knows.
+    let other = it.world.path("other");
+    copy_shared_cache(&other);
+    let repaired = it.df_from(&other, &["--json", "cache", "repair", "--address", BUCKET]).output().expect_code(8);
+    let missing = repaired.events("missing");
+    assert!(missing.len() == 1 && missing[0]["why"].to_string().contains("pins and leases"), "{repaired}");
+    assert_eq!(it.n_releases(), n);
+    it.there(&["cache", "verify"]).ok();
+    it.expect_the_same_tree(&versions.v1, "v1");
+    assert!(it.persist().events("stored").is_empty(), "nothing is lacking");
 }
 
 #[test]
