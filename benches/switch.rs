@@ -42,6 +42,8 @@ const N_NODES: usize = 3;
 const N_RUNS: usize = 20;
 /// Under load, each way switches so often.
 const N_LOADED: usize = 20;
+/// The load, if the machine gives so much.
+const PER_SECOND: u32 = 5000;
 /// In the order in which a deploy tells them.
 const EVENTS: [&str; 7] = ["built", "copied", "started", "verified", "activated", "confirmed", "result"];
 
@@ -98,7 +100,8 @@ fn steps_on_one_node(world: &World) -> serde_json::Value {
 /// Switches in a way many times, first seen by one client, then under load.
 fn seen(name: &str, way: &mut dyn Way) -> page::Row {
     let gaps_ms = (0..N_RUNS).map(|_| gap(way)).collect();
-    let plan = Plan { n_workers: 4, n_kept: 2, deadline: Duration::from_secs(30), ..Plan::to(way.at(), "/") };
+    let per_second = Some(PER_SECOND);
+    let plan = Plan { n_workers: 4, n_kept: 2, per_second, deadline: Duration::from_secs(30), ..Plan::to(way.at(), "/") };
     let load = Load::run(plan);
     for _ in 0..N_LOADED {
         load.wait_for_requests(500, Duration::from_secs(60));
