@@ -124,12 +124,6 @@ impl Group {
         }
     }
 
-    /// Returns where clients reach the group.
-    #[cfg(test)]
-    pub fn endpoint(&self) -> Endpoint {
-        self.record().address
-    }
-
     /// Returns what a successor needs for [`adopt`](Self::adopt); to be written down after each change.
     pub fn record(&self) -> GroupRecord {
         either!(self, group => group.record())
