@@ -22,6 +22,8 @@ struct Supervisor {
     state: State,
     actions: VecDeque<Action>,
     events: VecDeque<Event>,
+    /// What others told it meanwhile: it hears that when it has done what it is at.
+    heard: VecDeque<Event>,
     /// What a supervisor that begins still has to do: `current` goes back to this, then the file goes.
     back: Option<u64>,
     forget: bool,
@@ -46,6 +48,9 @@ struct World {
     /// What a second operator made of it.
     second: Option<u64>,
     n_deaths: u8,
+    n_refused: u8,
+    /// Whether a supervisor tries again what the disk refused.
+    tries_again: bool,
 }
 
 /// What may happen next.
@@ -107,11 +112,28 @@ impl Supervisor {
             Some(_) => (State::Arming, Action::Arm),
             None => (State::Moving, Action::MoveCurrent(plan.new)),
         };
-        Self { plan, state, actions: [first].into(), events: VecDeque::new(), back: None, forget: false, fresh: false }
+        Self {
+            plan,
+            state,
+            actions: [first].into(),
+            events: VecDeque::new(),
+            heard: VecDeque::new(),
+            back: None,
+            forget: false,
+            fresh: false,
+        }
+    }
+
+    fn goes_back(&mut self, to: u64) {
+        (self.back, self.forget) = (Some(to), true);
     }
 
     fn idle(&self) -> bool {
-        matches!(self.state, State::Ended { .. }) && self.actions.is_empty() && self.events.is_empty() && !self.at_beginning()
+        matches!(self.state, State::Ended { .. })
+            && self.actions.is_empty()
+            && self.events.is_empty()
+            && self.heard.is_empty()
+            && !self.at_beginning()
     }
 
     fn at_beginning(&self) -> bool {
@@ -120,7 +142,7 @@ impl Supervisor {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(tries_again: bool) -> Self {
         Self {
             current: OLD,
             armed: None,
@@ -133,7 +155,13 @@ impl World {
             told: false,
             second: None,
             n_deaths: 0,
+            n_refused: 0,
+            tries_again,
         }
+    }
+
+    fn could_be_taken_back(&self) -> bool {
+        self.armed.as_ref().is_some_and(|armed| armed.new == self.current)
     }
 
     fn now(&self) -> Duration {
@@ -172,6 +200,7 @@ impl World {
                     state: State::Ended { good: false },
                     actions: VecDeque::new(),
                     events: VecDeque::new(),
+                    heard: VecDeque::new(),
                     back: None,
                     forget: false,
                     fresh: true,
@@ -183,7 +212,7 @@ impl World {
                 if let Some(supervisor) = &mut world.supervisor
                     && !supervisor.at_beginning()
                 {
-                    supervisor.events.push_back(Event::NewExited("killed".into()));
+                    supervisor.heard.push_back(Event::NewExited("killed".into()));
                 }
             }
             Next::Reboot => {
@@ -192,7 +221,7 @@ impl World {
             }
             Next::Deploy | Next::Rollback => {
                 // One at a time, and who comes meanwhile is told who is at work.
-                (world.second.is_none() && world.supervisor.as_ref()?.idle()).then_some(())?;
+                (world.second.is_none() && !world.could_be_taken_back() && world.supervisor.as_ref()?.idle()).then_some(())?;
                 let (to, confirm) = if next == Next::Deploy { (OTHER, Some(PATIENCE)) } else { (OLD, None) };
                 (world.current != to).then_some(())?;
                 // Whoever begins removes what was left over.
@@ -212,7 +241,7 @@ impl World {
             let Some(armed) = &self.armed else { return Some(()) };
             match decide(armed, &Found { current, boot, now, lives }) {
                 Duty::Forget => supervisor.forget = true,
-                Duty::GoBack(_) => (supervisor.back, supervisor.forget) = (Some(armed.old), true),
+                Duty::GoBack(_) => supervisor.goes_back(armed.old),
                 Duty::Wait(left) => {
                     supervisor.plan = plan(armed.new, armed.old, Some(PATIENCE));
                     supervisor.state = State::Waiting { deadline: now.saturating_add(left) };
@@ -225,10 +254,15 @@ impl World {
             self.armed = None;
         } else if let Some(action) = supervisor.actions.pop_front() {
             self.perform(&action, &boot);
+        } else if let Some(armed) =
+            self.armed.as_ref().filter(|armed| self.tries_again && supervisor.idle() && armed.new == current)
+        {
+            supervisor.goes_back(armed.old);
         } else {
             // When it is late, it is late for whatever is waited for, but for what is waited for for ever.
             let due = supervisor.state.deadline().filter(|deadline| self.late && *deadline < FOR_EVER);
-            let event = supervisor.events.pop_front().or_else(|| due.map(|_| Event::Tick))?;
+            let said = supervisor.events.pop_front().or_else(|| supervisor.heard.pop_front());
+            let event = said.or_else(|| due.map(|_| Event::Tick))?;
             let now = due.unwrap_or(now).max(now);
             let (state, actions) = step(&supervisor.plan, supervisor.state.clone(), event, now);
             supervisor.state = state;
@@ -275,7 +309,21 @@ impl World {
     /// The disk refuses the next action, perhaps after it did it.
     fn fail(&mut self, half_done: bool) -> Option<()> {
         let boot = format!("boot {}", self.boot);
-        let action = self.supervisor.as_mut()?.actions.pop_front()?;
+        let supervisor = self.supervisor.as_mut()?;
+        if supervisor.back.is_some() || matches!(supervisor.actions.front(), Some(Action::MoveCurrent(_))) {
+            // What does not move names what it named before.
+            (!half_done && self.n_refused < 2).then_some(())?;
+            self.n_refused += 1;
+            match supervisor.back.take() {
+                Some(_) => supervisor.forget = false,
+                None => {
+                    supervisor.actions.pop_front();
+                    supervisor.events.push_back(Event::MoveFailed("full".into()));
+                }
+            }
+            return Some(());
+        }
+        let action = supervisor.actions.pop_front()?;
         let event = match action {
             Action::Arm => Event::ArmFailed("full".into()),
             Action::Disarm => Event::DisarmFailed("full".into()),
@@ -295,7 +343,9 @@ impl World {
         if self.told && self.second.is_none() && self.current != NEW {
             return Err("the operator was told that it stays, and it went back".into());
         }
-        let idle = self.supervisor.as_ref().is_some_and(Supervisor::idle);
+        // Where it is tried again, whoever does is not idle.
+        let tries = self.tries_again && self.could_be_taken_back();
+        let idle = self.supervisor.as_ref().is_some_and(Supervisor::idle) && !tries;
         if idle && self.current == NEW && !self.confirmed {
             return Err("nobody confirmed it, and it stays".into());
         }
@@ -314,7 +364,7 @@ impl World {
             match world.after(Next::GoOn, decide, step) {
                 Some(next) => world = next,
                 None if world.supervisor.as_ref().is_some_and(Supervisor::idle) => {
-                    return if world.armed.as_ref().is_some_and(|armed| armed.new == world.current) {
+                    return if world.could_be_taken_back() {
                         Err("it is over, and could still be taken back".into())
                     } else {
                         Ok(())
@@ -329,7 +379,10 @@ impl World {
 
 /// Visits everything that can happen; returns how many worlds there are, or what went wrong in one.
 fn explore(decide: Decide, step: Step) -> Result<usize, String> {
-    let start = World::new();
+    explore_from(World::new(true), decide, step)
+}
+
+fn explore_from(start: World, decide: Decide, step: Step) -> Result<usize, String> {
     let mut seen = HashSet::from([start.clone()]);
     let mut queue = VecDeque::from([start]);
     while let Some(world) = queue.pop_front() {
@@ -349,6 +402,13 @@ fn in_every_interleaving_what_nobody_confirmed_goes_back_and_what_was_confirmed_
     let n_worlds = explore(decide, activation::step).unwrap_or_else(|why| panic!("{why}"));
     println!("{n_worlds} worlds");
     assert!(n_worlds > 1_000, "{n_worlds} worlds are too few to be all");
+}
+
+#[test]
+fn a_node_whose_current_could_not_be_moved_back_does_not_stay_locked() {
+    let why =
+        explore_from(World::new(false), decide, activation::step).expect_err("nobody tries again, and it is taken for right");
+    assert!(why.contains("nobody confirmed it, and it stays"), "{why}");
 }
 
 /// Each of these is one thought away from the real ones, and the exploration has to see what is wrong with it.

@@ -136,6 +136,13 @@ struct Starting {
     answer: Option<Sender<Told>>,
 }
 
+/// `current` could not be moved back, and it is tried again. Until then this is what it says to us.
+#[derive(Clone, Copy)]
+struct GoesBack {
+    to: u64,
+    at: Instant,
+}
+
 /// One application.
 pub struct App {
     node: Arc<Node>,
@@ -152,6 +159,7 @@ pub struct App {
     starting: Option<Starting>,
     crashes: VecDeque<Instant>,
     restart_at: Option<Instant>,
+    goes_back: Option<GoesBack>,
 }
 
 impl App {
@@ -179,6 +187,7 @@ impl App {
             starting: None,
             crashes: VecDeque::new(),
             restart_at: None,
+            goes_back: None,
         }
     }
 
@@ -224,7 +233,7 @@ impl App {
     /// Returns how long nothing has to happen unless somebody speaks.
     fn patience(&self) -> Duration {
         let flight = self.flight.as_ref().and_then(|flight| Some(flight.began + flight.state.deadline()?));
-        let next = [flight, self.restart_at].into_iter().flatten().min();
+        let next = [flight, self.restart_at, self.goes_back.map(|back| back.at)].into_iter().flatten().min();
         next.map_or(Duration::from_secs(3600), |next| next.saturating_duration_since(Instant::now()))
     }
 
@@ -237,6 +246,9 @@ impl App {
             self.restart_at = None;
             self.restart();
         }
+        if let Some(back) = self.goes_back.filter(|back| Instant::now() >= back.at) {
+            self.go_back(back.to);
+        }
     }
 
     /// Shows what runs to those who ask, and writes it down for a successor.
@@ -244,7 +256,8 @@ impl App {
         let mut running: Vec<Running> = self.versions.values().filter_map(Version::shown).collect();
         running.sort_by_key(|r| (r.state != RunState::Serving, std::cmp::Reverse(r.generation)));
         let wanted = control::wanted(&self.node.layout, &self.app);
-        let idle = running.is_empty() && self.versions.is_empty() && self.flight.is_none() && self.starting.is_none();
+        let rests = self.flight.is_none() && self.starting.is_none() && self.goes_back.is_none();
+        let idle = running.is_empty() && self.versions.is_empty() && rests;
         *self.shown.lock().expect("nobody panics with this lock") = running;
         self.idle.store(idle && (!wanted || self.gave_up()), Ordering::SeqCst);
     }
@@ -260,8 +273,10 @@ impl App {
         crate::serve::serving(&self.node.layout, &self.app, process.map(|process| process.pid() as i32))
     }
 
+    /// Returns the generation that `current` names, or shall name again.
     fn current(&self) -> u64 {
-        generation::current(&self.node.layout, &self.app).unwrap_or(0)
+        let named = || generation::current(&self.node.layout, &self.app).unwrap_or(0);
+        self.goes_back.map_or_else(named, |back| back.to)
     }
 
     /// Adds to the history; what cannot be written is said in the supervisor's log.

@@ -17,7 +17,7 @@ use super::super::start::Place;
 use super::super::{probing, proving, start};
 use super::ports::Entrance;
 use super::versions::LaunchFailed;
-use super::{App, Flight, HandedPort, Message, Starting, Told, Version};
+use super::{App, Flight, GoesBack, HandedPort, Message, Starting, Told, Version};
 use crate::activation::{self, Action, Failure, FailureKind, Milestone, Plan, Readiness, State, Style};
 use crate::confirmation::{self, Armed};
 use crate::generation;
@@ -32,6 +32,8 @@ const HANDED: Duration = Duration::from_millis(20);
 const HANDING: Duration = Duration::from_secs(5);
 /// How long all may take that comes between the switch and the wait for a confirmation, besides the soak.
 const BEFORE_WAITING: Duration = Duration::from_secs(60);
+/// Pause between two attempts to let `current` go back.
+const GOING_BACK: Duration = Duration::from_secs(5);
 /// Lines of a failed program's output that the operator gets.
 const LOG_LINES: usize = 50;
 
@@ -269,7 +271,34 @@ impl App {
         let layout = &self.node.layout;
         let moved =
             if to == 0 { generation::clear_current(layout, &self.app) } else { generation::set_current(layout, &self.app, to) };
-        moved.map_or_else(|error| activation::Event::MoveFailed(words(&error)), |()| activation::Event::Moved)
+        match moved {
+            Ok(()) => {
+                self.goes_back = None;
+                activation::Event::Moved
+            }
+            Err(error) => activation::Event::MoveFailed(words(&error)),
+        }
+    }
+
+    /// Lets `current` go back, then forgets who could have confirmed what it named. Tried again until it is done: nobody else can use the node meanwhile.
+    pub(super) fn go_back(&mut self, to: u64) {
+        let at = Instant::now() + GOING_BACK;
+        if self.flight.is_some() {
+            self.goes_back = Some(GoesBack { to, at });
+            return;
+        }
+        match self.move_current(to) {
+            activation::Event::MoveFailed(why) => {
+                if self.goes_back.replace(GoesBack { to, at }).is_none() {
+                    eprintln!("{}: current shall go back to generation {to}, and cannot yet: {why}", self.app);
+                }
+            }
+            _ => {
+                if let Err(error) = confirmation::disarm(&self.node.layout, &self.app) {
+                    eprintln!("{}: remove armed.json: {error}", self.app);
+                }
+            }
+        }
     }
 
     /// Sends new connections to a run: one setsockopt for each port.
@@ -450,6 +479,11 @@ impl App {
     /// The activation is over: whoever asked is told, and what serves is looked after again.
     fn land(&mut self, result: Result<(), Failure>) {
         let Some(flight) = self.flight.take() else { return };
+        let (new, old) = (flight.plan.new, flight.plan.old);
+        if result.is_err() && new != old && generation::current(&self.node.layout, &self.app).is_ok_and(|current| current == new)
+        {
+            self.go_back(old);
+        }
         let reply = match result {
             Ok(()) => {
                 self.crashes.clear();

@@ -122,19 +122,12 @@ impl App {
             Duty::Wait(left) => return Some((armed, left)),
             Duty::Forget => {}
             Duty::GoBack(why) => {
-                let moved = match armed.old {
-                    0 => generation::clear_current(&layout, &self.app),
-                    old => generation::set_current(&layout, &self.app, old),
-                };
-                if let Err(error) = moved {
-                    // It stays armed, and the next supervisor tries again.
-                    eprintln!("{}: generation {} goes back ({why}), and could not: {}", self.app, armed.new, words(&error));
-                    return None;
-                }
                 self.judge(armed.new, GenerationResult::Bad, why);
                 if let Some(release) = release {
                     self.remember("activate", &armed.who, armed.new, armed.old, &release, Some(why));
                 }
+                self.go_back(armed.old);
+                return None;
             }
         }
         if let Err(error) = confirmation::disarm(&layout, &self.app) {
