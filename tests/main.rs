@@ -27,6 +27,7 @@ mod live_connections;
 mod malicious_bucket;
 mod ordinary_user;
 mod other_ports;
+mod private_authority;
 mod real;
 mod reboot;
 mod receiving;
