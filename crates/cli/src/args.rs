@@ -17,7 +17,7 @@ mod word;
 
 pub use building::{Build, Hook, HookCommand, HookInstall, Hooked, Init};
 pub use cache::{Cache, CacheCommand, CacheVerify, Gc, Old, Persist};
-pub use moving::{Codec, CompareChecksums, Cp, Level, Packing, Prepare};
+pub use moving::{CompareChecksums, Cp, Packing, Prepare};
 pub use nodes::{Add, Doctor, List, Listed, Remove, Trust, With};
 pub use running::{Deploy, History, Logs, Repair, Restart, Rollback, RollbackTo, Start, Status, Stop, Verify};
 pub use shell::{Complete, Completed, Completions, Man, Shell};

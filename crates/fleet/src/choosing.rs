@@ -48,7 +48,7 @@ pub enum Codec {
 
 impl Codec {
     /// Returns the word for it.
-    pub fn word(self) -> &'static str {
+    pub const fn word(self) -> &'static str {
         match self {
             Self::Patch => "patch",
             Self::Copy => "copy",

@@ -1,8 +1,9 @@
 //! How an image gets to the nodes, and whether it arrived.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
-use df_fleet::Wish;
+use df_fleet::{Codec, Level, Wish};
 
 use super::word::{VERSIONS, revision};
 
@@ -24,10 +25,10 @@ pub struct Cp {
 #[derive(Debug, Clone, Copy, Default, Args)]
 pub struct Packing {
     /// Send the image so and not otherwise: patch, copy, elf, rsync or whole
-    #[arg(long, value_name = "C", value_enum, hide_possible_values = true)]
+    #[arg(long, value_name = "C", value_parser = one_of(&CODECS), hide_possible_values = true)]
     pub codec: Option<Codec>,
     /// Squeeze so hard and not otherwise: fast or small
-    #[arg(long, value_name = "LEVEL", value_enum, hide_possible_values = true)]
+    #[arg(long, value_name = "LEVEL", value_parser = one_of(&LEVELS), hide_possible_values = true)]
     pub level: Option<Level>,
     /// Put the bytes into the cache that df.yaml names as cache.remote, once, and have each node fetch them from there
     #[arg(long)]
@@ -37,43 +38,31 @@ pub struct Packing {
 impl Packing {
     /// Returns the wish; `full`: whole, also where the image is.
     pub fn wish(self, full: bool) -> Wish {
-        let codec = self.codec.map(|codec| match codec {
-            Codec::Patch => df_fleet::Codec::Patch,
-            Codec::Copy => df_fleet::Codec::Copy,
-            Codec::Elf => df_fleet::Codec::Elf,
-            Codec::Rsync => df_fleet::Codec::Rsync,
-            Codec::Whole => df_fleet::Codec::Whole,
-        });
-        let level = self.level.map(|level| match level {
-            Level::Fast => df_fleet::Level::Fast,
-            Level::Small => df_fleet::Level::Small,
-        });
-        Wish { codec, level, full }
+        Wish { codec: self.codec, level: self.level, full }
     }
 }
 
-/// How bytes are packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Codec {
-    /// Against the old bytes, with zstd
-    Patch,
-    /// As a list of what is copied from the old bytes
-    Copy,
-    /// With the references of programs predicted
-    Elf,
-    /// Against a signature of what the node holds
-    Rsync,
-    /// Against nothing
-    Whole,
-}
+/// A value, the word for it, and what it means.
+type Named<T> = (T, &'static str, &'static str);
 
-/// How hard bytes are squeezed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Level {
-    /// For a delta that is sent once
-    Fast,
-    /// For one that is sent to many, or over a slow line
-    Small,
+const CODECS: [Named<Codec>; 5] = [
+    (Codec::Patch, Codec::Patch.word(), "Against the old bytes, with zstd"),
+    (Codec::Copy, Codec::Copy.word(), "As a list of what is copied from the old bytes"),
+    (Codec::Elf, Codec::Elf.word(), "With the references of programs predicted"),
+    (Codec::Rsync, Codec::Rsync.word(), "Against a signature of what the node holds"),
+    (Codec::Whole, Codec::Whole.word(), "Against nothing"),
+];
+
+const LEVELS: [Named<Level>; 2] = [
+    (Level::Fast, "fast", "For a delta that is sent once"),
+    (Level::Small, "small", "For one that is sent to many, or over a slow line"),
+];
+
+/// Takes one of these words for its value.
+fn one_of<T: Copy + Send + Sync + 'static>(all: &'static [Named<T>]) -> impl TypedValueParser<Value = T> {
+    let words = all.iter().map(|(_, word, meaning)| PossibleValue::new(*word).help(*meaning));
+    PossibleValuesParser::new(words)
+        .map(|said| all.iter().find(|(_, word, _)| *word == said).expect("no other word is let through").0)
 }
 
 /// `df compare-checksums`
