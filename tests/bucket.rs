@@ -217,6 +217,50 @@ fn a_flipped_byte_in_the_bucket_is_found_and_healed_from_here() {
 }
 
 #[test]
+fn what_a_repair_cannot_bring_back_is_missing_and_nothing_of_it_is_swept() {
+    let (versions, it) = (versions(), Machine::new());
+    it.there(&["cache", "put", &versions.v1]).ok();
+    let before = it.server.keys();
+    it.there(&["cache", "put", &versions.v2]).ok();
+    let newest: Vec<String> = it.server.keys().into_iter().filter(|key| key.starts_with("t/") && !before.contains(key)).collect();
+    assert!(!newest.is_empty());
+    newest.iter().for_each(|key| it.server.remove(key));
+    it.server.remove("head");
+    let packs = || it.server.keys().into_iter().filter(|key| key.starts_with("p/")).collect::<Vec<_>>();
+    let held = packs();
+    // On a machine that holds nothing, so that nobody knows the release.
+    let repair = ["--json", "cache", "repair", "--address", BUCKET];
+    let repaired = it.df_from(&it.world.path("elsewhere"), &repair).output().expect_code(8);
+    let whys: Vec<String> = repaired.events("missing").iter().map(|it| it["why"].to_string()).collect();
+    assert!(whys.iter().any(|why| why.contains("release") && why.contains("is lost")), "{repaired}");
+    assert!(repaired.events("collected").is_empty() && packs() == held, "{repaired}");
+    it.there(&["cache", "put", &versions.v2]).ok();
+    it.there(&["cache", "verify"]).ok();
+    it.expect_the_same_tree(&versions.v1, "v1");
+    it.expect_the_same_tree(&versions.v2, "v2");
+}
+
+#[test]
+fn a_bucket_that_lost_what_named_its_releases_has_them_again_from_here() {
+    let (versions, it) = (versions(), Machine::new());
+    it.persist();
+    let n = it.n_releases();
+    for key in it.server.keys().iter().filter(|key| *key == "head" || key.starts_with("t/")) {
+        it.server.remove(key);
+    }
+    // On a machine that has the versions, and remembers nothing of the bucket. Pins and leases nobody knows.
+    let other = it.world.path("other");
+    copy_shared_cache(&other);
+    let repaired = it.df_from(&other, &["--json", "cache", "repair", "--address", BUCKET]).output().expect_code(8);
+    let missing = repaired.events("missing");
+    assert!(missing.len() == 1 && missing[0]["why"].to_string().contains("pins and leases"), "{repaired}");
+    assert_eq!(it.n_releases(), n);
+    it.there(&["cache", "verify"]).ok();
+    it.expect_the_same_tree(&versions.v1, "v1");
+    assert!(it.persist().events("stored").is_empty(), "nothing is lacking");
+}
+
+#[test]
 fn damage_here_is_healed_from_the_bucket_and_built_again_when_that_is_damaged_too() {
     let (versions, it) = (versions(), Machine::empty());
     it.df(&["build", "--commit-hash", &versions.v1]).ok();
