@@ -112,6 +112,14 @@ impl DiskStore {
         }
     }
 
+    /// Returns whether the document of a file that is not whole lies beside it in one that is.
+    pub(super) fn is_there_again(&self, path: &Path) -> io::Result<bool> {
+        let (Some((document, _)), Some(directory)) = (of_name(path), path.parent()) else { return Ok(false) };
+        let is_whole =
+            |path: &PathBuf| of_name(path).is_some_and(|(found, digest)| found == document && read_whole(path, digest).is_ok());
+        Ok(list(directory)?.iter().any(is_whole))
+    }
+
     /// Lists the files of documents that are not what their names say.
     pub(super) fn bad_documents(&self) -> io::Result<Vec<PathBuf>> {
         let mut files = self.document_files()?;

@@ -58,7 +58,10 @@ impl DiskStore {
         }
         self.heal_manifests(&mut survey, source, &mut repaired)?;
         self.heal_blobs(&survey, source, &mut repaired)?;
-        for path in survey.bad_releases.iter().chain(&survey.bad_documents) {
+        for (what, path) in survey.unread() {
+            if !self.is_there_again(path)? {
+                repaired.gone.push(format!("{what} is lost: a build of its commit makes it again, or put it again"));
+            }
             repaired.quarantined.push(self.quarantine(path)?);
         }
         // The index may still name what was moved away.
@@ -230,6 +233,13 @@ impl DiskStore {
 }
 
 impl Survey {
+    /// Returns what is a file of its own, is damaged, and comes from no source of blobs: releases and documents.
+    fn unread(&self) -> impl Iterator<Item = (Damaged, &PathBuf)> {
+        let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let releases = self.bad_releases.iter().map(move |path| (Damaged::Release(name(path)), path));
+        releases.chain(self.bad_documents.iter().map(move |path| (Damaged::Document(name(path)), path)))
+    }
+
     fn damage(&self, store: &DiskStore) -> io::Result<Vec<Damage>> {
         let mut users: HashMap<Digest, Vec<ImageId>> = HashMap::new();
         for (&image, manifest) in &self.manifests {
@@ -247,13 +257,12 @@ impl Survey {
                 vec![image],
             ));
         }
-        for path in &self.bad_releases {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            damage.push(row(Damaged::Release(name), path, "it is not the release that its name says", vec![]));
-        }
-        for path in &self.bad_documents {
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            damage.push(row(Damaged::Document(name), path, "it is not the document that its name says", vec![]));
+        for (what, path) in self.unread() {
+            let why = match what {
+                Damaged::Release(_) => "it is not the release that its name says",
+                _ => "it is not the document that its name says",
+            };
+            damage.push(row(what, path, why, vec![]));
         }
         let mut bad: BTreeMap<Digest, (PathBuf, String)> = BTreeMap::new();
         let index = store.index()?;

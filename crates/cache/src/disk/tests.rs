@@ -162,7 +162,8 @@ fn damage_to_large_blobs_and_releases_and_missing_packs_is_named() {
     flip_byte(&files(&store.root().join("refs"))[0], 20);
     assert_eq!(store.releases().expect("read"), []);
     assert!(matches!(store.verify().expect("read")[..], [Damage { what: Damaged::Release(_), .. }]));
-    store.repair(&Nothing).expect("repaired");
+    let gone = store.repair(&Nothing).expect("repaired").gone;
+    assert!(gone.len() == 1 && gone[0].starts_with("release ") && gone[0].contains("is lost"), "{gone:?}");
     store.put_release(&release("a", 1, manifest.image()), NOW).expect("put again");
     assert_eq!(store.verify().expect("read"), []);
 }
@@ -185,10 +186,13 @@ fn a_damaged_document_is_named_moved_away_and_can_come_again() {
     assert!(matches!(store.verify().expect("read")[..], [Damage { what: Damaged::Document(_), .. }]));
     assert!(attach(b"{}"), "a damaged one does not count as there");
     assert_eq!(attached().expect("read").as_deref(), Some(&b"{}"[..]));
-    store.repair(&Nothing).expect("repaired");
+    assert_eq!(store.repair(&Nothing).expect("repaired").gone, [""; 0], "it is there again");
     assert!(!file.exists());
     assert_eq!(store.verify().expect("read"), []);
     assert_eq!(attached().expect("read").as_deref(), Some(&b"{}"[..]));
+    flip_byte(&store.document_file(&release.app, release.id(), Document::Sbom).expect("read").expect("it is there"), 0);
+    let gone = store.repair(&Nothing).expect("repaired").gone;
+    assert!(gone.len() == 1 && gone[0].starts_with("document "), "{gone:?}");
 }
 
 #[test]
