@@ -51,7 +51,9 @@ fn mend(error: &OpenError) -> String {
         OpenError::NoCredentials | OpenError::Credentials { .. } => failure::CREDENTIALS.to_owned(),
         OpenError::NoRegion | OpenError::BadRegion => "set AWS_REGION, or cache.region in df.yaml, then type it again".to_owned(),
         OpenError::Endpoint { name, .. } => format!("set {name} to https://HOST, or unset it, then type it again"),
-        OpenError::Bundle { .. } => "set AWS_CA_BUNDLE to a file of certificates (PEM), or unset it, then type it again".to_owned(),
+        OpenError::Bundle { .. } => {
+            "set AWS_CA_BUNDLE to a file of certificates (PEM), or unset it, then type it again".to_owned()
+        }
         OpenError::Runtime { .. } => "df doctor".to_owned(),
     }
 }
