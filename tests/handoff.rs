@@ -104,8 +104,7 @@ fn every_bad_version_leaves_the_old_one_serving_and_no_request_is_lost() {
     let before = world.get(1, "/").1;
     // The versions that failed after they served are taken back by a switch, and lose what they had taken: they are not among those that serve here.
     let (served, trial): (Vec<_>, Vec<_>) = BAD.iter().partition(|(how, _)| matches!(*how, "dies-later" | "closes-later"));
-    let rate =
-        Plan { n_workers: 4, per_second: Some(200), deadline: Duration::from_secs(20), ..Plan::to(world.at(1), "/") };
+    let rate = Plan { n_workers: 4, per_second: Some(200), deadline: Duration::from_secs(20), ..Plan::to(world.at(1), "/") };
     let load = Load::run(rate);
     for (how, said) in trial {
         let failed = world.df(["deploy", "--commit-hash", &odd.bad(how)]).output().expect_code(1);

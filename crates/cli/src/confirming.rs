@@ -58,7 +58,8 @@ impl Confirming {
             Told::Awaiting { generation } if self.sent.is_none() => {
                 let opening = self.opening.take().unwrap_or_else(|| open(&self.node, &self.options));
                 let question = self.question(*generation);
-                self.sent = Some(tokio::spawn(persistently(opening, question, Instant::now() + self.within, self.stumbled.clone())));
+                self.sent =
+                    Some(tokio::spawn(persistently(opening, question, Instant::now() + self.within, self.stumbled.clone())));
             }
             _ => {}
         }
@@ -111,7 +112,13 @@ impl Confirming {
     }
 
     fn question(&self, generation: u64) -> Question {
-        Question { node: self.node.clone(), options: self.options.clone(), app: self.app.clone(), generation, silence: self.silence }
+        Question {
+            node: self.node.clone(),
+            options: self.options.clone(),
+            app: self.app.clone(),
+            generation,
+            silence: self.silence,
+        }
     }
 }
 

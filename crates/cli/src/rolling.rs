@@ -157,7 +157,8 @@ pub async fn activate(mut reached: Reached, orders: &Orders, from: u64, output: 
         listen: reached.connection.node.listen(),
         confirm_ms: orders.confirm.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
     };
-    let mut confirming = Confirming::beside(&reached.connection, release.app.clone(), orders.silence, orders.confirm.unwrap_or_default());
+    let mut confirming =
+        Confirming::beside(&reached.connection, release.app.clone(), orders.silence, orders.confirm.unwrap_or_default());
     let mut told = |event| {
         confirming.hear(&event);
         if let Some(event) = teller.tell(event) {
