@@ -90,7 +90,8 @@ fn handoffs_under_load_lose_no_client_and_show_no_client_the_trial() {
         let mut n_asked = 0;
         while !done.load(Ordering::SeqCst) {
             let before = oldest.load(Ordering::SeqCst);
-            let answer = ask(group.dial_serving(SOON).unwrap());
+            // Not by the group, whose lock would let nobody see a moment without a name.
+            let answer = ask(TcpStream::from(OwnedFd::from(UnixStream::connect(place.path.as_str()).unwrap())));
             assert!((before..=newest.load(Ordering::SeqCst)).contains(&answer), "generation {answer} answered");
             n_asked += 1;
         }
@@ -98,13 +99,14 @@ fn handoffs_under_load_lose_no_client_and_show_no_client_the_trial() {
     };
     std::thread::scope(|scope| {
         let clients = [scope.spawn(load), scope.spawn(load)];
-        for new in 2..=30 {
+        for new in 2..=12 {
             let program = program_of(group.add_on_trial(new).unwrap(), new);
             (0..20).for_each(|_| assert_eq!(ask(group.dial_trial(SOON).unwrap()), new));
             newest.store(new, Ordering::SeqCst);
             group.steer(new, None).unwrap();
             oldest.store(new, Ordering::SeqCst);
-            assert!(group.wait_drained(new - 1, Duration::from_millis(20), SOON).unwrap());
+            // As long as a client may need that has read the name and not yet reached the socket behind it.
+            assert!(group.wait_drained(new - 1, Duration::from_millis(200), SOON).unwrap());
             assert_eq!(group.remove(new - 1).unwrap(), 0);
             old.join().unwrap();
             old = program;
