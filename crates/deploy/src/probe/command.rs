@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn it_is_asked_in_its_directory_with_its_environment_only() {
-        let mut spec = script("pwd; env | grep -v -e ^PWD= -e ^_= | sort");
+        let mut spec = script("pwd; env | grep -v -e ^PWD= -e ^_= -e ^DF_RUN= | sort");
         spec.directory = "/usr".into();
         spec.env.insert("PORT".into(), "127.0.0.1:1".into());
         let outcome = command("env", &spec, &launcher(), SOON);
