@@ -6,9 +6,9 @@ use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use df_core::{Endpoint, Release};
 use df_core::name::Label;
 use df_core::spec::{Handoff, RunSection, Transport};
+use df_core::{Endpoint, Release};
 
 use crate::launch::{self, LaunchSpec, Limits, UserError};
 use crate::layout::{Layout, make_dir};
