@@ -215,7 +215,11 @@ impl Drop for Machine {
         }
         let groups = PathBuf::from("/sys/fs/cgroup/unified").join(&self.name);
         let plain = PathBuf::from("/sys/fs/cgroup").join(&self.name);
-        [groups, plain].iter().for_each(|group| remove_groups(group));
+        // The last of them may still be going.
+        wait_until(Duration::from_secs(10), || {
+            [&groups, &plain].into_iter().for_each(|group| remove_groups(group));
+            (!groups.exists() && !plain.exists()).then_some(())
+        });
     }
 }
 
