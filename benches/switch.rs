@@ -86,6 +86,8 @@ fn steps_on_three_nodes() {
 
 /// How long the steps at the switch take: medians, in milliseconds.
 fn steps_on_one_node(world: &World) -> serde_json::Value {
+    // Else the first of them could be the one that serves, and nothing would be activated.
+    world.deploy(&versions().v2);
     let mut activation = vec![];
     for n in 0..N_RUNS {
         let at = deploy(world, [&versions().v1, &versions().v2][n % 2]);
@@ -99,7 +101,8 @@ fn steps_on_one_node(world: &World) -> serde_json::Value {
 
 /// Switches in a way many times, first seen by one client, then under load.
 fn seen(name: &str, way: &mut dyn Way) -> page::Row {
-    let gaps_ms = (0..N_RUNS).map(|_| gap(way)).collect();
+    let gaps_ms: Vec<f64> = (0..N_RUNS).map(|_| gap(way)).collect();
+    println!("{name}: {gaps_ms:.2?}");
     let per_second = Some(PER_SECOND);
     let plan = Plan { n_workers: 4, n_kept: 2, per_second, deadline: Duration::from_secs(30), ..Plan::to(way.at(), "/") };
     let load = Load::run(plan);
