@@ -10,7 +10,7 @@ use df_testkit::process::wait_until;
 use df_testkit::seed::Seed;
 use df_testkit::{faults, net, survivors};
 
-use crate::support::{World, versions};
+use crate::support::{DEADLINE, World, versions};
 
 /// Moments in all: 60, and 1,000 in the long campaign.
 fn n_moments() -> usize {
@@ -109,10 +109,6 @@ fn killed_before_each_step(victim: Victim) {
 /// Deploys, and kills before a step; without one, until the version that served before is gone.
 #[track_caller]
 fn deploy_until(world: &World, config: &str, commit: &str, victim: Victim, kill_before: Option<usize>) -> Followed {
-    if victim == Victim::Supervisor {
-        // The next one is started by the deploy, so that its steps are known from the first on.
-        world.kill_both(1);
-    }
     let is_node = |words: &[String]| words[0].contains("df-node");
     let follows = |words: &[String]| is_node(words) || words[0] == env!("CARGO_BIN_EXE_df");
     let counts = |words: &[String]| match victim {
@@ -126,6 +122,12 @@ fn deploy_until(world: &World, config: &str, commit: &str, victim: Victim, kill_
             .filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("bin/greeter")));
         services.count() <= 1
     };
+    if victim == Victim::Supervisor {
+        // Each kill hits one deploy: of sockets that close while nobody watches, the kernel's order is known as long as it is one.
+        assert!(wait_until(DEADLINE, || is_over().then_some(())).is_some(), "a version that was followed does not end");
+        // The next one is started by the deploy, so that its steps are known from the first on.
+        world.kill_both(1);
+    }
     let df = world.df(["--config", config, "deploy", "--commit-hash", commit]);
     follow(&df, &Watch { counts: &counts, follows: &follows, kill_before, is_over: &is_over })
 }

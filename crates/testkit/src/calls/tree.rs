@@ -9,9 +9,13 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Stdio;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::{CALL, Caller, What, go_on, info, result};
 use crate::process::Run;
+
+/// How often it is asked whether it is over.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Which processes of a tree count, and when one of them is killed.
 pub struct Watch<'a> {
@@ -53,9 +57,9 @@ fn trace(run: &Run, watch: &Watch<'_>) -> Followed {
     // Its end is heard below.
     std::mem::forget(child);
     let followed = Followed { steps: vec![], killed: None, code: None };
-    let mut tree = Tree { watch, counted: HashMap::new(), groups: HashMap::new(), followed };
+    let mut tree = Tree { watch, counted: HashMap::new(), groups: HashMap::new(), followed, asked: Instant::now() };
     tree.begin(root);
-    while !(tree.groups.is_empty() || tree.root_ended(root) && (tree.followed.killed.is_some() || (watch.is_over)())) {
+    while !(tree.groups.is_empty() || tree.is_over(root)) {
         tree.hear(root);
     }
     tree.let_go();
@@ -69,6 +73,8 @@ struct Tree<'a> {
     /// The process of each thread.
     groups: HashMap<libc::pid_t, libc::pid_t>,
     followed: Followed,
+    /// When it was asked last whether it is over.
+    asked: Instant,
 }
 
 impl Tree<'_> {
@@ -90,9 +96,29 @@ impl Tree<'_> {
         !self.groups.contains_key(&root)
     }
 
-    /// Waits for the next thing that a thread does.
+    /// Returns whether nobody is followed any more. What others see is asked now and then only: it takes longer than a step.
+    fn is_over(&mut self, root: libc::pid_t) -> bool {
+        if !self.root_ended(root) {
+            return false;
+        }
+        if self.followed.killed.is_some() {
+            return true;
+        }
+        let is_time = self.asked.elapsed() >= LOOK;
+        if is_time {
+            self.asked = Instant::now();
+        }
+        is_time && (self.watch.is_over)()
+    }
+
+    /// Takes the next thing that a thread does; returns after a moment without any.
     fn hear(&mut self, root: libc::pid_t) {
-        let Some((tid, status)) = wait(-1) else { return self.groups.clear() };
+        let heard = if self.root_ended(root) { wait_a_moment() } else { wait(-1).ok_or(Nobody) };
+        let (tid, status) = match heard {
+            Ok((0, _)) => return,
+            Ok(heard) => heard,
+            Err(Nobody) => return self.groups.clear(),
+        };
         if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
             self.groups.remove(&tid);
             self.counted.remove(&tid);
@@ -136,25 +162,25 @@ impl Tree<'_> {
     }
 
     /// Lets go what lives on: each thread is stopped for it, and forgets that anybody looked.
+    ///
+    /// Whoever stops first is let go first: a thread that starts a process stands still until that is another program, and so until it is let go.
     fn let_go(&mut self) {
-        for (tid, group) in std::mem::take(&mut self.groups) {
+        for (tid, group) in &self.groups {
             // SAFETY: numbers only; a thread that has ended meanwhile is no failure.
-            unsafe { libc::syscall(libc::SYS_tgkill, group, tid, libc::SIGSTOP) };
-            while let Some((_, status)) = wait(tid).filter(|(_, status)| libc::WIFSTOPPED(*status)) {
-                match libc::WSTOPSIG(status) {
-                    libc::SIGSTOP => {
-                        detach(tid);
-                        break;
-                    }
-                    CALL | libc::SIGTRAP => go_on(tid, 0),
-                    signal => go_on(tid, signal),
-                }
+            unsafe { libc::syscall(libc::SYS_tgkill, *group, *tid, libc::SIGSTOP) };
+        }
+        // Those that have just begun and were not heard of yet, too: until nobody is left to hear of.
+        while let Some((tid, status)) = wait(-1) {
+            if !libc::WIFSTOPPED(status) {
+                continue;
+            }
+            match libc::WSTOPSIG(status) {
+                libc::SIGSTOP => detach(tid),
+                CALL | libc::SIGTRAP => go_on(tid, 0),
+                signal => go_on(tid, signal),
             }
         }
-        // Those that have just begun and were not heard of yet.
-        while let Some((tid, _)) = wait(-1) {
-            detach(tid);
-        }
+        self.groups.clear();
     }
 }
 
@@ -208,6 +234,23 @@ fn wait(tid: libc::pid_t) -> Option<(libc::pid_t, libc::c_int)> {
     }
 }
 
+/// There is nobody to wait for.
+struct Nobody;
+
+/// Waits for any thread, but not for long; nobody, number 0, has done anything then. The pauses are short at first: most follow each other at once.
+fn wait_a_moment() -> Result<(libc::pid_t, libc::c_int), Nobody> {
+    let mut status = 0;
+    for n in 0..8 {
+        // SAFETY: as in `wait`.
+        match unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::__WNOTHREAD | libc::WNOHANG) } {
+            0 => thread::sleep(Duration::from_micros(20 << n)),
+            -1 => return Err(Nobody),
+            tid => return Ok((tid, status)),
+        }
+    }
+    Ok((0, 0))
+}
+
 fn detach(tid: libc::pid_t) {
     // SAFETY: numbers only.
     unsafe { libc::ptrace(libc::PTRACE_DETACH, tid, 0, 0) };
@@ -216,7 +259,6 @@ fn detach(tid: libc::pid_t) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn of(dir: &Path, kill_before: Option<usize>) -> Followed {
         let inner = dir.join("inner.sh");
@@ -241,6 +283,23 @@ mod tests {
             assert_eq!((there("a"), there("b"), there("c")), (n > 1, n > 3, true), "{n}");
         }
         assert_eq!(of(dir.path(), Some(all.steps.len() + 1)).killed, None);
+    }
+
+    #[test]
+    fn what_is_just_starting_another_program_is_let_go_too() {
+        let dir = tempfile::tempdir().expect("a directory");
+        // As Rust's Command, Python stands still until the new process is another program: at nearly every moment it is.
+        let script =
+            "import os, subprocess\nopen('ready', 'w')\nwhile not os.path.exists('enough'):\n  subprocess.run(['true'])\n";
+        fs::write(dir.path().join("starts.py"), script).expect("written");
+        let run = Run::new("sh").args(["-c", "python3 starts.py &"]).dir(dir.path());
+        for _ in 0..4 {
+            ["ready", "enough"].iter().for_each(|name| drop(fs::remove_file(dir.path().join(name))));
+            let is_over = || dir.path().join("ready").exists();
+            let watch = Watch { counts: &|_| false, follows: &|_| true, kill_before: None, is_over: &is_over };
+            assert_eq!(follow(&run, &watch).code, Some(0));
+            fs::write(dir.path().join("enough"), "").expect("written");
+        }
     }
 
     #[test]
