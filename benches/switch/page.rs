@@ -23,6 +23,12 @@ pub struct Load {
     pub n_switches: usize,
 }
 
+/// What stands before the table on the page.
+const HOW: &str = "What clients notice, measured by `cargo bench --bench switch` with the program of the tests: one client that opens a connection for each request asks all the time, and the longest time without an
+answer in the midst of a switch is given; then the same switches under 5,000 requests a second, a third of them over kept connections.
+
+";
+
 /// Prints the rows, keeps them, and writes the table of the page.
 pub fn report(rows: &[Row], steps: Value) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -39,7 +45,7 @@ pub fn report(rows: &[Row], steps: Value) {
     let (mark, end) = ("<!-- switches -->\n", "<!-- end -->");
     let start = text.find(mark).expect("the mark of the table") + mark.len();
     let stop = start + text[start..].find(end).expect("the end of the table");
-    fs::write(page, [&text[..start], &table, &text[stop..]].concat()).expect("the page is written");
+    fs::write(page, [&text[..start], HOW, &table, &text[stop..]].concat()).expect("the page is written");
 }
 
 impl Row {
