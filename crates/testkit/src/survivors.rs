@@ -56,6 +56,13 @@ pub fn send(pid: u32, signal: i32) {
     unsafe { libc::kill(pid, signal) };
 }
 
+/// Sends this process a signal through this thread, which does nothing more before it has arrived. One that is sent to the process as a whole is taken by any of its threads, and this
+/// one goes on for a moment.
+pub fn raise(signal: i32) {
+    // SAFETY: raise takes a number and touches no memory of ours.
+    unsafe { libc::raise(signal) };
+}
+
 /// Whether a process has ended with all its threads, waited for or not: then its files are closed and its locks given back.
 pub fn has_ended(pid: u32) -> bool {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);

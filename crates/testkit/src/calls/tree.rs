@@ -289,8 +289,7 @@ mod tests {
     fn what_is_just_starting_another_program_is_let_go_too() {
         let dir = tempfile::tempdir().expect("a directory");
         // As Rust's Command, Python stands still until the new process is another program: at nearly every moment it is.
-        let script =
-            "import os, subprocess\nopen('ready', 'w')\nwhile not os.path.exists('enough'):\n  subprocess.run(['true'])\n";
+        let script = "import os, subprocess\nopen('ready', 'w')\nwhile os.path.exists('ready') and not os.path.exists('enough'):\n  subprocess.run(['true'])\n";
         fs::write(dir.path().join("starts.py"), script).expect("written");
         let run = Run::new("sh").args(["-c", "python3 starts.py &"]).dir(dir.path());
         for _ in 0..4 {
