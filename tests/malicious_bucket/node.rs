@@ -310,7 +310,7 @@ fn stream(program: &[u8]) -> (Manifest, Vec<u8>) {
     let kind = Kind::File { executable: true, len: program.len() as u64, digest: Digest::of(program) };
     let manifest = Manifest::new(vec![Entry { path: "run".parse().expect("a path"), kind }]).expect("a tree");
     let bytes = manifest.encode();
-    let header = [b"dfd\x02\0", &[0; 32][..], manifest.image().0.as_bytes(), &varint(bytes.len() as u64)].concat();
+    let header = [b"dfd\x03\0", &[0; 8][..], &manifest.image().0.as_bytes()[..8], &varint(bytes.len() as u64)].concat();
     (manifest, [&header[..], &[0], &bytes, &[0], program].concat())
 }
 

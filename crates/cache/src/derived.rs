@@ -1,7 +1,7 @@
 //! Deltas that were made once and may be wanted again: a cache in the strict sense, every file of it may vanish.
 //!
 //! A file holds the delta, then the BLAKE3 of the delta (32 bytes), a note of whoever made it (8 bytes, the last of them zero where it is shorter), and the first
-//! 8 bytes of the BLAKE3 of `dfdelta2`, that digest and the note. One that is not whole, or of an older format, is removed when it is asked for. Nothing here is
+//! 8 bytes of the BLAKE3 of `dfdelta3`, that digest and the note. One that is not whole, or of an older format, is removed when it is asked for. Nothing here is
 //! synced.
 //!
 //! Who makes one may say so by a locked file `KEY.making` beside it, so that others on the machine wait instead of making it twice; a killed maker's lock is gone
@@ -19,7 +19,7 @@ use crate::durable::Pending;
 use crate::index::list;
 use crate::place::At as _;
 
-const FORMAT: &[u8; 8] = b"dfdelta2";
+const FORMAT: &[u8; 8] = b"dfdelta3";
 const NOTE_LEN: usize = 8;
 const CHECK_LEN: usize = 8;
 const TRAILER_LEN: u64 = (Digest::LEN + NOTE_LEN + CHECK_LEN) as u64;

@@ -7,7 +7,9 @@ use df_core::{Digest, Hasher, ImageId, Manifest, limits};
 
 use crate::choose::{self, Plan, Slice};
 use crate::codec::{self, Base, CodecError};
-use crate::format::{Codec, Header, HeaderError, Kind, PartHeader, ReadPartError, manifest_parts, read_pairs, read_varint};
+use crate::format::{
+    Codec, Header, HeaderError, IdPrefix, Kind, PartHeader, ReadPartError, manifest_parts, read_pairs, read_varint,
+};
 use crate::read::ReadBlob;
 
 mod pieces;
@@ -94,7 +96,7 @@ pub enum ApplyError {
     #[error("delta expects base {expected}, found {}", found.map_or("none".to_owned(), |found| found.to_string()))]
     WrongBase {
         /// What it was made for.
-        expected: ImageId,
+        expected: IdPrefix,
         /// What is here.
         found: Option<ImageId>,
     },
@@ -104,7 +106,7 @@ pub enum ApplyError {
         /// What was announced.
         expected: ImageId,
         /// What the delta says or holds.
-        found: ImageId,
+        found: IdPrefix,
     },
     /// The manifest would be too long.
     #[error("manifest would be {len} bytes, limit is {}", limits::MANIFEST_LEN)]
@@ -260,12 +262,12 @@ fn read_header(base: Option<&Manifest>, expect: ImageId, input: &mut dyn Read) -
     let mut bytes = [0; Header::LEN];
     input.read_exact(&mut bytes).map_err(ended)?;
     let header = Header::decode(&bytes)?;
-    if header.target != expect {
+    if header.target != IdPrefix::of(expect) {
         return Err(ApplyError::WrongTarget { expected: expect, found: header.target });
     }
     if let Some(expected) = header.base {
         let found = base.map(Manifest::image);
-        if found != Some(expected) {
+        if found.map(IdPrefix::of) != Some(expected) {
             return Err(ApplyError::WrongBase { expected, found });
         }
     }
@@ -288,7 +290,7 @@ fn read_manifest(base: Option<&Manifest>, kind: Kind, expect: ImageId, input: &m
     }
     let found = ImageId(Digest::of(&bytes));
     if found != expect {
-        return Err(ApplyError::WrongTarget { expected: expect, found });
+        return Err(ApplyError::WrongTarget { expected: expect, found: IdPrefix::of(found) });
     }
     Manifest::decode(&bytes).map_err(ApplyError::Manifest)
 }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::choose::{self, Pair, Piece, Plan};
 use crate::codec;
-use crate::format::{Codec, Header, Kind, ManifestPart, Part, encode_pairs, manifest_parts};
+use crate::format::{Codec, Header, IdPrefix, Kind, ManifestPart, Part, encode_pairs, manifest_parts};
 use crate::predict::{SORTS, Sides, StreamLen};
 use crate::read::{ReadBlob, ReadError, concat, lens};
 use crate::signature::{self, SignatureError};
@@ -230,7 +230,9 @@ fn write_head(
     out: &mut dyn Write,
 ) -> Result<u64, EncodeError> {
     let (old, new) = (base.map(Manifest::encode).unwrap_or_default(), target.encode());
-    let mut header = Header { kind, base: base.map(Manifest::image), target: target.image() }.encode().to_vec();
+    let mut header = Header { kind, base: base.map(|base| IdPrefix::of(base.image())), target: IdPrefix::of(target.image()) }
+        .encode()
+        .to_vec();
     varint::put(&mut header, new.len() as u64);
     out.write_all(&header).map_err(EncodeError::Write)?;
     let mut bytes = header.len() as u64;

@@ -1,15 +1,15 @@
 //! The bytes of a delta.
 //!
-//! # Format, version 2
+//! # Format, version 3
 //!
 //! ```text
 //! delta    = header, length, part*, pairs, part*  the manifest's parts, then one part for each piece of the plan; nothing after the last
-//! header   = "dfd" 0x02, kind, base, target
+//! header   = "dfd" 0x03, kind, base, target
 //! kind     = 0x00                                 whole: there is no base
 //!          | 0x01                                 patch: the sender had the base
 //!          | 0x02                                 rsync: the sender had the base's manifest and signatures of its bytes
-//! base     = 32 bytes                             image id of the base; zeroes when whole
-//! target   = 32 bytes                             image id of the target
+//! base     = 8 bytes                              what the image id of the base begins with; zeroes when whole
+//! target   = 8 bytes                              what the image id of the target begins with
 //! length   = varint                               bytes of the target's manifest
 //! pairs    = count, pair*                         only in a patch: which blobs resemble each other, where names do not tell
 //! pair     = varint, varint                       number of a blob in the target, less those up to the pair before; and of one in the base
@@ -20,6 +20,9 @@
 //!          | 0x04, packed, bytes                  elf: the same, and programs of which addresses moved
 //! count, raw, packed = varint                     LEB128, unsigned, in its shortest form
 //! ```
+//!
+//! Both sides know the two ids before a delta moves, and the manifest that comes out is compared with the whole id of the target; what the header says of them only tells a delta that went astray
+//! from a damaged one.
 //!
 //! How many bytes a part unpacks to is never said: the plan says it. `packed` is the length of `bytes`.
 //!
@@ -32,10 +35,10 @@
 //! their bases and their lengths are those of [`crate::choose::plan`], which is part of this format: changing it needs a new version. A part that unpacks to
 //! any other length is refused.
 //!
-//! Example: from nothing to the image of one file `a` that holds `hi\n` (testdata/whole-v2.bin):
+//! Example: from nothing to the image of one file `a` that holds `hi\n` (testdata/whole-v3.bin):
 //!
 //! ```text
-//! 64 66 64 02  00  <32 zero bytes>  <32 bytes>    "dfd", version 2, whole, no base, the target's image id
+//! 64 66 64 03  00  <8 zero bytes>  <8 bytes>      "dfd", version 3, whole, no base, what the target's image id begins with
 //! 29                                              its manifest has 41 bytes
 //! 00                                              stored
 //! 64 66 6d 01 01 01 01 61 03  <32 bytes>          the manifest itself
@@ -43,12 +46,13 @@
 //! ```
 //!
 //! Compatibility: a new layout or plan gets a new fourth byte; a reader refuses one it does not know, and the sender's fallback is the newest version that both know.
-//! Deltas are kept only as a cache, so an old one that is refused costs making it again. Version 1 had fixed lengths and neither pairs, copy nor elf; nothing
-//! reads or writes it any more.
+//! Deltas are kept only as a cache, so an old one that is refused costs making it again. Version 1 had fixed lengths and neither pairs, copy nor elf, version 2
+//! the whole ids; nothing reads or writes them any more.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 
-use df_core::{Digest, ImageId};
+use df_core::ImageId;
 
 use crate::choose::Pair;
 use crate::codec::CodecError;
@@ -64,7 +68,7 @@ pub const WINDOW_LOG: u32 = 27;
 /// Bytes of a part of the manifest.
 pub(crate) const MANIFEST_PART: u64 = 32 << 20;
 
-const MAGIC: &[u8; 4] = b"dfd\x02";
+const MAGIC: &[u8; 4] = b"dfd\x03";
 
 /// How a delta was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,15 +81,35 @@ pub enum Kind {
     Rsync,
 }
 
+/// What an image id begins with: enough to tell which image is meant, and nothing to trust.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdPrefix([u8; IdPrefix::LEN]);
+
+impl IdPrefix {
+    /// Length in bytes.
+    const LEN: usize = 8;
+
+    /// Returns what this id begins with.
+    pub fn of(image: ImageId) -> Self {
+        Self(*image.0.as_bytes().first_chunk().expect("an id is longer"))
+    }
+}
+
+impl fmt::Display for IdPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 /// What a delta begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// How it was made.
     pub kind: Kind,
     /// What it starts from; `None` exactly when it is whole.
-    pub base: Option<ImageId>,
+    pub base: Option<IdPrefix>,
     /// What it makes.
-    pub target: ImageId,
+    pub target: IdPrefix,
 }
 
 /// How the bytes of a part are packed.
@@ -145,17 +169,19 @@ pub enum HeaderError {
 
 impl Header {
     /// Length in bytes.
-    pub const LEN: usize = 5 + 2 * Digest::LEN;
+    pub const LEN: usize = Self::TARGET + IdPrefix::LEN;
+    const BASE: usize = MAGIC.len() + 1;
+    const TARGET: usize = Self::BASE + IdPrefix::LEN;
 
     /// Returns the bytes.
     pub fn encode(&self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
-        bytes[..4].copy_from_slice(MAGIC);
-        bytes[4] = self.kind as u8;
+        bytes[..MAGIC.len()].copy_from_slice(MAGIC);
+        bytes[MAGIC.len()] = self.kind as u8;
         if let Some(base) = self.base {
-            bytes[5..37].copy_from_slice(base.0.as_bytes());
+            bytes[Self::BASE..Self::TARGET].copy_from_slice(&base.0);
         }
-        bytes[37..].copy_from_slice(self.target.0.as_bytes());
+        bytes[Self::TARGET..].copy_from_slice(&self.target.0);
         bytes
     }
 
@@ -164,20 +190,22 @@ impl Header {
     /// # Errors
     /// Says what they are instead.
     pub fn decode(bytes: &[u8; Self::LEN]) -> Result<Self, HeaderError> {
-        if &bytes[..4] != MAGIC {
+        if &bytes[..MAGIC.len()] != MAGIC {
             return Err(HeaderError::Magic);
         }
-        let image = |at: usize| ImageId(Digest::from_bytes(bytes[at..at + Digest::LEN].try_into().expect("of that length")));
-        let kind = match bytes[4] {
+        let prefix = |at: usize| IdPrefix(*bytes[at..].first_chunk().expect("the array holds both"));
+        let kind = match bytes[MAGIC.len()] {
             0 => Kind::Whole,
             1 => Kind::Patch,
             2 => Kind::Rsync,
             other => return Err(HeaderError::Kind(other)),
         };
-        if kind == Kind::Whole && bytes[5..37] != [0; Digest::LEN] {
-            return Err(HeaderError::BaseOfWhole);
+        let base = prefix(Self::BASE);
+        match kind {
+            Kind::Whole if base.0 != [0; IdPrefix::LEN] => Err(HeaderError::BaseOfWhole),
+            Kind::Whole => Ok(Self { kind, base: None, target: prefix(Self::TARGET) }),
+            Kind::Patch | Kind::Rsync => Ok(Self { kind, base: Some(base), target: prefix(Self::TARGET) }),
         }
-        Ok(Self { kind, base: (kind != Kind::Whole).then(|| image(5)), target: image(37) })
     }
 }
 
@@ -283,11 +311,13 @@ pub(crate) fn manifest_parts(base_len: u64, len: u64) -> impl Iterator<Item = Ma
 
 #[cfg(test)]
 mod tests {
+    use df_core::Digest;
+
     use super::*;
 
     #[test]
     fn headers_survive() {
-        let (a, b) = (ImageId(Digest::of(b"a")), ImageId(Digest::of(b"b")));
+        let [a, b] = [b"a", b"b"].map(|text| IdPrefix::of(ImageId(Digest::of(text))));
         for header in [
             Header { kind: Kind::Whole, base: None, target: b },
             Header { kind: Kind::Patch, base: Some(a), target: b },
@@ -299,12 +329,13 @@ mod tests {
 
     #[test]
     fn other_headers_are_refused() {
-        let good = Header { kind: Kind::Whole, base: None, target: ImageId(Digest::of(b"b")) }.encode();
+        let good = Header { kind: Kind::Whole, base: None, target: IdPrefix::of(ImageId(Digest::of(b"b"))) }.encode();
         for (at, value, error) in [
             (0, b'x', HeaderError::Magic),
-            (3, 1, HeaderError::Magic),
+            (3, 2, HeaderError::Magic),
             (4, 3, HeaderError::Kind(3)),
             (5, 1, HeaderError::BaseOfWhole),
+            (12, 1, HeaderError::BaseOfWhole),
         ] {
             let mut bad = good;
             bad[at] = value;

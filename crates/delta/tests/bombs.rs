@@ -52,7 +52,7 @@ impl Sink for Nowhere {
 
 /// Applies, and returns the error and the most that was allocated at once.
 fn bomb(image: ImageId, after_header: &[u8]) -> (ApplyError, usize) {
-    let delta = [b"dfd\x02\x00", &[0; 32][..], image.0.as_bytes(), after_header].concat();
+    let delta = [b"dfd\x03\x00", &[0; 8][..], &image.0.as_bytes()[..8], after_header].concat();
     let before = NOW.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
     let error = df_delta::apply(None, image, &mut &delta[..], &Nowhere).expect_err("a bomb");
@@ -118,7 +118,7 @@ fn an_rsync_delta_that_copies_the_base_over_and_over() {
     context.set_parameter(zstd_safe::CParameter::ContentSizeFlag(false)).expect("a parameter");
     context.compress2(&mut packed, &rsync).expect("compresses");
     let body = listed(&target, &[&[2][..], &varint(rsync.len() as u64), &varint(packed.len() as u64), &packed].concat());
-    let delta = [b"dfd\x02\x02", &base.image().0.as_bytes()[..], target.image().0.as_bytes(), &body].concat();
+    let delta = [b"dfd\x03\x02", &base.image().0.as_bytes()[..8], &target.image().0.as_bytes()[..8], &body].concat();
     let read = |_: Digest, _: u64, len: usize| Ok(vec![b'y'; len]);
     let before = NOW.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);

@@ -39,31 +39,31 @@ fn check(name: &str, old: &Tree, new: &Tree, codec: Codec) {
 fn the_example_of_the_doc() {
     let target = tree([("a", b"hi\n".to_vec())]);
     let made = encode(None, &target, Level::Fast).expect("encodes");
-    let golden = golden("whole-v2.bin", || made.clone());
+    let golden = golden("whole-v3.bin", || made.clone());
     assert_eq!(made, golden);
     assert_eq!(apply(None, &target, &golden).expect("applies"), target);
-    assert_eq!(made[..5], *b"dfd\x02\x00");
+    assert_eq!(made[..5], *b"dfd\x03\x00");
     assert_eq!(made[made.len() - 4..], *b"\x00hi\n");
 }
 
 #[test]
 fn a_patch_applies() {
-    check("patch-v2.bin", &old(), &new(), Codec::Zstd);
+    check("patch-v3.bin", &old(), &new(), Codec::Zstd);
 }
 
 #[test]
 fn a_copy_applies() {
-    check("copy-v2.bin", &old(), &new(), Codec::Copy);
+    check("copy-v3.bin", &old(), &new(), Codec::Copy);
 }
 
 #[test]
 fn an_elf_applies() {
     let (old, new) = crate::programs::pair();
-    check("elf-v2.bin", &old, &new, Codec::Elf);
+    check("elf-v3.bin", &old, &new, Codec::Elf);
 }
 
 #[test]
 fn an_rsync_delta_applies() {
-    let delta = golden("rsync-v2.bin", || crate::rsync::delta(&old(), &new()));
+    let delta = golden("rsync-v3.bin", || crate::rsync::delta(&old(), &new()));
     assert_eq!(apply(Some(&old()), &new(), &delta).expect("applies"), new());
 }

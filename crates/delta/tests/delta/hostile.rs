@@ -3,6 +3,7 @@
 use std::io;
 
 use df_core::{Digest, Entry, ImageId, Kind, Manifest};
+use df_delta::format::IdPrefix;
 use df_delta::{ApplyError, Codec, CodecError, Level, Options};
 
 use crate::trees::{Blobs, Kept, Random, Tree, apply, apply_to, encode, encode_with, manifest, tree};
@@ -77,12 +78,12 @@ fn a_delta_for_another_pair_is_refused_by_name() {
     assert!(matches!(apply(None, &new, &delta), Err(ApplyError::WrongBase { found: None, .. })));
     assert!(matches!(apply(Some(&old), &other, &delta), Err(ApplyError::WrongTarget { .. })));
     // The header is enough to know.
-    assert!(matches!(apply(Some(&old), &other, &delta[..69]), Err(ApplyError::WrongTarget { .. })));
+    assert!(matches!(apply(Some(&old), &other, &delta[..21]), Err(ApplyError::WrongTarget { .. })));
     // The same with a header that lies: the manifest betrays it.
     let mut forged = delta.clone();
-    forged[37..69].copy_from_slice(manifest(&other).image().0.as_bytes());
+    forged[13..21].copy_from_slice(&manifest(&other).image().0.as_bytes()[..8]);
     assert!(
-        matches!(apply(Some(&old), &other, &forged), Err(ApplyError::WrongTarget { found, .. }) if found == manifest(&new).image())
+        matches!(apply(Some(&old), &other, &forged), Err(ApplyError::WrongTarget { found, .. }) if found == IdPrefix::of(manifest(&new).image()))
     );
 }
 
@@ -151,7 +152,7 @@ fn a_blob_of_two_lengths_is_refused() {
 fn bytes_that_are_no_manifest_are_refused_even_with_the_right_digest() {
     let junk = b"not a manifest";
     let image = ImageId(Digest::of(junk));
-    let delta = [b"dfd\x02\x00", &[0; 32][..], image.0.as_bytes(), &[junk.len() as u8], &stored(junk)].concat();
+    let delta = [b"dfd\x03\x00", &[0; 8][..], &image.0.as_bytes()[..8], &[junk.len() as u8], &stored(junk)].concat();
     let sink = Kept::default();
     assert!(matches!(df_delta::apply(None, image, &mut &delta[..], &sink), Err(ApplyError::Manifest(_))));
     assert!(sink.got().manifest.is_none());
@@ -238,14 +239,14 @@ fn errors_of_this_side_are_not_the_delta_s_fault() {
     let (image, delta) = (manifest(&target).image(), whole(&target, &stored(b"new")));
     let full = df_delta::apply(None, image, &mut &delta[..], &Full).expect_err("full");
     assert!(matches!(full, ApplyError::Sink(_)) && !full.is_damaged());
-    let broken = df_delta::apply(None, image, &mut io::Read::chain(&delta[..80], Broken), &Kept::default()).expect_err("broken");
+    let broken = df_delta::apply(None, image, &mut io::Read::chain(&delta[..30], Broken), &Kept::default()).expect_err("broken");
     assert!(matches!(broken, ApplyError::Input(_)) && !broken.is_damaged());
 }
 
 /// A whole copy by hand, as the format says: header, stored manifest.
 fn head(manifest: &Manifest) -> Vec<u8> {
     let bytes = manifest.encode();
-    [b"dfd\x02\x00", &[0; 32][..], manifest.image().0.as_bytes(), &varint(bytes.len()), &stored(&bytes)].concat()
+    [b"dfd\x03\x00", &[0; 8][..], &manifest.image().0.as_bytes()[..8], &varint(bytes.len()), &stored(&bytes)].concat()
 }
 
 fn whole(target: &Tree, pieces: &[u8]) -> Vec<u8> {

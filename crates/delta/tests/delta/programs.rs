@@ -215,7 +215,7 @@ fn small_deltas() -> Vec<(Tree, Tree, Vec<u8>)> {
 #[test]
 fn every_flipped_byte_of_a_prediction_is_refused_or_harmless() {
     for (old, new, delta) in small_deltas() {
-        for at in 69..delta.len() {
+        for at in 21..delta.len() {
             for flip in [1, 0x40, 0xff] {
                 let mut damaged = delta.clone();
                 damaged[at] ^= flip;
