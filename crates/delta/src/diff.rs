@@ -230,9 +230,8 @@ fn write_head(
     out: &mut dyn Write,
 ) -> Result<u64, EncodeError> {
     let (old, new) = (base.map(Manifest::encode).unwrap_or_default(), target.encode());
-    let mut header = Header { kind, base: base.map(|base| IdPrefix::of(base.image())), target: IdPrefix::of(target.image()) }
-        .encode()
-        .to_vec();
+    let prefix = |manifest: &Manifest| IdPrefix::of(manifest.image());
+    let mut header = Header { kind, base: base.map(prefix), target: prefix(target) }.encode().to_vec();
     varint::put(&mut header, new.len() as u64);
     out.write_all(&header).map_err(EncodeError::Write)?;
     let mut bytes = header.len() as u64;
