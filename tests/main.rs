@@ -28,6 +28,7 @@ mod malicious_bucket;
 mod ordinary_user;
 mod other_ports;
 mod private_authority;
+mod proxy;
 mod real;
 mod reboot;
 mod receiving;

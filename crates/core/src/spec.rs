@@ -302,6 +302,8 @@ pub enum Handoff {
     Listener,
     /// The program binds by itself with SO_REUSEPORT; clients waiting in the old version's queue are lost.
     Reuseport,
+    /// A proxy of the version's own takes the listening descriptor, for a program that only knows a port; no client notices an upgrade.
+    Proxy,
     /// The program binds by itself: the old is stopped, then the new started.
     Restart,
 }
@@ -317,6 +319,13 @@ pub enum Connections {
     HandOver,
     /// They are closed.
     Drop,
+}
+
+impl Handoff {
+    /// Returns whether the node makes the socket that clients reach, one for each version.
+    pub fn has_listener(self) -> bool {
+        matches!(self, Self::Listener | Self::Proxy)
+    }
 }
 
 impl Connections {

@@ -77,6 +77,21 @@ pub fn refusal(at: &Endpoint) -> ClaimError {
     }
 }
 
+/// Returns whether one of these processes is among those that listen at an address, at a wildcard too.
+///
+/// # Errors
+/// The tables cannot be read.
+pub fn is_held_by(address: &SocketAddr, pids: &[u32]) -> Result<bool, ClaimError> {
+    let at = Endpoint::Tcp(*address);
+    let both = [*address, any_of_other_family(address)];
+    let listening: Vec<Listening> =
+        both.iter().map(|a| taken(&at, a)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    let mut links =
+        listening.iter().filter(|l| both.iter().any(|a| overlaps(&l.address, a))).map(|l| format!("socket:[{}]", l.inode));
+    let deadline = Instant::now() + SEARCH;
+    Ok(links.any(|link| pids.iter().any(|&pid| has_open(pid, &link, deadline))))
+}
+
 /// A row of the kernel's table.
 #[derive(Debug, PartialEq, Eq)]
 struct Listening {
@@ -269,6 +284,19 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         assert!(matches!(refusal(&address.into()), ClaimError::Held { holder, .. } if holder.pid == std::process::id()));
+    }
+
+    #[test]
+    fn whose_listener_it_is_can_be_told_at_wildcards_too() {
+        let me = std::process::id();
+        for ip in ["127.0.0.1", "0.0.0.0", "::"] {
+            let Ok(listener) = TcpListener::bind((ip.parse::<IpAddr>().unwrap(), 0)) else { continue };
+            let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), listener.local_addr().unwrap().port());
+            assert!(is_held_by(&address, &[1, me]).unwrap(), "{ip}");
+            assert!(!is_held_by(&address, &[]).unwrap(), "{ip}");
+            drop(listener);
+            assert!(!is_held_by(&address, &[me]).unwrap(), "{ip}");
+        }
     }
 
     #[test]

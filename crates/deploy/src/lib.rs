@@ -34,6 +34,7 @@ mod activation;
 mod claim;
 mod control;
 mod dial;
+mod front;
 mod hold;
 mod launch;
 mod listeners;

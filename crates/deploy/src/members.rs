@@ -53,6 +53,11 @@ enum Next {
     Done,
 }
 
+/// Returns the processes that one started, itself among them, with all that carry a mark.
+pub fn of(mark: &str, first: u32) -> Vec<u32> {
+    table::members(&table::read(mark), Some(first))
+}
+
 impl Members {
     /// Draws the mark of a new run, and makes a cgroup for it where that is possible.
     pub fn new() -> io::Result<Self> {

@@ -11,7 +11,7 @@ use crate::control::Replaced;
 use crate::layout::Layout;
 use crate::serve::chain;
 use crate::supervise::Manner;
-use crate::{control, hold, launch, serve, supervise, unit};
+use crate::{control, front, hold, launch, serve, supervise, unit};
 
 /// The oldest kernel that has what activation needs (pidfd, openat2, close_range).
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
@@ -34,6 +34,7 @@ enum Command {
     Replace(Layout),
     Install(Layout),
     Launch,
+    Front(Vec<OsString>),
     Digest,
     Version,
 }
@@ -57,6 +58,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
     match command {
         Command::Launch => launch::launch_main(),
+        Command::Front(words) => front::front_main(&words),
         Command::Digest => println!("{}", own_digest()?),
         Command::Version => println!("df-node {}", env!("CARGO_PKG_VERSION")),
         Command::Serve(layout) => {
@@ -96,6 +98,7 @@ fn parse(words: &[OsString]) -> Option<Command> {
         "hold" => layout(rest).map(Command::Hold),
         "replace" => layout(rest).map(Command::Replace),
         "launch" => Some(Command::Launch),
+        "front" => Some(Command::Front(rest.to_vec())),
         "digest" => Some(Command::Digest),
         "--version" => Some(Command::Version),
         _ => None,

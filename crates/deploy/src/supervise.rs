@@ -12,7 +12,7 @@ mod probing;
 mod proving;
 mod records;
 pub mod replace;
-mod signals;
+pub(crate) mod signals;
 mod start;
 
 use std::collections::BTreeMap;
@@ -46,6 +46,8 @@ use crate::unit;
 use app::{Message, Told};
 use records::Records;
 use replace::{Legacy, LegacyError};
+
+pub(crate) use start::Place;
 
 /// How long nothing may run or be wanted before the supervisor ends.
 const IDLE: Duration = Duration::from_secs(2);

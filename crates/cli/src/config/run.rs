@@ -34,6 +34,7 @@ pub(super) fn read(value: &Value<'_>) -> Result<RunSection, Fault> {
     };
     let ports = section.or("ports", BTreeMap::new(), |value| ports(value, usual))?;
     let require_zero_loss = zero_loss(&section, &ports)?;
+    refuse_beside_proxy(&section, &ports)?;
     Ok(RunSection {
         exec: section.need("exec")?.path()?,
         args: section.or("args", Vec::new(), |value| args(value, &ports))?,
@@ -73,6 +74,24 @@ fn zero_loss(section: &Section<'_>, ports: &BTreeMap<Label, Port>) -> Result<boo
     }
 }
 
+/// Refuses what a program behind a proxy cannot have: a descriptor for another of its ports, and a `PORT` of its own choice.
+fn refuse_beside_proxy(section: &Section<'_>, ports: &BTreeMap<Label, Port>) -> Result<(), Fault> {
+    let of = |handoff| ports.iter().find(|(_, port)| port.handoff == handoff).map(|(name, _)| name);
+    let Some(proxied) = of(Handoff::Proxy) else { return Ok(()) };
+    if let Some(other) = of(Handoff::Listener) {
+        return Err(section.need("ports")?.refuse(format!(
+            "\"{proxied}\" is behind a proxy and \"{other}\" takes a descriptor, and a program does one or the other; say \"handoff: proxy\" for both"
+        )));
+    }
+    let env = section.option("env", env)?.unwrap_or_default();
+    if env.contains_key("PORT") {
+        return Err(section
+            .need("env")?
+            .refuse("PORT is set by df-node with \"handoff: proxy\": each version gets its own".to_owned()));
+    }
+    Ok(())
+}
+
 /// `run` may one day map names to executables; then there is no `exec` beside them.
 fn refuse_several(value: &Value<'_>) -> Result<(), Fault> {
     if !value.is_map() {
@@ -96,13 +115,12 @@ fn connections(value: &Value<'_>) -> Result<Connections, Fault> {
 }
 
 fn handoff(value: &Value<'_>) -> Result<Handoff, Fault> {
-    let choices = [
-        ("listener", Some(Handoff::Listener)),
-        ("reuseport", Some(Handoff::Reuseport)),
-        ("restart", Some(Handoff::Restart)),
-        ("proxy", None),
-    ];
-    value.choice(&choices)?.ok_or_else(|| value.not_built("a proxy in front of the program is"))
+    value.choice(&[
+        ("listener", Handoff::Listener),
+        ("reuseport", Handoff::Reuseport),
+        ("proxy", Handoff::Proxy),
+        ("restart", Handoff::Restart),
+    ])
 }
 
 fn ports(value: &Value<'_>, usual: Usual) -> Result<BTreeMap<Label, Port>, Fault> {
@@ -144,6 +162,18 @@ fn port(value: &Value<'_>, usual: Usual) -> Result<Port, Fault> {
     if matches!(port.transport, Transport::Unix(_)) && port.handoff != Handoff::Listener {
         return Err(value.refuse(
             "a socket in the file system goes from version to version with \"handoff: listener\" only; say so for this port"
+                .to_owned(),
+        ));
+    }
+    if port.handoff == Handoff::Proxy && port.transport == Transport::Udp {
+        return Err(value.refuse(
+            "a proxy takes connections, not datagrams; a UDP port goes from version to version with \"handoff: listener\""
+                .to_owned(),
+        ));
+    }
+    if port.handoff == Handoff::Proxy && port.connections == Connections::HandOver {
+        return Err(value.refuse(
+            "\"connections: hand over\" needs a program that has its clients' connections, and behind a proxy it has not"
                 .to_owned(),
         ));
     }
@@ -196,6 +226,11 @@ fn args(value: &Value<'_>, ports: &BTreeMap<Label, Port>) -> Result<Vec<String>,
             let port = Label::new(name).ok().and_then(|name| ports.get(&name));
             match (port, ask) {
                 (None, _) => return Err(argument.refuse(no_port(name, ports))),
+                (Some(port), Ask::Descriptor) if port.handoff == Handoff::Proxy => {
+                    return Err(argument.refuse(format!(
+                        "the proxy has the descriptor of port \"{name}\"; {{port:{name}}} is where the program listens"
+                    )));
+                }
                 (Some(port), Ask::Descriptor) if port.handoff != Handoff::Listener => {
                     return Err(
                         argument.refuse(format!("the program binds port \"{name}\" by itself, so there is no descriptor for it"))

@@ -148,7 +148,7 @@ fn numbers_outside_their_range_are_refused_with_it() {
         ("exclusive: yes", "6:14: run.exclusive: true or false is needed, not \"yes\""),
         ("exclusive: 'true'", "6:14: run.exclusive: true or false is needed, not \"true\""),
         ("drain: 2d", "6:10: run.drain: a length of time from 0s to 1d (500ms, 30s, 5m, 2h, 30d) is needed, not \"2d\""),
-        ("handoff: listen", "6:12: run.handoff: listener or reuseport or restart or proxy is needed, not \"listen\""),
+        ("handoff: listen", "6:12: run.handoff: listener or reuseport or proxy or restart is needed, not \"listen\""),
     ];
     for (line, expected) in table {
         refused(&run_with(line), expected);
@@ -158,7 +158,6 @@ fn numbers_outside_their_range_are_refused_with_it() {
 #[test]
 fn what_is_not_built_is_refused_in_words_and_its_default_is_not() {
     let table = [
-        ("run: { exec: a, handoff: proxy }", "run.handoff: a proxy in front of the program is not built yet"),
         ("run: { web: { exec: a }, worker: { exec: b } }", "run: several executables of one application are not built yet"),
         ("backend: container", "backend: any backend but local and ssh is not built yet"),
         ("image: debian-12", "image: making nodes from machine images is not built yet"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use df_core::Endpoint;
 use df_core::name::Label;
-use df_core::spec::{Handoff, Probe};
+use df_core::spec::Probe;
 use df_wire::message::ProbeOutcome;
 
 use super::start::Place;
@@ -149,5 +149,5 @@ fn failed(name: String, detail: String) -> ProbeOutcome {
 
 /// Returns whether a port's listener is ours.
 pub fn has_listener(place: &Place) -> bool {
-    place.handoff == Handoff::Listener
+    place.handoff.has_listener()
 }

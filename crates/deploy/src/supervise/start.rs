@@ -10,6 +10,7 @@ use df_core::name::Label;
 use df_core::spec::{Handoff, RunSection, Transport};
 use df_core::{Endpoint, Release};
 
+use crate::front::{self, FrontError};
 use crate::launch::{self, LaunchSpec, Limits, UserError};
 use crate::layout::{Layout, make_dir};
 
@@ -46,6 +47,8 @@ pub enum StartError {
     NoProgram(String),
     #[error("run.user")]
     User(#[source] UserError),
+    #[error(transparent)]
+    Front(#[from] FrontError),
     #[error("run.env_file {}", path.display())]
     EnvFile {
         path: PathBuf,
@@ -62,7 +65,7 @@ pub enum StartError {
     },
 }
 
-/// Returns the ports of a version, those that get a descriptor first, each kind in order of names.
+/// Returns the ports of a version, those for which there is a listening descriptor first, each kind in order of names.
 pub fn places(run: &RunSection, listen: IpAddr) -> Vec<Place> {
     let place = |(label, port): (&Label, &df_core::spec::Port)| Place {
         label: label.clone(),
@@ -74,7 +77,7 @@ pub fn places(run: &RunSection, listen: IpAddr) -> Vec<Place> {
         },
     };
     let mut places: Vec<Place> = run.ports.iter().map(place).collect();
-    places.sort_by_key(|place| place.handoff != Handoff::Listener);
+    places.sort_by_key(|place| !place.handoff.has_listener());
     places
 }
 
@@ -114,16 +117,16 @@ pub fn prepare(
     env.extend(given(layout, release, generation, addresses));
     env.insert("DF_CONNECTIONS".into(), connections(run));
     env.extend(places.iter().flat_map(bindable));
+    env.extend(front::port_variable(places));
+    if run.ports.values().any(|port| port.handoff == Handoff::Proxy) {
+        front::find()?;
+    }
     Ok(LaunchSpec {
         program,
         args: run.args.iter().map(|arg| fill(arg, places)).collect(),
         env,
         directory: image,
-        listeners: places
-            .iter()
-            .filter(|place| place.handoff == Handoff::Listener)
-            .map(|place| place.label.to_string())
-            .collect(),
+        listeners: places.iter().filter(|place| place.handoff.has_listener()).map(|place| place.label.to_string()).collect(),
         user,
         limits: Limits { nofile: run.limits.nofile, address_space_bytes: run.limits.memory },
     })

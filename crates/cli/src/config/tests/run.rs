@@ -95,6 +95,46 @@ fn placeholders_must_name_a_port_that_gives_what_they_ask() {
 }
 
 #[test]
+fn a_program_behind_a_proxy_is_told_a_port_and_has_no_descriptor() {
+    let proxied = |run: &str| format!("app: a\nbuild: {{ cargo: }}\nrun:\n  exec: bin/a\n  handoff: proxy\n  {run}\n");
+    let run = good(&proxied("args: ['{port:http}']\n  ports: { http: 80, own: { listen: 81, handoff: restart } }"))
+        .run
+        .expect("it runs");
+    let handoffs: Vec<Handoff> = run.ports.values().map(|port| port.handoff).collect();
+    assert_eq!(handoffs, [Handoff::Proxy, Handoff::Restart]);
+    let table = [
+        (
+            "ports: { dns: 'udp:53' }",
+            "6:17: run.ports.dns: a proxy takes connections, not datagrams; a UDP port goes from version to version with \"handoff: listener\"",
+        ),
+        (
+            "ports: { a: 'unix:/run/a.sock' }",
+            "6:15: run.ports.a: a socket in the file system goes from version to version with \"handoff: listener\" only; say so for this port",
+        ),
+        (
+            "connections: hand over\n  ports: { a: 1 }",
+            "7:15: run.ports.a: \"connections: hand over\" needs a program that has its clients' connections, and behind a proxy it has not",
+        ),
+        (
+            "ports: { a: 1, b: { listen: 2, handoff: listener } }",
+            "6:10: run.ports: \"a\" is behind a proxy and \"b\" takes a descriptor, and a program does one or the other; say \"handoff: proxy\" for both",
+        ),
+        (
+            "ports: { a: 1 }\n  env: { PORT: 8000 }",
+            "7:8: run.env: PORT is set by df-node with \"handoff: proxy\": each version gets its own",
+        ),
+        (
+            "ports: { a: 1 }\n  args: ['{fd:a}']",
+            "7:10: run.args[0]: the proxy has the descriptor of port \"a\"; {port:a} is where the program listens",
+        ),
+    ];
+    for (run, why) in table {
+        refused(&proxied(run), why);
+    }
+    assert!(parse(&run_with("env: { PORT: 8000 }")).is_ok(), "whoever binds by itself says where");
+}
+
+#[test]
 fn probes_that_cannot_be_asked_are_refused() {
     let table = [
         (

@@ -596,12 +596,14 @@ fn handed(taken: Vec<(Label, Option<u32>)>, mut seen: Vec<(Label, Seen)>) -> Vec
 
 /// Returns how a release changes places with the one before it.
 ///
-/// Where both have an address but not the same handoff, two at once would be in each other's way.
+/// Where both have an address and one of them binds it by itself, in its own way, two at once would be in each other's way.
 fn style(release: &Release, listen: std::net::IpAddr, old: Option<&[Place]>) -> Style {
     let Some(run) = &release.run else { return Style::Files };
     let places = start::places(run, listen);
-    let clashes =
-        |new: &Place| old.unwrap_or_default().iter().any(|old| old.address == new.address && old.handoff != new.handoff);
+    // Each has a socket of ours, whoever accepts on it.
+    let is_alike =
+        |old: &Place, new: &Place| old.handoff == new.handoff || (probing::has_listener(old) && probing::has_listener(new));
+    let clashes = |new: &Place| old.unwrap_or_default().iter().any(|old| old.address == new.address && !is_alike(old, new));
     if run.exclusive || places.iter().any(|place| place.handoff == Handoff::Restart || clashes(place)) {
         return Style::Exclusive;
     }

@@ -19,6 +19,7 @@ use super::super::start::{self, Place};
 use super::ports::Entrance;
 use super::watching::{await_ready, end, watch};
 use super::{App, BACK_OFF, CRASH_WINDOW, CRASHES, LONGEST_BACK_OFF, Message, Starting, Version};
+use crate::front::{self, FrontError};
 use crate::listeners::{Group, GroupError};
 use crate::process::Exit;
 use crate::serve::now;
@@ -44,6 +45,8 @@ pub(super) enum LaunchFailed {
     Group(#[from] GroupError),
     #[error(transparent)]
     Prepare(#[from] start::StartError),
+    #[error(transparent)]
+    Front(#[from] FrontError),
     #[error(transparent)]
     Launch(#[from] crate::launch::LaunchError),
     #[error("the log {}", path.display())]
@@ -88,7 +91,8 @@ impl App {
         // Every user of the machine could listen at a name that can be guessed, before the program does.
         let address = format!("{address}-{}-{:016x}", N_STARTED.fetch_add(1, Ordering::Relaxed), unguessable());
         let addresses = start::Addresses { handoff: format!("{address}-h"), notify: address };
-        let spec = start::prepare(layout, release, section, generation, &places, &addresses)?;
+        let behind = front::behind(&places)?;
+        let spec = start::prepare(layout, release, section, generation, &behind, &addresses)?;
         if !self.versions.values().any(|version| version.process.is_some()) {
             start::empty_tmp(layout, release).map_err(|source| LaunchFailed::Log { path: layout.app_tmp(&self.app), source })?;
         }
@@ -98,7 +102,8 @@ impl App {
             .map_err(LaunchFailed::Notify)?;
         let log = self.open_log(generation)?;
         let borrowed: Vec<_> = listeners.iter().map(|listener| listener.as_fd()).collect();
-        let process = Arc::new(self.node.launcher.spawn(&spec, &borrowed, log.as_fd(), LAUNCH)?);
+        let launched = front::wrap(&spec, &behind, &release.verify, section.drain)?;
+        let process = Arc::new(self.node.launcher.spawn(&launched, &borrowed, log.as_fd(), LAUNCH)?);
         let pid = process.pid();
         watch(run, process.clone(), Some(notify), self.inbox.clone());
         let version = Version {
