@@ -7,7 +7,7 @@ use df_testkit::process::{Child, Run, wait_until};
 use df_testkit::{net, survivors};
 
 use crate::support::odd_versions::odd;
-use crate::support::{self, World, versions};
+use crate::support::{self, World, shorten, versions};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -125,10 +125,47 @@ fn when_operator_and_supervisor_are_killed_the_next_supervisor_waits_and_goes_ba
     kill_supervisor(&world);
     // The time it was given is not over: it is no fault of the new version that its supervisor was killed.
     assert!(body(&world).is_some_and(|body| body.contains(&next)), "it serves meanwhile");
-    shorten(&world);
+    shorten(&armed(&world), 1500);
     let _supervisor = boot(&world);
     expect_went_back(&world, odd.good());
     assert_eq!(body(&world).as_ref(), Some(&before), "the same process, which had only waited");
+}
+
+/// Lets df do nothing until it is told to go on.
+fn hold(df: &Child) {
+    survivors::send(df.pid(), libc::SIGSTOP);
+}
+
+#[test]
+fn a_version_that_fails_after_its_supervisor_was_killed_in_the_soak_goes_back_and_is_not_good() {
+    let (odd, world) = (odd(), World::of(odd().repo(), 1));
+    world.deploy(odd.good());
+    let next = odd.commit("told", "env: { N: \"6\" }", "");
+    let df = deploy_until_it_serves(&world, &waiting(&world, "8s", "60s"), &next);
+    hold(&df);
+    world.kill(1, "supervise");
+    std::fs::write(world.node(1).join("data/odd/sick"), "").expect("written");
+    survivors::send(df.pid(), libc::SIGCONT);
+    // It would confirm as soon as somebody lets it.
+    df.finish(SOON).expect_code(7);
+    wait_for_commit(&world, odd.good());
+    assert!(wait_until(SOON, || (!armed(&world).exists()).then_some(())).is_some(), "it could still be taken back");
+    let record = std::fs::read_to_string(world.node(1).join("apps/odd/generations/2/record.json")).expect("its record");
+    assert!(record.contains("\"bad\"") && record.contains("after the soak"), "{record}");
+}
+
+#[test]
+fn a_version_that_stays_well_though_its_supervisor_was_killed_in_the_soak_is_confirmed_at_its_end() {
+    let (odd, world) = (odd(), World::of(odd().repo(), 1));
+    world.deploy(odd.good());
+    let next = odd.commit("good", "env: { N: \"7\" }", "");
+    let began = std::time::Instant::now();
+    let df = deploy_until_it_serves(&world, &waiting(&world, "8s", "60s"), &next);
+    world.kill(1, "supervise");
+    df.finish(SOON).expect_code(0);
+    assert!(began.elapsed() > Duration::from_secs(8), "its soak was cut short");
+    assert!(!armed(&world).exists());
+    world.expect_serving(&next);
 }
 
 #[test]
@@ -154,14 +191,4 @@ fn a_first_version_that_nobody_confirms_is_gone_and_its_port_refuses() {
     assert!(refused.is_some(), "it serves on");
     world.deploy(odd.good());
     world.expect_serving(odd.good());
-}
-
-/// Lets the time be over that was given for the confirmation, without waiting for it.
-fn shorten(world: &World) {
-    let text = std::fs::read_to_string(armed(world)).expect("read");
-    let mut value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let uptime = std::fs::read_to_string("/proc/uptime").expect("read");
-    let seconds: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).expect("a number");
-    value["until_ms"] = ((seconds * 1000.0) as u64 + 1500).into();
-    std::fs::write(armed(world), value.to_string()).expect("written");
 }

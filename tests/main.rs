@@ -12,6 +12,7 @@ mod checked_builds;
 mod confirm;
 mod data_epoch;
 mod docs;
+mod exclusive;
 mod fan_out;
 mod github_action;
 mod handoff;

@@ -196,8 +196,23 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        let cgroups = self.cgroups();
         survivors::kill_under(self.dir.path());
+        // Whoever is killed leaves its own a moment later. What cannot be removed is not ours, or the next supervisor's to sweep.
+        let is_removed = |path: &PathBuf| !path.exists() || std::fs::remove_dir(path).is_ok();
+        df_testkit::wait_until(Duration::from_secs(2), || cgroups.iter().all(is_removed).then_some(()));
         open_directories(self.dir.path());
+    }
+}
+
+impl World {
+    /// Lists the cgroups that the supervisors have written down.
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let records = (1..=self.addresses.len()).filter_map(|n| std::fs::read_dir(self.node(n).join("run")).ok()).flatten();
+        let texts = records.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+        let values = texts.filter_map(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+        let versions = values.filter_map(|value| value["versions"].as_array().cloned()).flatten();
+        versions.filter_map(|version| version["process"]["members"]["cgroup"].as_str().map(PathBuf::from)).collect()
     }
 }
 
@@ -216,6 +231,19 @@ fn open_directories(dir: &Path) {
             open_directories(&entry.path());
         }
     }
+}
+
+/// Lets the time that was given for a confirmation be over so soon, without waiting for it; that of the soak is over.
+pub fn shorten(armed: &Path, ms: u64) {
+    let text = std::fs::read_to_string(armed).expect("read");
+    let mut value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let uptime = std::fs::read_to_string("/proc/uptime").expect("read");
+    let seconds: f64 = uptime.split(' ').next().and_then(|word| word.parse().ok()).expect("a number");
+    value["until_ms"] = ((seconds * 1000.0) as u64 + ms).into();
+    if let Some(fields) = value.as_object_mut() {
+        fields.remove("well_ms");
+    }
+    std::fs::write(armed, value.to_string()).expect("written");
 }
 
 fn make_versions() -> Versions {

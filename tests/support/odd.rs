@@ -2,7 +2,10 @@
 //!
 //! `odd good` takes the listening descriptor 3, says READY=1, keeps connections open, and drains on SIGTERM. Whatever else it is asked to be, it says so first
 //! on its standard error. With `LEAVES` in its environment it first leaves a process behind that has a session of its own and no parent; with `LEAVES=bare` that one
-//! has no environment either.
+//! has no environment either. With `ALONE` in it, it leaves a file `two` in its data when another of its kind still runs.
+//!
+//! `odd told` is well until it finds one of these files in its data: `sick`, and it answers with 500; `deaf`, and it takes no more connections, and says so in `is-deaf`; `dies`, and
+//! it does.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -41,13 +44,15 @@ fn main() {
     if let Ok(how) = std::env::var("LEAVES") {
         leave(&how);
     }
+    // Held until it ends.
+    let _alone = std::env::var("ALONE").is_ok().then(be_alone);
     match mode {
         "exit-0" => std::process::exit(0),
         "exit-1" => std::process::exit(1),
         "panics" => panic!("on purpose"),
         // SAFETY: a signal to ourselves.
         "killed" => drop(unsafe { kill(getpid(), 9) }),
-        "never-ready" => forever(),
+        "never-ready" | "hangs" => forever(),
         "ready-then-dies" => {
             ready();
             std::process::exit(4);
@@ -120,6 +125,23 @@ fn leave(how: &str) {
     forever();
 }
 
+/// Takes what only one can have.
+fn be_alone() -> std::fs::File {
+    let file = std::fs::File::create(data("alone")).expect("a file");
+    if file.try_lock().is_err() {
+        std::fs::write(data("two"), "").expect("written");
+    }
+    file
+}
+
+fn data(name: &str) -> std::path::PathBuf {
+    std::path::PathBuf::from(std::env::var("DF_DATA").expect("whoever started us says where")).join(name)
+}
+
+fn is_told(mode: &str, what: &str) -> bool {
+    mode == "told" && data(what).exists()
+}
+
 fn forever() -> ! {
     loop {
         std::thread::park();
@@ -144,6 +166,14 @@ fn serve(listener: TcpListener, mode: &str) {
         // After the probe of its trial it takes no more.
         if mode == "closes-later" && N_ANSWERED.load(SeqCst) > 0 {
             listener = None;
+        }
+        if is_told(mode, "dies") {
+            std::process::exit(5);
+        }
+        if is_told(mode, "deaf") {
+            std::fs::write(data("is-deaf"), "").expect("written");
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
         }
         match listener.as_ref().map(TcpListener::accept) {
             Some(Ok((stream, _))) => {
@@ -194,6 +224,7 @@ fn answer(stream: &mut TcpStream, mode: &str, last: bool) -> bool {
     let keep = if last { "close" } else { "keep-alive" };
     let head = |status: &str, len: usize| format!("HTTP/1.1 {status}\r\nContent-Length: {len}\r\nConnection: {keep}\r\n\r\n");
     let text = match mode {
+        "told" if is_told(mode, "sick") => head("500 Sick", 0),
         "sick" | "ignores-term" => head("500 Sick", 0),
         "moved" => head("302 Found", 0),
         "garbage" => "\u{1}\u{2}\u{3} this is not HTTP\n".to_owned(),

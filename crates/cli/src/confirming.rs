@@ -92,7 +92,7 @@ impl Confirming {
 
     /// Asks the node itself how it ended, over a new connection, which confirms it too if it is time for that.
     async fn look(&self, generation: u64, error: NodeError) -> Result<u64, NodeError> {
-        let begun = Instant::now();
+        let (begun, mut heard) = (Instant::now(), Instant::now());
         let question = self.question(generation);
         loop {
             let confirmed = match Connection::open_afresh(&self.node, &self.options, &[]).await {
@@ -103,8 +103,10 @@ impl Confirming {
                 Ok(generation) => return Ok(generation),
                 Err(NodeError::Fault(fault)) if fault.kind == FaultKind::Reverted => return Err(NodeError::Fault(fault)),
                 // It has not shown yet that it is well.
-                Err(NodeError::Fault(fault)) if fault.kind == FaultKind::Refused && begun.elapsed() < self.silence => {}
-                Err(unknown) if is_unknown(&unknown) && begun.elapsed() < self.within => {}
+                Err(NodeError::Fault(fault)) if fault.kind == FaultKind::Refused && begun.elapsed() < self.silence => {
+                    heard = Instant::now();
+                }
+                Err(unknown) if is_unknown(&unknown) && heard.elapsed() < self.within => {}
                 Err(_) => return Err(error),
             }
             sleep(PAUSE).await;
@@ -182,5 +184,9 @@ async fn persistently(
 
 /// Returns whether the node was asked, and nobody knows what came of it.
 fn is_unknown(error: &NodeError) -> bool {
-    matches!(error, NodeError::Unreachable { .. } | NodeError::Broken { .. } | NodeError::Silent(_))
+    match error {
+        NodeError::Unreachable { .. } | NodeError::Broken { .. } | NodeError::Silent(_) => true,
+        NodeError::Fault(fault) => fault.kind == FaultKind::Unknown,
+        _ => false,
+    }
 }

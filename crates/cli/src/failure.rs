@@ -204,6 +204,7 @@ fn next(node: &str, phase: &str, error: &NodeError) -> String {
             | FaultKind::Expired { .. }
             | FaultKind::Unfetched { .. }
             | FaultKind::Refused
+            | FaultKind::Unknown
             | FaultKind::Failed => command("status"),
             FaultKind::Unsupported => command("doctor"),
             FaultKind::Untrusted => command("trust"),

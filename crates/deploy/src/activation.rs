@@ -271,6 +271,8 @@ const ASKING: Duration = Duration::from_secs(30);
 const CLEARING: Duration = Duration::from_secs(10);
 /// The old version has this long to be ready when it starts again, besides its own time.
 const RESTORING: Duration = Duration::from_secs(60);
+/// What is not counted one by one: links that are moved, probes that begin.
+const SLACK: Duration = Duration::from_secs(20);
 /// Pause between two rounds of probes.
 const PAUSE: Duration = Duration::from_millis(50);
 /// However often a program asks for more time, it has at most this long, or its own ready time if that is longer.
@@ -354,6 +356,18 @@ pub fn step(plan: &Plan, state: State, event: Event, now: Duration) -> (State, V
             failed(Failure { message, ..failure })
         }
         (state, _) => (state, vec![]),
+    }
+}
+
+impl Plan {
+    /// Returns how long all may take that comes between the switch and the wait for a confirmation, besides the soak.
+    pub fn before_waiting(&self) -> Duration {
+        self.handing() + ASKING + SLACK
+    }
+
+    /// Returns how long the ports may take to go over.
+    fn handing(&self) -> Duration {
+        HANDING + self.watch.map_or(Duration::ZERO, |patience| patience + MARGIN)
     }
 }
 
@@ -496,8 +510,7 @@ fn too_late(plan: &Plan, starting: &Starting) -> Failure {
 fn activated(plan: &Plan, now: Duration) -> (State, Vec<Action>) {
     let told = Action::Tell(Milestone::Activated);
     if plan.old_runs && (plan.style == Style::Beside || (plan.style == Style::Exclusive && is_watched(plan))) {
-        let deadline = now + HANDING + plan.watch.map_or(Duration::ZERO, |patience| patience + MARGIN);
-        return (State::Handing { deadline }, vec![told, Action::AwaitHanded]);
+        return (State::Handing { deadline: now + plan.handing() }, vec![told, Action::AwaitHanded]);
     }
     let (state, then) = soak(plan, now);
     (state, [vec![told], then].concat())

@@ -2,9 +2,9 @@
 //!
 //! # Format, `ROOT/apps/<app>/armed.json`
 //!
-//! One JSON object: the generation that is tried, the one to go back to (0: none), the boot, until when, in milliseconds since that boot, and how many of them are
-//! for the confirmation alone. It is written
-//! durably before `current` moves, and removed durably by the confirmation, which is that removal, or after `current` went back. So whoever finds
+//! One JSON object: the generation that is tried, the one to go back to (0: none), the boot, until when, in milliseconds since that boot, how many of them are
+//! for the confirmation alone, and when it has been well for long enough, if it has to be; files of older nodes do not say that, and they do not read it. It is
+//! written durably before `current` moves, and removed durably by the confirmation, which is that removal, or after `current` went back. So whoever finds
 //! `current` at the generation that is tried, and this file, knows that nobody has confirmed it. A node that is older than the file does not know it, and
 //! keeps what `current` says.
 //!
@@ -34,6 +34,9 @@ pub struct Armed {
     pub until_ms: u64,
     /// How long somebody may take to confirm it, once that is all that is waited for.
     pub within_ms: u64,
+    /// When its soak is over, since that boot, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub well_ms: Option<u64>,
     /// Who asked for it.
     pub who: String,
 }
@@ -58,8 +61,17 @@ pub enum Duty {
     Forget,
     /// `current` goes back, then the file goes.
     GoBack(&'static str),
-    /// Somebody may confirm it for so long.
-    Wait(Duration),
+    /// It is looked after, and then somebody may confirm it.
+    Wait(Wait),
+}
+
+/// What is left to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// For so long it still has to stay well, then its probes are asked; `None`: it had no soak.
+    pub soak: Option<Duration>,
+    /// Then somebody may confirm it for so long.
+    pub confirm: Duration,
 }
 
 /// Decides what becomes of an activation whose supervisor is gone.
@@ -74,8 +86,11 @@ pub fn decide(armed: &Armed, found: &Found) -> Duty {
         return Duty::GoBack("the program ended before somebody had confirmed it");
     }
     match Duration::from_millis(armed.until_ms).checked_sub(found.now).filter(|left| !left.is_zero()) {
-        // Whoever confirms has lost its connection to the supervisor that died, and asks anew at once: nothing else is waited for.
-        Some(left) => Duty::Wait(left.min(Duration::from_millis(armed.within_ms))),
+        // Whoever confirms has lost its connection to the supervisor that died, and asks anew until it is time.
+        Some(left) => Duty::Wait(Wait {
+            soak: armed.well_ms.map(|well| Duration::from_millis(well).saturating_sub(found.now)),
+            confirm: left.min(Duration::from_millis(armed.within_ms)),
+        }),
         None => Duty::GoBack(NOBODY),
     }
 }

@@ -155,8 +155,8 @@ pub fn forward<R: Read, W: Write>(layout: &Layout, request: &Request, talk: &mut
         match session.next() {
             Ok(Some(FromNode::Event(event))) => talk.event(&event)?,
             Ok(Some(FromNode::Reply(reply))) => return talk.reply(&reply),
-            Ok(None) => return talk.reply(&Reply::Fault(fault(FaultKind::Failed, ControlError::Ended.to_string()))),
-            Err(error) => return talk.reply(&Reply::Fault(fault(FaultKind::Failed, chain(&error)))),
+            Ok(None) => return talk.reply(&Reply::Fault(fault(FaultKind::Unknown, ControlError::Ended.to_string()))),
+            Err(error) => return talk.reply(&Reply::Fault(fault(FaultKind::Unknown, chain(&error)))),
         }
     }
 }

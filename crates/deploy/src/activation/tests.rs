@@ -443,6 +443,22 @@ fn who_is_never_ready_fails_at_its_deadline_and_not_before() {
 }
 
 #[test]
+fn what_is_written_down_lasts_until_somebody_can_confirm_it() {
+    // Where the old one is stopped first, a request waits for both; that alone may be more than a minute.
+    let watched = |style| Plan { watch: Some(Duration::from_secs(200)), ..plan(style, Readiness::Probes, OLD, true, 10) };
+    for plan in [Style::Beside, Style::Exclusive].map(watched) {
+        let State::Handing { deadline } = activated(&plan, Duration::ZERO).0 else { panic!("it is watched") };
+        let State::Soaking { until } = step(&plan, State::Handing { deadline }, Event::Tick, deadline).0 else {
+            panic!("it soaks")
+        };
+        let State::Asking { deadline } = step(&plan, State::Soaking { until }, Event::Tick, until).0 else {
+            panic!("it is asked")
+        };
+        assert!(deadline < plan.soak + plan.before_waiting(), "{deadline:?} {:?}", plan.before_waiting());
+    }
+}
+
+#[test]
 fn more_time_is_bounded() {
     let plan = plan(Style::Beside, Readiness::Probes, OLD, true, 0);
     let (mut state, mut now) = (step(&plan, State::Staged, Event::Begin, Duration::ZERO).0, Duration::ZERO);

@@ -10,6 +10,7 @@ const NEW: u64 = 2;
 /// What a second operator brings.
 const OTHER: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(20);
+const SOAK: Duration = Duration::from_secs(1);
 const FOR_EVER: Duration = Duration::from_secs(1 << 40);
 
 type Decide = fn(&Armed, &Found) -> Duty;
@@ -39,10 +40,14 @@ struct World {
     supervisor: Option<Supervisor>,
     lives: bool,
     boot: u8,
+    /// Its soak is over.
+    soaked: bool,
     late: bool,
     operator_lives: bool,
     /// The operator said that it reaches the node, and the node heard it.
     confirmed: bool,
+    /// Its probes were asked at the end of its soak.
+    asked: bool,
     /// The operator was answered that it stays.
     told: bool,
     /// What a second operator made of it.
@@ -63,6 +68,7 @@ enum Next {
         half_done: bool,
     },
     Confirm,
+    Soaked,
     Late,
     OperatorDies,
     SupervisorDies,
@@ -73,11 +79,12 @@ enum Next {
     Rollback,
 }
 
-const ALL: [Next; 12] = [
+const ALL: [Next; 13] = [
     Next::GoOn,
     Next::Fail { half_done: false },
     Next::Fail { half_done: true },
     Next::Confirm,
+    Next::Soaked,
     Next::Late,
     Next::OperatorDies,
     Next::SupervisorDies,
@@ -97,7 +104,7 @@ fn plan(new: u64, old: u64, confirm: Option<Duration>) -> Plan {
         style: Style::Beside,
         readiness: Readiness::Probes,
         ready: second,
-        soak: Duration::ZERO,
+        soak: SOAK,
         drain: second,
         watch: None,
         zero_loss: false,
@@ -149,9 +156,11 @@ impl World {
             supervisor: Some(Supervisor::about_to_move(plan(NEW, OLD, Some(PATIENCE)))),
             lives: true,
             boot: 0,
+            soaked: false,
             late: false,
             operator_lives: true,
             confirmed: false,
+            asked: false,
             told: false,
             second: None,
             n_deaths: 0,
@@ -165,7 +174,11 @@ impl World {
     }
 
     fn now(&self) -> Duration {
-        if self.late { 2 * PATIENCE } else { Duration::ZERO }
+        match (self.late, self.soaked) {
+            (true, _) => 2 * PATIENCE,
+            (false, true) => SOAK,
+            (false, false) => Duration::ZERO,
+        }
     }
 
     /// Returns the world after this, or nothing where it cannot happen.
@@ -179,6 +192,10 @@ impl World {
                 (waits && world.operator_lives).then_some(())?;
                 world.confirmed = true;
                 world.supervisor.as_mut()?.events.push_back(Event::Confirm);
+            }
+            Next::Soaked => {
+                (!world.soaked && !world.late).then_some(())?;
+                world.soaked = true;
             }
             Next::Late => {
                 (!world.late).then_some(())?;
@@ -225,7 +242,7 @@ impl World {
                 let (to, confirm) = if next == Next::Deploy { (OTHER, Some(PATIENCE)) } else { (OLD, None) };
                 (world.current != to).then_some(())?;
                 // Whoever begins removes what was left over.
-                (world.armed, world.late, world.lives) = (None, false, true);
+                (world.armed, world.soaked, world.late, world.lives) = (None, false, false, true);
                 world.second = Some(to);
                 world.supervisor = Some(Supervisor::about_to_move(plan(to, world.current, confirm)));
             }
@@ -242,9 +259,12 @@ impl World {
             match decide(armed, &Found { current, boot, now, lives }) {
                 Duty::Forget => supervisor.forget = true,
                 Duty::GoBack(_) => supervisor.goes_back(armed.old),
-                Duty::Wait(left) => {
+                Duty::Wait(Wait { soak, confirm }) => {
                     supervisor.plan = plan(armed.new, armed.old, Some(PATIENCE));
-                    supervisor.state = State::Waiting { deadline: now.saturating_add(left) };
+                    supervisor.state = match soak {
+                        Some(left) => State::Soaking { until: now.saturating_add(left) },
+                        None => State::Waiting { deadline: now.saturating_add(confirm) },
+                    };
                 }
             }
         } else if let Some(to) = supervisor.back.take() {
@@ -260,7 +280,7 @@ impl World {
             supervisor.goes_back(armed.old);
         } else {
             // When it is late, it is late for whatever is waited for, but for what is waited for for ever.
-            let due = supervisor.state.deadline().filter(|deadline| self.late && *deadline < FOR_EVER);
+            let due = supervisor.state.deadline().filter(|deadline| *deadline <= now || (self.late && *deadline < FOR_EVER));
             let said = supervisor.events.pop_front().or_else(|| supervisor.heard.pop_front());
             let event = said.or_else(|| due.map(|_| Event::Tick))?;
             let now = due.unwrap_or(now).max(now);
@@ -283,6 +303,7 @@ impl World {
                     boot: boot.into(),
                     until_ms,
                     within_ms: until_ms,
+                    well_ms: Some(SOAK.as_millis() as u64),
                     who: String::new(),
                 });
                 Some(Event::Armed)
@@ -297,6 +318,10 @@ impl World {
             }
             Action::Steer(to) if *to == plan.new => Some(Event::Steered),
             Action::AwaitHanded => Some(Event::Handed { lost: None }),
+            Action::Probe { .. } => {
+                self.asked = true;
+                Some(Event::Probed { n_passed: 1, failed: None })
+            }
             Action::Answer(Ok(())) if self.operator_lives && self.second.is_none() => {
                 self.told = true;
                 None
@@ -342,6 +367,9 @@ impl World {
     fn check(&self) -> Result<(), String> {
         if self.told && self.second.is_none() && self.current != NEW {
             return Err("the operator was told that it stays, and it went back".into());
+        }
+        if self.told && !self.asked {
+            return Err("the operator was told that it stays, and nobody knows whether it stayed well".into());
         }
         // Where it is tried again, whoever does is not idle.
         let tries = self.tries_again && self.could_be_taken_back();
@@ -414,11 +442,15 @@ fn a_node_whose_current_could_not_be_moved_back_does_not_stay_locked() {
 /// Each of these is one thought away from the real ones, and the exploration has to see what is wrong with it.
 #[test]
 fn the_exploration_sees_what_is_wrong_with_others() {
-    let decisions: [(&str, Decide); 4] = [
+    let decisions: [(&str, Decide); 5] = [
         ("forgets it", |_, _| Duty::Forget),
         ("waits for ever", |armed, found| match decide(armed, found) {
             Duty::Forget => Duty::Forget,
-            _ => Duty::Wait(Duration::MAX),
+            _ => Duty::Wait(Wait { soak: None, confirm: Duration::MAX }),
+        }),
+        ("skips the rest of a soak", |armed, found| match decide(armed, found) {
+            Duty::Wait(wait) => Duty::Wait(Wait { soak: None, ..wait }),
+            other => other,
         }),
         ("believes a boot", |armed, found| if found.boot == armed.boot { decide(armed, found) } else { Duty::Forget }),
         ("believes a program that ended", |armed, found| if found.lives { decide(armed, found) } else { Duty::Forget }),
@@ -460,11 +492,21 @@ fn with_actions(stepped: (State, Vec<Action>), change: fn(Action) -> Vec<Action>
 
 #[test]
 fn what_is_found_decides() {
-    let armed = Armed { new: NEW, old: OLD, boot: "a".into(), until_ms: 5000, within_ms: 3000, who: "me".into() };
+    let (who, boot) = ("me".to_owned(), "a".to_owned());
+    let armed = Armed { new: NEW, old: OLD, boot, until_ms: 5000, within_ms: 3000, well_ms: None, who };
     let found = |current, boot: &str, now, lives| Found { current, boot: boot.into(), now: Duration::from_millis(now), lives };
-    assert_eq!(decide(&armed, &found(NEW, "a", 2000, true)), Duty::Wait(Duration::from_secs(3)));
+    let second = Duration::from_secs(1);
+    let wait = |soak, confirm| Duty::Wait(Wait { soak, confirm });
+    assert_eq!(decide(&armed, &found(NEW, "a", 2000, true)), wait(None, 3 * second));
     let soon = Armed { within_ms: 1000, ..armed.clone() };
-    assert_eq!(decide(&soon, &found(NEW, "a", 2000, true)), Duty::Wait(Duration::from_secs(1)), "what came before is over");
+    assert_eq!(decide(&soon, &found(NEW, "a", 2000, true)), wait(None, second), "what came before is over");
+    let soaks = Armed { well_ms: Some(3000), ..soon };
+    assert_eq!(decide(&soaks, &found(NEW, "a", 2000, true)), wait(Some(second), second));
+    assert_eq!(
+        decide(&soaks, &found(NEW, "a", 4000, true)),
+        wait(Some(Duration::ZERO), second),
+        "its probes are asked all the same"
+    );
     assert_eq!(decide(&armed, &found(NEW, "a", 5000, true)), Duty::GoBack(NOBODY));
     assert_eq!(decide(&armed, &found(OLD, "a", 2000, true)), Duty::Forget);
     assert!(matches!(decide(&armed, &found(NEW, "b", 2000, true)), Duty::GoBack(why) if why.contains("machine")));
@@ -478,11 +520,15 @@ fn what_is_written_down_is_read_again_until_it_is_removed() {
     crate::layout::make_dir(&layout.app(&app)).expect("made");
     disarm(&layout, &app).expect("nothing is there");
     assert_eq!(read(&layout, &app).expect("nothing is there"), None);
-    let armed = Armed { new: 7, old: 0, boot: "b".into(), until_ms: 1, within_ms: 2, who: "me@here".into() };
+    let (who, boot) = ("me@here".to_owned(), "b".to_owned());
+    let armed = Armed { new: 7, old: 0, boot, until_ms: 1, within_ms: 2, well_ms: None, who };
     arm(&layout, &app, &armed).expect("written");
     let text = fs::read_to_string(path(&layout, &app)).expect("read");
     assert_eq!(text, r#"{"new":7,"old":0,"boot":"b","until_ms":1,"within_ms":2,"who":"me@here"}"#);
-    assert_eq!(read(&layout, &app).expect("read"), Some(armed));
+    assert_eq!(read(&layout, &app).expect("read"), Some(armed.clone()));
+    let soaks = Armed { well_ms: Some(9), ..armed };
+    arm(&layout, &app, &soaks).expect("written");
+    assert_eq!(read(&layout, &app).expect("read"), Some(soaks));
     disarm(&layout, &app).expect("removed");
     assert_eq!(read(&layout, &app).expect("gone"), None);
     fs::write(path(&layout, &app), "{").expect("written");

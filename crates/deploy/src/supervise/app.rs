@@ -102,6 +102,8 @@ struct Version {
     listen: IpAddr,
     /// Where it hears whom to give its connections to, if it listens there.
     handoff: String,
+    /// It was started in the place of another, which it must not meet.
+    alone: bool,
     /// It is being retired by a thread, which reports its end.
     retiring: bool,
 }

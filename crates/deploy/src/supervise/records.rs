@@ -65,6 +65,9 @@ pub struct VersionRecord {
     /// Where it hears whom to give its connections to; none in records of older supervisors.
     #[serde(default)]
     pub handoff: String,
+    /// It was started in the place of another, which it must not meet; not in records of older supervisors.
+    #[serde(default)]
+    pub alone: bool,
 }
 
 fn path(layout: &Layout, app: &AppName) -> PathBuf {

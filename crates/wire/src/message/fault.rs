@@ -74,6 +74,8 @@ pub enum FaultKind {
     Untrusted,
     /// The request makes no sense now.
     Refused,
+    /// The supervisor ended while it was asked: the next one knows what came of it.
+    Unknown,
     /// Anything of the system: no descriptor, an error of the disk.
     Failed,
 }

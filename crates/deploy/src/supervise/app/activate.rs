@@ -30,8 +30,6 @@ use crate::supervise::words;
 const HANDED: Duration = Duration::from_millis(20);
 /// How long that may take before the soak goes on without it.
 const HANDING: Duration = Duration::from_secs(5);
-/// How long all may take that comes between the switch and the wait for a confirmation, besides the soak.
-const BEFORE_WAITING: Duration = Duration::from_secs(60);
 /// Pause between two attempts to let `current` go back.
 const GOING_BACK: Duration = Duration::from_secs(5);
 /// Lines of a failed program's output that the operator gets.
@@ -257,11 +255,13 @@ impl App {
     fn arm(&self) -> activation::Event {
         let Some(flight) = &self.flight else { return activation::Event::ArmFailed("it is over".into()) };
         let plan = &flight.plan;
-        let until = confirmation::since_boot() + plan.soak + BEFORE_WAITING + plan.confirm.unwrap_or_default();
+        let well = confirmation::since_boot() + plan.soak;
+        let until = well + plan.before_waiting() + plan.confirm.unwrap_or_default();
         let armed = crate::process::boot().and_then(|boot| {
             let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
             let (until_ms, within_ms) = (ms(until), ms(plan.confirm.unwrap_or_default()));
-            let armed = Armed { new: plan.new, old: plan.old, boot, until_ms, within_ms, who: flight.who.clone() };
+            let well_ms = (!plan.soak.is_zero() && plan.style != Style::Files).then(|| ms(well));
+            let armed = Armed { new: plan.new, old: plan.old, boot, until_ms, within_ms, well_ms, who: flight.who.clone() };
             confirmation::arm(&self.node.layout, &self.app, &armed)
         });
         armed.map_or_else(|error| activation::Event::ArmFailed(error.to_string()), |()| activation::Event::Armed)
@@ -611,7 +611,7 @@ fn style(release: &Release, listen: std::net::IpAddr, old: Option<&[Place]>) -> 
 }
 
 /// Returns what can be asked of a release.
-fn readiness(release: &Release) -> Readiness {
+pub(super) fn readiness(release: &Release) -> Readiness {
     let section = release.run.as_ref();
     let has_ports = section.is_some_and(|run| run.ports.values().any(|port| port.transport != Transport::Udp));
     if release.verify.is_empty() && !has_ports { Readiness::Lives } else { Readiness::Probes }

@@ -1,7 +1,8 @@
 //! A supervisor begins: what its predecessor left is adopted, ended or started.
 //!
 //! Programs outlive the supervisor, with their own copies of the listeners. The one that `current` names goes on: its listeners are taken back from it, and
-//! new connections are steered to it. A version on trial is killed; one that served before drains in order. When nothing is left of what is wanted (a boot,
+//! new connections are steered to it. A version on trial is killed; one that served before drains in order. Where the one that is wanted was stopped for
+//! another, that one ends first, and the clients that wait at it are given back. When nothing is left of what is wanted (a boot,
 //! or listeners that cannot be had back), what `current` says is started from its image.
 
 use std::collections::BTreeMap;
@@ -17,15 +18,17 @@ use df_wire::message::{GenerationResult, RunState};
 use super::super::probing;
 use super::super::records::{self, Records, VersionRecord, WaitingRecord};
 use super::super::start;
+use super::activate::readiness;
 use super::watching::{kill, watch};
 use super::{App, Flight, Starting, Version};
-use crate::activation::{Plan, Readiness, State, Style};
-use crate::confirmation::{self, Armed, Duty, Found};
+use crate::activation::{Plan, State, Style};
+use crate::confirmation::{self, Armed, Duty, Found, Wait};
 use crate::control;
 use crate::generation;
 use crate::hold::What;
 use crate::listeners::{Group, GroupRecord};
 use crate::process::{Exit, Process, ProcessRecord};
+use crate::serve::now;
 use crate::supervise::words;
 
 /// How long killed processes may take to vanish.
@@ -38,12 +41,20 @@ struct Former {
     listen: IpAddr,
     state: RunState,
     handoff: String,
+    alone: bool,
 }
 
 /// Returns when it is so many milliseconds after the machine started, if that can be told.
 fn instant(boot_ms: u64) -> Option<Instant> {
     let (now, boot, at) = (Instant::now(), confirmation::since_boot(), Duration::from_millis(boot_ms));
     if at > boot { now.checked_add(at - boot) } else { now.checked_sub(boot - at) }
+}
+
+impl Version {
+    /// Returns whether it was started in the place of another, and nobody said yet that it stays or goes.
+    fn is_in_the_way(&self) -> bool {
+        self.alone && self.state != RunState::Draining
+    }
 }
 
 impl App {
@@ -58,7 +69,7 @@ impl App {
         self.end_orphans();
         let waits = self.find_armed();
         let current = self.current();
-        let serving = self.versions.iter().rev().find(|(_, version)| version.generation == current).map(|(run, _)| *run);
+        let serving = self.run_of(current).or_else(|| self.followed(current));
         if let Err(why) = self.adopt_groups(&records, serving, &mut held) {
             eprintln!("{}: its listeners cannot be had back ({why}); it is started again", self.app);
             self.end_all();
@@ -66,15 +77,17 @@ impl App {
         self.close_unknown();
         self.serving = serving.filter(|run| self.versions.contains_key(run));
         let waits = waits.filter(|(armed, _)| armed.new == current);
+        let is_free = self.make_way();
         self.settle(current, waits.as_ref().map(|(armed, _)| armed.old));
         self.write_records();
         match self.serving.and_then(|run| self.versions.get(&run)) {
             None => self.boot(),
+            Some(version) if version.process.is_none() && is_free => self.restart_at = Some(Instant::now()),
             Some(version) if version.process.is_none() => self.revive(&records),
             Some(_) => {}
         }
-        if let Some((armed, left)) = waits {
-            self.wait_on(armed, left);
+        if let Some((armed, wait)) = waits {
+            self.wait_on(armed, wait);
         }
     }
 
@@ -108,7 +121,7 @@ impl App {
     }
 
     /// Looks for an activation that nobody has confirmed, and lets `current` go back where nobody can any more; returns one that somebody may still confirm.
-    fn find_armed(&mut self) -> Option<(Armed, Duration)> {
+    fn find_armed(&mut self) -> Option<(Armed, Wait)> {
         let (layout, current) = (self.node.layout.clone(), self.current());
         let armed = confirmation::read(&layout, &self.app).unwrap_or_else(|error| {
             eprintln!("{}: armed.json: {error}", self.app);
@@ -119,7 +132,7 @@ impl App {
         let lives = !runs || self.versions.values().any(|version| version.generation == armed.new && version.process.is_some());
         let boot = crate::process::boot().unwrap_or_default();
         match confirmation::decide(&armed, &Found { current, boot, now: confirmation::since_boot(), lives }) {
-            Duty::Wait(left) => return Some((armed, left)),
+            Duty::Wait(wait) => return Some((armed, wait)),
             Duty::Forget => {}
             Duty::GoBack(why) => {
                 self.judge(armed.new, GenerationResult::Bad, why);
@@ -136,37 +149,41 @@ impl App {
         None
     }
 
-    /// Goes on with an activation that waits for its confirmation.
-    fn wait_on(&mut self, armed: Armed, left: Duration) {
+    /// Goes on with an activation that still soaks, or waits for its confirmation.
+    fn wait_on(&mut self, armed: Armed, wait: Wait) {
         let Ok(release) = self.release_of(armed.new) else { return };
-        let run_of =
-            |generation| self.versions.iter().rev().find(|(_, version)| version.generation == generation).map(|(run, _)| *run);
-        let old_run = run_of(armed.old);
-        let new_run = run_of(armed.new).unwrap_or_else(|| {
-            self.next_run += 1;
-            self.next_run - 1
-        });
+        let new_run = self.run_of(armed.new).unwrap_or_else(|| self.fresh_run());
         // Whoever was stopped for it is started again when it goes back; where it was there beside it, it only waits.
-        let style = if release.run.is_none() { Style::Files } else { Style::Beside };
+        let style = match self.versions.get(&new_run) {
+            _ if release.run.is_none() => Style::Files,
+            Some(version) if version.alone => Style::Exclusive,
+            _ => Style::Beside,
+        };
+        let stopped = |app: &mut Self| (style == Style::Exclusive).then(|| app.stopped(armed.old)).flatten();
+        let old_run = self.run_of(armed.old).or_else(|| stopped(self));
         let plan = Plan {
             new: armed.new,
             old: armed.old,
             old_runs: old_run.is_some(),
             style,
-            readiness: Readiness::Probes,
+            readiness: readiness(&release),
             ready: Duration::ZERO,
-            soak: Duration::ZERO,
+            soak: wait.soak.unwrap_or_default(),
             drain: Duration::ZERO,
             watch: None,
             zero_loss: false,
-            confirm: Some(left),
+            confirm: Some(wait.confirm),
+        };
+        let state = match wait.soak {
+            Some(left) => State::Soaking { until: left },
+            None => State::Waiting { deadline: wait.confirm },
         };
         let (nobody, _) = std::sync::mpsc::channel();
         let listen = control::read_wanted(&self.node.layout, &self.app)
             .map_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |wanted| wanted.listen);
         self.flight = Some(Flight {
             plan,
-            state: State::Waiting { deadline: left },
+            state,
             began: Instant::now(),
             new_run,
             old_run,
@@ -183,6 +200,60 @@ impl App {
         });
     }
 
+    fn run_of(&self, generation: u64) -> Option<u64> {
+        self.versions.iter().rev().find(|(_, version)| version.generation == generation).map(|(run, _)| *run)
+    }
+
+    fn fresh_run(&mut self) -> u64 {
+        self.next_run += 1;
+        self.next_run - 1
+    }
+
+    /// Enters the generation that `current` names where it was stopped for another, which is still there.
+    fn followed(&mut self, current: u64) -> Option<u64> {
+        let is_followed = self.versions.values().any(Version::is_in_the_way);
+        is_followed.then(|| self.stopped(current)).flatten()
+    }
+
+    /// Enters a generation that was stopped for another, so that it can be started again.
+    fn stopped(&mut self, generation: u64) -> Option<u64> {
+        let wanted = control::read_wanted(&self.node.layout, &self.app).filter(|wanted| wanted.wanted)?;
+        let (since, listen, handoff) = (now(), wanted.listen, String::new());
+        let former = Former { generation, since, listen, state: RunState::Warm, handoff, alone: false };
+        let version = self.version(former, None).ok()?;
+        let run = self.fresh_run();
+        self.versions.insert(run, version);
+        Some(run)
+    }
+
+    /// Ends what was started in the place of the one that shall serve again, and gives that one its listeners, with the clients that wait there; returns whether
+    /// there was any.
+    fn make_way(&mut self) -> bool {
+        let is_waiting = |run: &u64| self.versions.get(run).is_some_and(|version| version.process.is_none());
+        let Some(run) = self.serving.filter(is_waiting) else { return false };
+        let in_the_way = |(other, version): (&u64, &Version)| (*other != run && version.is_in_the_way()).then_some(*other);
+        let others: Vec<u64> = self.versions.iter().filter_map(in_the_way).collect();
+        for other in &others {
+            let Some(process) = self.versions.get_mut(other).map(|version| version.process.take()) else { continue };
+            process.into_iter().for_each(|process| kill(&process));
+            self.give_back(*other, run);
+        }
+        !others.is_empty()
+    }
+
+    /// Gives the listeners of a version that has ended to another, as far as that one has the same.
+    fn give_back(&self, from: u64, to: u64) {
+        let Some(version) = self.versions.get(&to) else { return };
+        let shared = version.places.iter().filter(|place| probing::has_listener(place));
+        for group in shared.filter_map(|place| self.groups.get(&place.address)) {
+            let slots = group.record().slots;
+            if slots.contains(&Some(from)) && !slots.contains(&Some(to)) {
+                let passed = group.pass(from, to).and_then(|_| group.steer(to, None));
+                passed.unwrap_or_else(|error| eprintln!("{}: {}", self.app, words(&error)));
+            }
+        }
+    }
+
     fn adopt_versions(&mut self, records: &Records, held: &mut BTreeMap<What, OwnedFd>) {
         for record in &records.versions {
             match self.adopt_version(record, records, held) {
@@ -197,7 +268,8 @@ impl App {
         if let Some(WaitingRecord { run, generation, since, listen }) = records.waiting.clone()
             && self.is_waited_at(run, generation, records, held)
         {
-            let version = Former { generation, since, listen, state: RunState::Serving, handoff: String::new() };
+            let (state, handoff) = (RunState::Serving, String::new());
+            let version = Former { generation, since, listen, state, handoff, alone: false };
             match self.version(version, None) {
                 Ok(version) => drop(self.versions.insert(run, version)),
                 Err(why) => eprintln!("{} generation {generation}: {why}", self.app),
@@ -235,6 +307,7 @@ impl App {
             listen: record.listen,
             state: record.state,
             handoff: record.handoff.clone(),
+            alone: record.alone,
         };
         self.version(former, process.clone()).inspect_err(|_| process.iter().for_each(|process| kill(process)))
     }
@@ -249,13 +322,13 @@ impl App {
     }
 
     fn version(&self, former: Former, process: Option<Arc<Process>>) -> Result<Version, String> {
-        let Former { generation, since, listen, state, handoff } = former;
+        let Former { generation, since, listen, state, handoff, alone } = former;
         let release = self.release_of(generation).map_err(|_| "its record is gone; it was ended".to_owned())?;
         let section = release.run.as_ref().ok_or("its release runs nothing")?;
         let places = start::places(section, listen);
         let spec = start::prepare(&self.node.layout, &release, section, generation, &places, &start::Addresses::default()).ok();
         self.claim(&places).map_err(|error| words(&error))?;
-        Ok(Version { generation, places, spec, process, state, since, listen, handoff, retiring: false, release })
+        Ok(Version { generation, places, spec, process, state, since, listen, handoff, alone, retiring: false, release })
     }
 
     /// Kills what was started and not written down.

@@ -44,6 +44,7 @@ impl App {
                 since: version.since,
                 listen: version.listen,
                 handoff: version.handoff.clone(),
+                alone: version.alone,
             })
         });
         let crashed =

@@ -19,6 +19,7 @@ use super::super::start::{self, Place};
 use super::ports::Entrance;
 use super::watching::{await_ready, end, watch};
 use super::{App, BACK_OFF, CRASH_WINDOW, CRASHES, LONGEST_BACK_OFF, Message, Starting, Version};
+use crate::activation::Style;
 use crate::front::{self, FrontError};
 use crate::listeners::{Group, GroupError};
 use crate::process::Exit;
@@ -116,6 +117,7 @@ impl App {
             since: now(),
             listen,
             handoff: addresses.handoff,
+            alone: self.flight.as_ref().is_some_and(|flight| flight.new_run == run && flight.plan.style == Style::Exclusive),
             retiring: false,
         };
         self.versions.insert(run, version);
@@ -231,7 +233,7 @@ impl App {
         if new == Some(run) {
             self.advance(activation::Event::NewExited(format!("the program ended: {exit}")));
         } else if old == Some(run) {
-            let is_told = self.flight.as_ref().is_some_and(|flight| flight.plan.style == activation::Style::Exclusive);
+            let is_told = self.flight.as_ref().is_some_and(|flight| flight.plan.style == Style::Exclusive);
             self.advance(activation::Event::OldExited);
             if !is_told && self.serving == Some(run) {
                 self.crashed(exit);
