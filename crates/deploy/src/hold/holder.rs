@@ -49,7 +49,7 @@ pub fn run(layout: &Layout) -> io::Result<()> {
     }
     let listener = socket::listen(layout)?;
     let now = Instant::now();
-    let awaited = State::Awaited { until: now + CONNECT };
+    let awaited = State::Awaited { until: now + CONNECT, by: By::Parent };
     Holder {
         layout,
         listener,
@@ -67,11 +67,20 @@ enum State {
     /// The supervisor at the other end.
     Connected(OwnedFd),
     /// One that is at work and has yet to connect.
-    Awaited { until: Instant },
+    Awaited { until: Instant, by: By },
     /// The one that was started last.
     Started(Child),
     /// Nobody: one is started then.
     Dead { start: Instant },
+}
+
+/// Who is said to be at work.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// Whoever started us.
+    Parent,
+    /// Whoever was there before the one that we started.
+    Another,
 }
 
 struct Holder<'a> {
@@ -173,8 +182,12 @@ impl Holder<'_> {
     fn look_after(&mut self) -> io::Result<bool> {
         match &mut self.state {
             State::Connected(_) => {}
+            // Killed before it had connected: nobody else would start another.
+            State::Awaited { by: By::Parent, .. } if !is_started_by_a_supervisor() => {
+                self.state = State::Dead { start: Instant::now() };
+            }
             // Whoever supervises was told not to hold anything, or is too old to know how.
-            State::Awaited { until } if Instant::now() < *until => {}
+            State::Awaited { until, .. } if Instant::now() < *until => {}
             State::Awaited { .. } => return Ok(true),
             State::Dead { start } if Instant::now() < *start => {}
             State::Dead { .. } => {
@@ -190,10 +203,19 @@ impl Holder<'_> {
             State::Started(child) => match child.try_wait()? {
                 None => {}
                 // Another one is at work.
-                Some(status) if status.success() => self.state = State::Awaited { until: Instant::now() + CONNECT },
+                Some(status) if status.success() => {
+                    self.state = State::Awaited { until: Instant::now() + CONNECT, by: By::Another };
+                }
                 Some(_) => self.bury()?,
             },
         }
         Ok(false)
     }
+}
+
+/// Returns whether the process that started us lives: a child whose parent has died gets another.
+fn is_started_by_a_supervisor() -> bool {
+    let Some(parent) = rustix::process::getppid() else { return false };
+    let line = fs::read(format!("/proc/{}/cmdline", parent.as_raw_nonzero())).unwrap_or_default();
+    line.split(|&byte| byte == 0).nth(1) == Some(b"supervise")
 }
