@@ -86,6 +86,11 @@ pub enum GroupError {
     },
 }
 
+/// Returns who is steered to when one generation has given its listener to another.
+pub(super) fn passed(steered: Option<u64>, from: u64, to: u64) -> Option<u64> {
+    steered.map(|generation| if generation == from { to } else { generation })
+}
+
 /// Does the same with either.
 macro_rules! either {
     ($self:expr, $group:ident => $what:expr) => {
@@ -163,6 +168,10 @@ impl Group {
     /// # Errors
     /// The one has none, or the other has one.
     pub fn pass(&self, from: u64, to: u64) -> Result<OwnedFd, GroupError> {
+        let GroupRecord { slots, address, .. } = self.record();
+        if slots.contains(&Some(from)) && slots.contains(&Some(to)) {
+            return Err(GroupError::Present { generation: to, at: address });
+        }
         either!(self, group => group.pass(from, to))
     }
 

@@ -6,7 +6,7 @@
 //! Datagrams go to a socket as connections go to a queue. One difference: nothing but the last `close` takes a UDP socket out of the kernel's group, and programs
 //! and holders have copies. So a UDP socket stays a member for as long as the group is: when its generation has ended it is a spare, emptied, for the next one.
 
-use super::group::{GroupError, GroupRecord};
+use super::group::{GroupError, GroupRecord, passed};
 use super::slots::{Slot, Slots};
 use super::socket::{self, connect_before, is_waited_for, local_address, open_prober, queue_len};
 use super::steer::{Packets, Protocol, drop_all, gate, program};
@@ -152,16 +152,12 @@ impl Internet {
         self.lock().duplicate(generation)
     }
 
-    /// Gives one generation's listener, with the clients waiting in its queue, to another (`exclusive`: stop, then start).
+    /// Gives one generation's listener, with the clients waiting in its queue, to another, which has none.
     pub fn pass(&self, from: u64, to: u64) -> Result<OwnedFd, GroupError> {
         let mut state = self.lock();
         let index = state.index(from)?;
-        if state.slots.index_of(to).is_some() {
-            return Err(GroupError::Present { generation: to, at: state.at() });
-        }
         state.slots.rename(index, to);
-        let passed = |steered: Option<u64>| steered.map(|generation| if generation == from { to } else { generation });
-        (state.serving, state.trial) = (passed(state.serving), passed(state.trial));
+        (state.serving, state.trial) = (passed(state.serving, from, to), passed(state.trial, from, to));
         state.duplicate(to)
     }
 

@@ -10,7 +10,7 @@
 
 mod place;
 
-use super::group::{Access, GroupError, GroupRecord};
+use super::group::{Access, GroupError, GroupRecord, passed};
 use super::socket::{BACKLOG, is_waited_for};
 use crate::dial;
 use df_core::{Endpoint, SocketPath};
@@ -133,21 +133,17 @@ impl Named {
         self.lock().duplicate(generation)
     }
 
-    /// Gives one generation's listener to another.
+    /// Gives one generation's listener to another, which has none.
     pub fn pass(&self, from: u64, to: u64) -> Result<OwnedFd, GroupError> {
         let mut state = self.lock();
         let index = state.index(from)?;
-        if state.index(to).is_ok() {
-            return Err(GroupError::Present { generation: to, at: state.at() });
-        }
         let name = place::own_name(&state.path, to);
         let directory = Directory::open(&state.path)?;
         directory.rename(&state.members[index].name, &name).map_err(state.system("renaming the socket"))?;
         let mode = state.access.mode;
         let member = &mut state.members[index];
         (member.generation, member.name, member.mode) = (to, name, Some(mode));
-        let passed = |steered: Option<u64>| steered.map(|generation| if generation == from { to } else { generation });
-        (state.serving, state.trial) = (passed(state.serving), passed(state.trial));
+        (state.serving, state.trial) = (passed(state.serving, from, to), passed(state.trial, from, to));
         state.duplicate(to)
     }
 
