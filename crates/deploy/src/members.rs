@@ -58,6 +58,11 @@ pub fn of(mark: &str, first: u32) -> Vec<u32> {
     table::members(&table::read(mark), Some(first))
 }
 
+/// Removes what is left of runs that have ended without a supervisor to see it.
+pub fn sweep() {
+    cgroup::sweep();
+}
+
 impl Members {
     /// Draws the mark of a new run, and makes a cgroup for it where that is possible.
     pub fn new() -> io::Result<Self> {

@@ -41,6 +41,7 @@ use crate::generation;
 use crate::hold::{self, Held, Holding, Keeper, Name};
 use crate::launch::Launcher;
 use crate::layout::{Layout, make_dir};
+use crate::members;
 use crate::serve::{chain, fault, now};
 use crate::unit;
 use app::{Message, Told};
@@ -201,6 +202,7 @@ pub fn run(layout: &Layout, manner: Manner) -> Result<(), SuperviseError> {
         None => listen(layout).map_err(at(layout.run()))?,
     };
     supervisor.begin();
+    members::sweep();
     let renew_at = matches!(manner, Manner::Adopting(_)).then(|| Instant::now() + PROBATION);
     let mut own = Own { lock, listener, keeper, renew_at };
     let served = supervisor.serve(&mut own).map_err(at(layout.run()));

@@ -5,20 +5,27 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// As many cgroups of a run are looked at: it can make some itself where they are its own.
 const MAX_CGROUPS: usize = 1000;
 /// Whoever ends leaves its cgroup a moment after its pidfd says so.
 const LEAVING: Duration = Duration::from_millis(200);
+/// Before that, nobody may have entered yet for whom it was made.
+const YOUNG: Duration = Duration::from_secs(300);
 
 /// Makes one for a run; nothing where we may not, or there are none.
 pub fn make(mark: &str) -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = place(&mounts, &own)?.join(format!("df-{mark}"));
+    let path = our_place()?.join(format!("df-{mark}"));
     fs::create_dir(&path).ok()?;
     Some(path)
+}
+
+/// Removes those of runs that have ended and whose supervisor was killed before it could: empty ones beside those that we make. The kernel keeps one in which somebody is.
+pub fn sweep() {
+    if let Some(place) = our_place() {
+        sweep_in(&place, SystemTime::now());
+    }
 }
 
 /// Lists the processes in one and in those below it; they need not live any more.
@@ -68,6 +75,28 @@ fn tree(cgroup: &Path) -> Vec<PathBuf> {
     found
 }
 
+fn sweep_in(place: &Path, now: SystemTime) {
+    let is_ours = |name: &str| name.strip_prefix("df-").is_some_and(|mark| mark.len() == 32 && mark.bytes().all(is_lower_hex));
+    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+        // That of another supervisor is empty too between its making and its first process, which would then be found by its mark alone.
+        let made = entry.metadata().and_then(|metadata| metadata.modified());
+        let is_old = made.is_ok_and(|made| now.duration_since(made).is_ok_and(|age| age > YOUNG));
+        if is_old && entry.file_name().to_str().is_some_and(is_ours) {
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
+fn is_lower_hex(byte: u8) -> bool {
+    byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)
+}
+
+fn our_place() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    place(&mounts, &own)
+}
+
 /// Returns where our own cgroup is visible, from /proc/self/mountinfo and /proc/self/cgroup.
 fn place(mounts: &str, own: &str) -> Option<PathBuf> {
     let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
@@ -108,5 +137,24 @@ mod tests {
         check(UNIFIED, "4:memory:/\n", None);
         check("24 1 0:22 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n", "0::/\n", None);
         check("", "", None);
+    }
+
+    #[test]
+    fn only_old_and_empty_ones_of_our_own_name_are_swept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mark = "0123456789abcdef0123456789abcdef";
+        let names = [format!("df-{mark}"), format!("df-{}", &mark[1..]), mark.to_owned(), format!("df-{}", mark.to_uppercase())];
+        let make = |name: &str| fs::create_dir_all(dir.path().join(name)).expect("made");
+        names.iter().for_each(|name| make(name));
+        let full = format!("df-f{}", &mark[1..]);
+        make(&format!("{full}/below"));
+        let left = |age: Duration| {
+            sweep_in(dir.path(), SystemTime::now() + age);
+            let entries = fs::read_dir(dir.path()).expect("read").map(|entry| entry.expect("read").file_name());
+            entries.map(|name| name.into_string().expect("plain")).collect::<std::collections::BTreeSet<String>>()
+        };
+        let all: std::collections::BTreeSet<String> = names.iter().cloned().chain([full]).collect();
+        assert_eq!(left(Duration::ZERO), all, "somebody may be about to enter");
+        assert_eq!(left(2 * YOUNG), all.into_iter().filter(|name| *name != names[0]).collect());
     }
 }
