@@ -33,24 +33,11 @@ fn a_socket_in_the_file_system_loses_no_client_over_deploys_and_rollbacks() {
     let commits: Vec<String> = (1..=2).map(|n| versions.commit(n, "unix", &ports, verify)).collect();
     let sick = versions.commit(3, "unix, sick", &ports, verify);
     let world = World::of(versions.repo.dir(), 1);
-    world.deploy(&commits[0]);
-    let load = Load::start({
+    let ask = {
         let path = path.clone();
         move || get(&path)
-    });
-    load.wait_for(50);
-    for round in 0..ROUNDS {
-        match round % 2 {
-            0 => drop(world.deploy(&commits[1])),
-            _ => drop(world.df(["rollback"]).ok()),
-        }
-        let expected = &commits[(round + 1) % 2];
-        assert_eq!(get(&path).as_ref(), Ok(expected));
-    }
-    world.df(["deploy", "--commit-hash", &sick]).output().expect_code(1);
-    let seen = load.finish();
-    println!("{} requests over {ROUNDS} switches", seen.values().sum::<u32>());
-    assert!(seen.keys().all(|commit| commits.contains(commit)), "only versions that serve answer: {seen:?}");
+    };
+    switch_under_load(&world, &commits, &sick, ask);
     let found = std::fs::symlink_metadata(&path).expect("it is there");
     assert!(found.file_type().is_socket() && found.permissions().mode() & 0o777 == 0o640);
     world.df(["stop"]).ok();
@@ -98,21 +85,8 @@ fn datagrams_are_answered_over_deploys_and_rollbacks() {
     let commits: Vec<String> = (1..=2).map(|n| versions.commit(n, "udp", &ports, "")).collect();
     let sick = versions.commit(3, "udp, sick", &ports, "verify:\n  - command: bin/no-such-program\n");
     let world = World::of(versions.repo.dir(), 1);
-    world.deploy(&commits[0]);
     let (at, numbers) = (world.at(1), Arc::new(AtomicU32::new(0)));
-    let load = Load::start(move || ask(at, numbers.fetch_add(1, Relaxed)));
-    load.wait_for(50);
-    for round in 0..ROUNDS {
-        match round % 2 {
-            0 => drop(world.deploy(&commits[1])),
-            _ => drop(world.df(["rollback"]).ok()),
-        }
-        assert_eq!(ask(at, u32::MAX).as_ref(), Ok(&commits[(round + 1) % 2]));
-    }
-    world.df(["deploy", "--commit-hash", &sick]).output().expect_code(1);
-    let seen = load.finish();
-    println!("{} datagrams over {ROUNDS} switches", seen.values().sum::<u32>());
-    assert!(seen.keys().all(|commit| commits.contains(commit)), "only versions that serve answer: {seen:?}");
+    switch_under_load(&world, &commits, &sick, move || ask(at, numbers.fetch_add(1, Relaxed)));
     let shown = world.df(["status"]).ok().stdout;
     assert!(shown.contains(&format!("echo=udp:{at}")), "{shown}");
 }
@@ -149,6 +123,29 @@ fn what_programs_lose_that_bind_by_themselves_is_said_by_the_deploy() {
     );
     let again = world.deploy(&versions.binding[0]);
     assert!(again.stderr.contains("port http: both versions bind it by themselves"), "{again}");
+}
+
+/// Deploys and rolls back in turns while clients ask, then deploys a version that fails: nobody is lost, and only versions that serve answer.
+fn switch_under_load(
+    world: &World,
+    commits: &[String],
+    sick: &str,
+    ask: impl Fn() -> Result<String, String> + Clone + Send + Sync + 'static,
+) {
+    world.deploy(&commits[0]);
+    let load = Load::start(ask.clone());
+    load.wait_for(50);
+    for round in 0..ROUNDS {
+        match round % 2 {
+            0 => drop(world.deploy(&commits[1])),
+            _ => drop(world.df(["rollback"]).ok()),
+        }
+        assert_eq!(ask().as_ref(), Ok(&commits[(round + 1) % 2]));
+    }
+    world.df(["deploy", "--commit-hash", sick]).output().expect_code(1);
+    let seen = load.finish();
+    println!("{} requests over {ROUNDS} switches", seen.values().sum::<u32>());
+    assert!(seen.keys().all(|commit| commits.contains(commit)), "only versions that serve answer: {seen:?}");
 }
 
 /// A repository of the server, one commit a version.

@@ -17,6 +17,14 @@ fn load(machine: &Machine) -> Load {
     Load::run(Plan { n_workers: 4, per_second: Some(200), deadline: Duration::from_secs(30), ..Plan::to(machine.at(), "/") })
 }
 
+/// Boots a machine to which this user deploys, with the first version on it; none where no machine can be had.
+fn first_version(user: &str) -> Option<Machine> {
+    let machine = Machine::boot(machine::root()?);
+    machine.add(user);
+    machine.deploy(&versions().v1);
+    Some(machine)
+}
+
 /// Returns the program that the supervisor is.
 fn program(machine: &Machine) -> String {
     machine.run("readlink /proc/$(systemctl show --value --property MainPID df-node.service)/exe")
@@ -35,59 +43,53 @@ fn pid(body: &str) -> String {
 
 #[test]
 fn on_a_machine_with_systemd_nothing_that_happens_to_the_supervisor_loses_a_request() {
-    let Some(root) = machine::root() else { return };
-    let (versions, mut machine) = (versions(), Machine::boot(root));
-    machine.add("root");
-    machine.deploy(&versions.v1);
+    let Some(mut machine) = first_version("root") else { return };
     assert_eq!(machine.property("ActiveState"), "active", "{}", machine.log());
     assert_eq!(machine.property("UnitFileState"), "enabled");
     expect_said(&machine.df(["doctor"]).ok(), "systemd starts it by df-node.service");
 
     let load = load(&machine);
-    let before = pid(&machine.wait_for_body(&versions.v1));
+    let before = pid(&machine.wait_for_body(&versions().v1));
     let mut supervisor = machine.property("MainPID");
     machine.run(&format!("kill -9 {supervisor}"));
     supervisor = machine.wait_for_another(&supervisor);
-    assert_eq!(pid(&machine.wait_for_body(&versions.v1)), before, "the program went on through the kill");
+    assert_eq!(pid(&machine.wait_for_body(&versions().v1)), before, "the program went on through the kill");
     machine.run("systemctl restart df-node.service");
     supervisor = machine.wait_for_another(&supervisor);
-    assert_eq!(pid(&machine.wait_for_body(&versions.v1)), before, "the program went on through the restart");
+    assert_eq!(pid(&machine.wait_for_body(&versions().v1)), before, "the program went on through the restart");
     // A stray signal is no order; `systemctl stop` is.
     machine.run(&format!("kill {supervisor}"));
     machine.wait_for_another(&supervisor);
-    machine.deploy(&versions.v2);
-    machine.wait_for_body(&versions.v2);
+    machine.deploy(&versions().v2);
+    machine.wait_for_body(&versions().v2);
     machine.df(["rollback"]).ok();
     assert_ne!(machine.property("NFileDescriptorStore"), "0", "listeners and processes are held");
     let report = load.finish().expect_no_loss();
     println!("{} requests through a kill, a restart, a signal, a deploy and a rollback: 0 lost", report.requests);
 
-    machine.deploy(&versions.v2);
+    machine.deploy(&versions().v2);
     machine.reboot();
-    machine.wait_for_body(&versions.v2);
+    machine.wait_for_body(&versions().v2);
     machine.df(["rollback"]).ok();
-    machine.wait_for_body(&versions.v1);
+    machine.wait_for_body(&versions().v1);
 
     machine.df(["stop"]).ok();
     let ended = wait_until(Duration::from_secs(30), || (machine.property("ActiveState") == "inactive").then_some(()));
     assert!(ended.is_some(), "with nothing wanted it ends, and stays ended: {}", machine.property("ActiveState"));
     assert_eq!(machine.property("NFileDescriptorStore"), "0", "nothing is held any more");
     machine.df(["start"]).ok();
-    machine.wait_for_body(&versions.v1);
+    machine.wait_for_body(&versions().v1);
     assert_eq!(machine.property("ActiveState"), "active");
 }
 
 #[test]
 fn a_newer_df_node_takes_over_under_load_and_is_what_systemd_starts_from_then_on() {
-    let Some(root) = machine::root() else { return };
-    let (versions, machine) = (versions(), Machine::boot(root));
-    machine.add("root");
-    machine.deploy(&versions.v1);
+    let Some(machine) = first_version("root") else { return };
     let (supervisor, former) = (machine.property("MainPID"), program(&machine));
     let load = load(&machine);
     let newer = machine.another_program();
-    machine.df(["deploy", "--commit-hash", &versions.v2]).env("DF_NODE_PROGRAMS", newer).ok();
-    machine.wait_for_body(&versions.v2);
+    machine.df(["deploy", "--commit-hash", &versions().v2]).env("DF_NODE_PROGRAMS", newer).ok();
+    machine.wait_for_body(&versions().v2);
     assert_eq!(machine.property("MainPID"), supervisor, "it became the newer one, and did not end");
     let named = wait_until(Duration::from_secs(30), || {
         let now = program(&machine);
@@ -97,17 +99,14 @@ fn a_newer_df_node_takes_over_under_load_and_is_what_systemd_starts_from_then_on
     machine.run(&format!("kill -9 {supervisor}"));
     machine.wait_for_another(&supervisor);
     assert_eq!(program(&machine), newer, "systemd starts the newer one");
-    machine.deploy(&versions.v1);
+    machine.deploy(&versions().v1);
     assert_eq!(program(&machine), newer, "an older df does not bring the older one back");
     load.finish().expect_no_loss();
 }
 
 #[test]
 fn supervisor_and_program_killed_at_once_clients_wait_and_none_is_refused() {
-    let Some(root) = machine::root() else { return };
-    let (versions, machine) = (versions(), Machine::boot(root));
-    machine.add("root");
-    machine.deploy(&versions.v1);
+    let Some(machine) = first_version("root") else { return };
     let lost = lost_when_both_die(&machine);
     assert_eq!(lost, 0, "what was in flight aside");
 
@@ -120,28 +119,22 @@ fn supervisor_and_program_killed_at_once_clients_wait_and_none_is_refused() {
 
 #[test]
 fn a_unit_that_ends_its_whole_group_and_holds_nothing_loses_requests_in_the_same_harness() {
-    let Some(root) = machine::root() else { return };
-    let (versions, machine) = (versions(), Machine::boot(root));
-    machine.add("root");
-    machine.deploy(&versions.v1);
+    let Some(machine) = first_version("root") else { return };
     change_unit(&machine, "KillMode=control-group\\nFileDescriptorStoreMax=0");
-    let before = pid(&machine.wait_for_body(&versions.v1));
+    let before = pid(&machine.wait_for_body(&versions().v1));
     let load = load(&machine);
     load.wait_for_requests(50, Duration::from_secs(30));
     machine.run("systemctl restart df-node.service");
     load.wait_for_requests(50, Duration::from_secs(60));
     let report = load.finish();
     println!("{} of {} requests lost where programs and listeners end with the supervisor", report.n_lost, report.requests);
-    assert_ne!(pid(&machine.wait_for_body(&versions.v1)), before);
+    assert_ne!(pid(&machine.wait_for_body(&versions().v1)), before);
     assert!(report.n_lost > 0, "the control lost nothing: the harness would not see a loss");
 }
 
 #[test]
 fn an_ordinary_user_gets_a_unit_when_services_go_on_without_a_session() {
-    let Some(root) = machine::root() else { return };
-    let (versions, mut machine) = (versions(), Machine::boot(root));
-    machine.add("op");
-    machine.deploy(&versions.v1);
+    let Some(mut machine) = first_version("op") else { return };
     expect_said(&machine.df(["doctor"]).output().expect_code(1), "loginctl enable-linger op");
     machine.run("test ! -e /home/op/.config/systemd/user/df-node.service");
 
@@ -150,13 +143,13 @@ fn an_ordinary_user_gets_a_unit_when_services_go_on_without_a_session() {
     machine.reboot();
     assert_eq!(machine.body(), None, "nothing starts what ran without a unit");
     machine.df(["start"]).ok();
-    machine.wait_for_body(&versions.v1);
+    machine.wait_for_body(&versions().v1);
     expect_said(&machine.df(["doctor"]).ok(), "starts it by df-node.service");
     machine.reboot();
-    machine.wait_for_body(&versions.v1);
+    machine.wait_for_body(&versions().v1);
     let load = load(&machine);
     machine.run("systemctl --user --machine op@ restart df-node.service");
-    machine.deploy(&versions.v2);
+    machine.deploy(&versions().v2);
     load.finish().expect_no_loss();
 }
 
