@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn taken_ones_are_left_out() {
-        let even = |port: u16| port % 2 == 0;
+        let even = |port: u16| port.is_multiple_of(2);
         assert_eq!(first_free(2, 1..10, even), Some(vec![2, 4]));
         assert_eq!(first_free(5, 1..10, even), None);
     }

@@ -284,3 +284,29 @@ fn at(port: u16, program: u32) -> Found {
 fn group_of(program: &Process) -> Pid {
     Pid::from_raw(program.pid().cast_signed()).expect("a process has a number")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::process::Stdio;
+
+    #[test]
+    fn clients_are_given_to_nobody_but_the_program() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let port = listener.local_addr().expect("an address").port();
+        let start = |input: Stdio| {
+            let mut command = Command::new("sleep");
+            Process::child(command.arg("100").stdin(input).process_group(0).spawn().expect("it starts")).expect("held")
+        };
+        let (other, program) = (start(Stdio::null()), start(OwnedFd::from(listener.try_clone().expect("a copy")).into()));
+        assert!(matches!(at(port, other.pid()), Found::Stranger));
+        assert!(matches!(at(port, program.pid()), Found::Program));
+        for process in [&other, &program] {
+            process.kill_all().expect("killed");
+            process.wait(Duration::from_secs(10)).expect("it ends");
+        }
+        drop(listener);
+        assert!(matches!(at(port, program.pid()), Found::Nobody));
+    }
+}

@@ -42,7 +42,7 @@ fn port_is_that_of_http_else_the_first() {
     let port = |places: &[Place]| port_variable(places).map(|(name, value)| format!("{name}={value}"));
     let (admin, web) = (place("admin", "127.0.0.1:1", Handoff::Proxy), place("http", "127.0.0.1:2", Handoff::Proxy));
     assert_eq!(port(&[admin.clone(), web.clone()]).as_deref(), Some("PORT=2"));
-    assert_eq!(port(&[admin.clone()]).as_deref(), Some("PORT=1"));
+    assert_eq!(port(std::slice::from_ref(&admin)).as_deref(), Some("PORT=1"));
     assert_eq!(port(&[Place { handoff: Handoff::Listener, ..web }]), None);
 }
 
