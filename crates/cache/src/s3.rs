@@ -4,8 +4,8 @@
 //! before, then a log record, and then swaps the head, after it looked that all it refers to is live in the head it replaces or its own and above the fence. Whoever is
 //! killed leaves objects that no head names. Only a collection deletes, in two steps; no clock makes it safe, clocks only pace it.
 //!
-//! Requests: a put costs one for each 32 MiB of new blobs, and five; a put of what is there costs one; the first of all eight more. Nothing lists but a collection, and a repair of
-//! what holds the cache together.
+//! Requests: a put costs one for each 56 MiB of new blobs as they are stored, and three: head, record, head; one more for a root table that is too long for the head, and one for a segment.
+//! A put of what is there costs one; the first of all eight more. Nothing lists but a collection, and a repair of what holds the cache together.
 
 pub mod objects;
 
@@ -48,7 +48,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -79,8 +79,11 @@ pub struct Options {
     pub grace: Duration,
     /// Nobody else writes: then the server need not know conditions.
     pub single_writer: bool,
-    /// How many packs are on their way at once; each has up to 40 MiB.
+    /// How many packs are on their way at once; each has up to 64 MiB.
     pub uploads: usize,
+    /// Root tables and segments of up to so many bytes lie in the head, as long as it has room (12 KiB each, 24 KiB in all): a request less for whoever writes one, and one for whoever
+    /// reads it.
+    pub kept_len: usize,
     /// What names and transactions are drawn from; never the same twice.
     pub seed: [u8; 32],
     /// Waits before a swap is tried again.
@@ -88,7 +91,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Draws a seed; seven days of grace, four uploads.
+    /// Draws a seed; seven days of grace, three uploads.
     ///
     /// # Errors
     /// The system has no random numbers.
@@ -96,7 +99,16 @@ impl Options {
         let mut seed = [0; 32];
         File::open("/dev/urandom")?.read_exact(&mut seed)?;
         let grace = Duration::from_secs(7 * 24 * 60 * 60);
-        Ok(Self { who: who.to_owned(), now, grace, single_writer: false, uploads: 4, seed, pause: Arc::new(std::thread::sleep) })
+        Ok(Self {
+            who: who.to_owned(),
+            now,
+            grace,
+            single_writer: false,
+            uploads: 3,
+            kept_len: 0,
+            seed,
+            pause: Arc::new(std::thread::sleep),
+        })
     }
 }
 
@@ -122,6 +134,8 @@ pub struct Shared {
     /// How many random numbers were drawn.
     draws: AtomicU64,
     known: Mutex<Option<Arc<View>>>,
+    /// `known` was read after the last commit began.
+    is_fresh: AtomicBool,
     last_blob: Mutex<Option<(Digest, Arc<Vec<u8>>)>>,
     prefixes: Recent,
 }
@@ -144,6 +158,7 @@ impl S3Store {
             options,
             draws: AtomicU64::new(0),
             known,
+            is_fresh: AtomicBool::new(false),
             last_blob,
             prefixes: Recent::default(),
         }))
@@ -188,7 +203,9 @@ impl Store for S3Store {
 
     fn lacking(&self, manifest: &Manifest) -> Result<Vec<(Digest, u64)>, ReadError> {
         let mut blobs = manifest.blobs();
-        if let Some(index) = self.with_view(|view| self.index(view))? {
+        // By the view that is at hand: a commit looks again, at the head that it swaps.
+        if let Some(view) = self.last_view()? {
+            let index = self.with_newer(view, |view| self.index(view))?;
             blobs.retain(|&(digest, len)| !index.holds(digest, len));
         }
         Ok(blobs)

@@ -13,20 +13,21 @@ use df_core::Digest;
 use super::S3Store;
 use super::format::name::{Reference, Space};
 use super::format::pack;
-use super::format::slot::{self, DEPTH, PREFIX_LEN, Slot};
+use super::format::slot::{self, DEPTH, PIECE_LEN, PREFIX_LEN, Slot};
 use super::index::{Found, Index, Place};
 use super::recent::Recent;
+use super::swap::View;
 use crate::blobs::{Blobs, Bytes, Checked, absent};
 use crate::store::ReadError;
 
 /// Places this far apart, in bytes, are asked for together.
 const GAP: u64 = 64 << 10;
-/// No request asks for more, unless one place has more.
-const RANGE_LEN: u64 = 32 << 20;
+/// A request asks for half of what is wanted, and for no less than this and no more than that: few requests for much, and two on their way at least.
+const RANGE_LEN: (u64, u64) = (16 << 20, 64 << 20);
 /// Bytes that are loaded ahead at most.
 const AHEAD: u64 = 256 << 20;
-/// Requests before the first of them: the head twice, the root table, the manifest, and two documents for whoever asks who vouches for it.
-const BEFORE: u64 = 6;
+/// Requests before the first of them: the head, the root table, the manifest, and two documents for whoever asks who vouches for it.
+const BEFORE: u64 = 5;
 /// Requests on their way at most.
 const THREADS: usize = 6;
 
@@ -100,7 +101,7 @@ impl S3Store {
     /// Those of reading the head, the root table and the index.
     pub fn fetch(&self, blobs: &[(Digest, u64)]) -> Result<Fetch, ReadError> {
         let Placed { index, places, blobs: known } = self.place(blobs)?;
-        let (ranges, of) = plan(&places);
+        let (ranges, of) = plan(&places, range_len(&places));
         let mut left = vec![0; ranges.len()];
         let mut pieces = HashMap::new();
         for ((_, Place { slot, .. }), range) in places.into_iter().zip(of) {
@@ -132,8 +133,10 @@ impl S3Store {
     /// # Errors
     /// As [`S3Store::fetch`].
     pub fn n_requests(&self, blobs: &[(Digest, u64)]) -> Result<u64, ReadError> {
-        let segments = self.with_view(|view| Ok::<_, ReadError>(view.head.segments.len()))?.unwrap_or_default();
-        let ranges = plan(&self.place(blobs)?.places).0.len();
+        let apart = |view: &Arc<View>| view.head.segments.iter().filter(|segment| view.head.kept(segment).is_none()).count();
+        let segments = self.with_view(|view| Ok::<_, ReadError>(apart(view)))?.unwrap_or_default();
+        let places = self.place(blobs)?.places;
+        let ranges = plan(&places, range_len(&places)).0.len();
         Ok(BEFORE + (segments + ranges) as u64)
     }
 
@@ -202,8 +205,15 @@ fn add(places: &mut Vec<(usize, Place)>, older: &mut HashSet<Digest>, index: &In
     }
 }
 
+/// Says for how much a request asks at most, unless one place has more.
+fn range_len(places: &[(usize, Place)]) -> u64 {
+    let all: u64 = places.iter().map(|(_, place)| u64::from(place.slot.stored)).sum();
+    // The last place of a range may not fit: a whole piece more, so that two are enough.
+    (all / 2 + PIECE_LEN).clamp(RANGE_LEN.0, RANGE_LEN.1)
+}
+
 /// Puts places together to requests, in the order in which they are wanted first; says for each place which request brings it.
-fn plan(places: &[(usize, Place)]) -> (Vec<Range>, Vec<usize>) {
+fn plan(places: &[(usize, Place)], most: u64) -> (Vec<Range>, Vec<usize>) {
     let end = |slot: &Slot| u64::from(slot.offset) + u64::from(slot.stored);
     let mut sorted: Vec<usize> = (0..places.len()).collect();
     sorted.sort_unstable_by_key(|&i| (places[i].1.pack, places[i].1.slot.offset, places[i].1.slot.stored));
@@ -215,7 +225,7 @@ fn plan(places: &[(usize, Place)]) -> (Vec<Range>, Vec<usize>) {
         let (start, end) = (u64::from(slot.offset), end(slot));
         match ranges.last_mut() {
             Some((first, range))
-                if range.pack == *pack && start <= range.end + GAP && end.max(range.end) - range.start <= RANGE_LEN =>
+                if range.pack == *pack && start <= range.end + GAP && end.max(range.end) - range.start <= most =>
             {
                 range.end = range.end.max(end);
                 *first = (*first).min(*order);
@@ -390,7 +400,7 @@ mod tests {
             (5, place(2, 10 + 31 * MIB, 2 * MIB)),
             (6, place(1, 100, 50)),
         ];
-        let (ranges, of) = plan(&places);
+        let (ranges, of) = plan(&places, 32 << 20);
         let rows: Vec<_> = ranges.iter().map(|range| (range.pack.name.n, range.start, range.end)).collect();
         let (gap, mib) = (GAP, u64::from(MIB));
         let expected =

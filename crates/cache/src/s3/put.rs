@@ -127,11 +127,16 @@ impl S3Store {
         release: ReleaseId,
         document: Document,
     ) -> Result<Option<Vec<u8>>, ReadError> {
-        let found = self.with_view(|view| {
+        let find = |view: &Arc<View>| {
             let row = view.roots.release(release).filter(|row| row.stored.release.app == *app);
             row.and_then(|row| row.documents.get(&document)).map(|row| self.read_document(release, row)).transpose()
-        });
-        found.map(Option::flatten)
+        };
+        // As it was when the release was found, which costs no request; what was not there then may be now.
+        let known = self.last_view()?.map(|view| self.with_newer(view, find)).transpose()?;
+        match known.flatten() {
+            None => self.with_view(find).map(Option::flatten),
+            found => Ok(found),
+        }
     }
 
     /// Reads a document, checked.

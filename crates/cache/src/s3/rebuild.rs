@@ -181,7 +181,7 @@ impl S3Store {
     fn segments_of(&self, head: &Head) -> Result<Option<Vec<Segment>>, BucketError> {
         let mut segments = vec![];
         for reference in &head.segments {
-            match self.segment(head.cache, reference) {
+            match self.segment(head, reference) {
                 Ok(segment) => segments.push((*segment).clone()),
                 Err(BucketError::Damaged { .. } | BucketError::Gone { .. }) => return Ok(None),
                 Err(error) => return Err(error),

@@ -98,6 +98,7 @@ impl S3Store {
             };
             let view = Arc::new(View { index: self.known_index(&head), head, etag, roots: found });
             self.remember(&view);
+            self.is_fresh.store(true, Ordering::Release);
             return Ok(Some(view));
         }
     }
@@ -135,7 +136,7 @@ impl S3Store {
             return Ok(index.clone());
         }
         let segments =
-            view.head.segments.iter().map(|reference| self.segment(view.head.cache, reference)).collect::<Result<_, _>>()?;
+            view.head.segments.iter().map(|reference| self.segment(&view.head, reference)).collect::<Result<_, _>>()?;
         Ok(view.index.get_or_init(|| Arc::new(Index::new(segments))).clone())
     }
 
@@ -144,7 +145,16 @@ impl S3Store {
         &self,
         plan: impl FnMut(&View, &Run) -> Result<Plan<T>, E>,
     ) -> Result<T, E> {
-        self.commit_on(self.view_or_first()?, plan)
+        match self.fresh_view() {
+            Some(view) => self.commit_on(view, true, plan),
+            None => self.commit_on(self.view_or_first()?, false, plan),
+        }
+    }
+
+    /// Returns the view that was read since the last commit began, once: whoever looks first and commits then reads the head once. Should it be old by then, the swap does not hold.
+    fn fresh_view(&self) -> Option<Arc<View>> {
+        let is_fresh = self.is_fresh.swap(false, Ordering::AcqRel);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|_| is_fresh)
     }
 
     /// Commits what `plan` says about the newest view, again and again until the swap holds or nothing is to be done.
@@ -154,6 +164,9 @@ impl S3Store {
         &self,
         mut plan: impl FnMut(&View, &Run) -> Result<Plan<T>, E>,
     ) -> Result<T, E> {
+        if let Some(view) = self.fresh_view() {
+            return self.commit_on(view, true, plan);
+        }
         let view = match self.view()? {
             Some(view) => view,
             None => {
@@ -165,12 +178,14 @@ impl S3Store {
                 self.view_or_first()?
             }
         };
-        self.commit_on(view, plan)
+        self.commit_on(view, false, plan)
     }
 
+    /// Commits, beginning with a view that `was_here` before or was read for this.
     fn commit_on<T, E: From<BucketError>>(
         &self,
         mut view: Arc<View>,
+        mut was_here: bool,
         mut plan: impl FnMut(&View, &Run) -> Result<Plan<T>, E>,
     ) -> Result<T, E> {
         let mut run = self.begin(&view.head);
@@ -180,19 +195,28 @@ impl S3Store {
                 run = self.begin(&view.head);
             }
             let (change, done) = match plan(&view, &run) {
-                Ok(Plan::Leave(done)) => return Ok(done),
+                // That nothing is to be done is said of what the bucket holds now.
+                Ok(Plan::Leave(done)) => match self.newer_if(was_here, &view)? {
+                    None => return Ok(done),
+                    Some(newer) => {
+                        (view, was_here) = (newer, false);
+                        continue;
+                    }
+                },
                 Ok(Plan::Commit(change, done)) => (change, done),
                 // What the view names may be gone because a newer one came.
                 Err(error) => match self.newer(&view)? {
-                    Some(newer) if self.took_away(&view, &newer) => {
-                        view = newer;
+                    Some(newer) if was_here || self.took_away(&view, &newer) => {
+                        (view, was_here) = (newer, false);
                         continue;
                     }
                     _ => return Err(error),
                 },
             };
+            was_here = false;
             let (attempt, swapped) = self.swap(&view, &run, *change)?;
             if swapped {
+                self.is_fresh.store(false, Ordering::Release);
                 return Ok(done);
             }
             tried.push((attempt, done));
@@ -218,8 +242,12 @@ impl S3Store {
         }
     }
 
-    /// Reads an object that was written once, from this machine or from the bucket, and checks it.
-    pub(crate) fn read_once(&self, cache: [u8; 16], space: Space, reference: &Reference) -> Result<Vec<u8>, BucketError> {
+    /// Reads an object that was written once and that a head names: from that head, this machine or the bucket, checked.
+    pub(crate) fn read_once(&self, head: &Head, space: Space, reference: &Reference) -> Result<Vec<u8>, BucketError> {
+        if let Some(bytes) = head.kept(reference) {
+            return Ok(bytes.to_vec());
+        }
+        let cache = head.cache;
         if let Some(bytes) = self.local.object(cache, space, reference) {
             return Ok(bytes);
         }
@@ -244,7 +272,7 @@ impl S3Store {
     /// Returns the list of the condemned.
     pub(crate) fn condemned(&self, head: &Head) -> Result<Condemned, BucketError> {
         let Some(reference) = &head.condemned else { return Ok(Condemned::default()) };
-        let bytes = self.read_once(head.cache, Space::Table, reference)?;
+        let bytes = self.read_once(head, Space::Table, reference)?;
         Condemned::decode(&bytes).map_err(|source| BucketError::Damaged { key: reference.name.key(Space::Table), source })
     }
 
@@ -307,7 +335,9 @@ impl S3Store {
         let attempt = Attempt { sequence: head.sequence, txid: head.txid().expect("it was given one") };
         let mut roots = view.roots.clone();
         if let Some(changed) = change.roots {
-            head.roots = Some(self.write_object(cache, Space::Table, run, changed.encode())?);
+            head.roots = None;
+            head.drop_unnamed();
+            head.roots = Some(self.keep_or_write(&mut head, Space::Table, run, changed.encode())?);
             roots = Arc::new(changed);
         }
         let index = self.write_index(view, run, &mut head, change.added, change.index)?;
@@ -315,6 +345,7 @@ impl S3Store {
             let empty = condemned.0.is_empty();
             head.condemned = if empty { None } else { Some(self.write_object(cache, Space::Table, run, condemned.encode())?) };
         }
+        head.drop_unnamed();
         head.fence = head.fence.max(change.fence.unwrap_or(0));
         if view.head.sequence == 1 {
             // With the first commit, so that a head that is lost is never taken for a cache that was not made yet.
@@ -355,15 +386,16 @@ impl S3Store {
         added: Segment,
         whole: Option<Vec<Segment>>,
     ) -> Result<Arc<OnceLock<Arc<Index>>>, BucketError> {
-        let cache = head.cache;
         let mut segments = match whole {
             None if added.slots.is_empty() => return Ok(view.index.clone()),
             None => self.index(view)?.segments().to_vec(),
             Some(whole) => {
                 head.segments.clear();
+                head.drop_unnamed();
                 let mut segments = vec![];
                 for segment in whole.into_iter().filter(|segment| !segment.slots.is_empty()) {
-                    head.segments.push(self.write_object(cache, Space::Segment, run, segment.encode())?);
+                    let reference = self.keep_or_write(head, Space::Segment, run, segment.encode())?;
+                    head.segments.push(reference);
                     segments.push(Arc::new(segment));
                 }
                 segments
@@ -372,16 +404,31 @@ impl S3Store {
         if !added.slots.is_empty() {
             let lens: Vec<u64> = segments.iter().map(|segment| segment.slots.len() as u64).collect();
             let mut added = added;
-            if let Some(at) = merge::from(&lens, added.slots.len() as u64) {
+            // What lies in the head is written again with it in any case: the new rows join it.
+            let kept = head.segments.iter().rposition(|segment| head.kept(segment).is_none()).map_or(0, |last| last + 1);
+            let at = merge::from(&lens, added.slots.len() as u64).map_or(kept, |at| at.min(kept));
+            if at < segments.len() {
                 let joined =
                     segments.drain(at..).flat_map(|segment| segment.by_pack()).chain(added.by_pack()).collect::<Vec<_>>();
                 added = Segment::new(joined);
                 head.segments.truncate(at);
+                head.drop_unnamed();
             }
-            head.segments.push(self.write_object(cache, Space::Segment, run, added.encode())?);
+            let reference = self.keep_or_write(head, Space::Segment, run, added.encode())?;
+            head.segments.push(reference);
             segments.push(Arc::new(added));
         }
         Ok(Arc::new(OnceLock::from(Arc::new(Index::new(segments)))))
+    }
+
+    /// Keeps a small table or segment in a head, and writes another one; the head names it next.
+    fn keep_or_write(&self, head: &mut Head, space: Space, run: &Run, bytes: Vec<u8>) -> Result<Reference, BucketError> {
+        let digest = Digest::of(&bytes);
+        if head.keep(digest, &bytes, self.options.kept_len) {
+            let len = u32::try_from(bytes.len()).expect("heads are shorter");
+            return Ok(Reference { name: run.name(), len, digest });
+        }
+        self.write_object(head.cache, space, run, bytes)
     }
 
     /// Writes a table or a segment, and remembers it.
@@ -419,6 +466,11 @@ impl S3Store {
         Ok(self.view()?.filter(|newer| newer.head.sequence != view.head.sequence))
     }
 
+    /// As [`S3Store::newer`], when it is asked for.
+    fn newer_if(&self, asked: bool, view: &View) -> Result<Option<Arc<View>>, BucketError> {
+        if asked { self.newer(view) } else { Ok(None) }
+    }
+
     /// Returns whether a newer view lacks something that an older one names.
     fn took_away(&self, old: &View, new: &View) -> bool {
         old.head.segments.iter().any(|segment| !new.head.segments.contains(segment)) || old.head.condemned != new.head.condemned
@@ -439,13 +491,13 @@ impl S3Store {
         if let Some(known) = known.filter(|known| known.head.roots == Some(reference)) {
             return Ok(known.roots.clone());
         }
-        let bytes = self.read_once(head.cache, Space::Table, &reference)?;
+        let bytes = self.read_once(head, Space::Table, &reference)?;
         let roots =
             Roots::decode(&bytes).map_err(|source| BucketError::Damaged { key: reference.name.key(Space::Table), source })?;
         Ok(Arc::new(roots))
     }
 
-    pub(crate) fn segment(&self, cache: [u8; 16], reference: &Reference) -> Result<Arc<Segment>, BucketError> {
+    pub(crate) fn segment(&self, head: &Head, reference: &Reference) -> Result<Arc<Segment>, BucketError> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(known) = known
             && let Some(index) = known.index.get()
@@ -453,7 +505,7 @@ impl S3Store {
         {
             return Ok(index.segments()[at].clone());
         }
-        let bytes = self.read_once(cache, Space::Segment, reference)?;
+        let bytes = self.read_once(head, Space::Segment, reference)?;
         let segment =
             Segment::decode(&bytes).map_err(|source| BucketError::Damaged { key: reference.name.key(Space::Segment), source })?;
         Ok(Arc::new(segment))

@@ -1,4 +1,7 @@
 //! Blobs into packs, packs to the bucket: all cores compress and hash while a few packs are on their way.
+//!
+//! In memory are at most, 64 MiB each: the packs that are on their way, one that is full and waits until one of them has arrived, and one that is being filled; besides the blobs that are
+//! being compressed, 40 MiB.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read as _};
@@ -12,15 +15,17 @@ use rayon::prelude::*;
 use super::S3Store;
 use super::failure::BucketError;
 use super::format::name::{Name, Reference, Space};
-use super::format::pack::{self, FULL, Piece};
+use super::format::pack::{self, FULL, PACK_LEN, Piece};
 use super::format::slot::{self, PIECE_LEN, Slot};
 use super::prefix::{self, Older};
 use super::swap::Run;
 use crate::blobs::{Blobs, Bytes, read_checked};
 use crate::store::PutError;
 
-/// What a row and its index entry take besides a blob.
-const ROW_COST: u64 = 96;
+/// What a row takes in the footer, at most.
+const ROW_COST: u64 = 128;
+/// What a pack may hold before its footer: pieces as they are stored, and their rows.
+const ROOM: u64 = PACK_LEN - 4096;
 
 /// A pack that is in the bucket, and its rows.
 pub(crate) type Sent = (Reference, Vec<Slot>);
@@ -75,7 +80,7 @@ impl S3Store {
         if blobs.is_empty() {
             return Ok(vec![]);
         }
-        let (sender, receiver) = sync_channel(1);
+        let (sender, receiver) = sync_channel(0);
         let receiver = Mutex::new(receiver);
         let sent = Mutex::new(vec![]);
         let made = thread::scope(|scope| {
@@ -123,36 +128,54 @@ impl S3Store {
 fn make_packs(blobs: &[(Digest, u64)], upload: &Upload<'_>, sender: &SyncSender<Ready>) -> Result<(), Stop> {
     let (mut long, short): (Vec<_>, Vec<_>) = blobs.iter().copied().partition(|&(_, len)| slot::n_parts(len) > 1);
     long.sort_by_key(|&(_, len)| std::cmp::Reverse(len));
-    let mut open = Open { works: vec![], bytes: 0 };
+    let mut open = Open { works: vec![], bytes: 0, pieces: vec![], stored: 0 };
     for (digest, len) in long {
         cut(digest, len, upload, |work, cost| open.push(work, cost, upload, sender))?;
     }
     for (digest, len) in short {
         open.push(Work::Blob(digest, len), len, upload, sender)?;
     }
+    open.compress(upload, sender)?;
     open.close(upload, sender)
 }
 
-/// The pack that is being filled.
+/// The pack that is being filled, by the length of what is stored: few requests, however well it compresses.
 struct Open {
+    /// What is compressed next, by all cores.
     works: Vec<Work>,
     bytes: u64,
+    pieces: Vec<Piece>,
+    /// What they take in a pack, with their rows.
+    stored: u64,
 }
 
 impl Open {
     fn push(&mut self, work: Work, len: u64, upload: &Upload<'_>, sender: &SyncSender<Ready>) -> Result<(), Stop> {
         self.works.push(work);
         self.bytes += len + ROW_COST;
-        if self.bytes >= FULL { self.close(upload, sender) } else { Ok(()) }
+        if self.bytes >= FULL { self.compress(upload, sender) } else { Ok(()) }
+    }
+
+    fn compress(&mut self, upload: &Upload<'_>, sender: &SyncSender<Ready>) -> Result<(), Stop> {
+        self.bytes = 0;
+        let works = std::mem::take(&mut self.works);
+        for piece in works.into_par_iter().map(|work| piece(work, upload)).collect::<Result<Vec<_>, PutError>>()? {
+            let takes = piece.stored.len() as u64 + ROW_COST;
+            if self.stored + takes > ROOM {
+                self.close(upload, sender)?;
+            }
+            self.stored += takes;
+            self.pieces.push(piece);
+        }
+        Ok(())
     }
 
     fn close(&mut self, upload: &Upload<'_>, sender: &SyncSender<Ready>) -> Result<(), Stop> {
-        self.bytes = 0;
-        let works = std::mem::take(&mut self.works);
-        if works.is_empty() {
+        self.stored = 0;
+        let pieces = std::mem::take(&mut self.pieces);
+        if pieces.is_empty() {
             return Ok(());
         }
-        let pieces = works.into_par_iter().map(|work| piece(work, upload)).collect::<Result<Vec<_>, PutError>>()?;
         let (bytes, slots) = pack::pack(pieces);
         sender.send(Ready { name: upload.run.name(), bytes, slots }).map_err(|_| Stop::NotWanted)
     }

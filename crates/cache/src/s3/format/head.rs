@@ -1,13 +1,22 @@
 //! The one object that changes: what the cache is now.
 //!
-//! # Format of the body, version 1 ("dfh\x01", at most 64 KiB with its frame)
+//! # Format of the body, version 2 ("dfh\x02", at most 64 KiB with its frame)
 //!
 //! ```text
-//! head = cache id 16, sequence u64, fence u64, count, txid*, count, roots, count, segment*, count, condemned
+//! head = cache id 16, sequence u64, fence u64, count, txid*, count, roots, count, segment*, count, condemned, count, kept*
 //! ```
 //!
 //! `sequence` grows by one with each commit; the first head has 1. `txid*` names the commits that made this head and those before it, the newest first, at most 64: whoever lost a reply
 //! finds out here whether it was done. `roots` and `condemned` are none or one reference, `segment*` up to 512; references as in `name`. Sessions that began at or below `fence` may not commit.
+//! `kept*` are whole objects, each a length and so many bytes, that one of the references names by length and digest: a small root table or segment lies here and nowhere else, which
+//! spares whoever writes it a request, and whoever reads it another.
+//!
+//! Version 1 ("dfh\x01") ends before the count of what is kept. A head that keeps nothing is written so, and then a program that knows only that version reads it; one that keeps something
+//! it refuses as of a version that it does not know. This program reads both. What an older one wrote stays as it is until a commit writes that table or segment again.
+
+use std::sync::Arc;
+
+use df_core::Digest;
 
 use super::name::{Reference, Txid};
 use super::{FRAME_LEN, FormatError, Reader, Writer, open, seal};
@@ -20,7 +29,13 @@ pub(crate) const TXIDS: usize = 64;
 pub(crate) const SEGMENTS: usize = 512;
 /// No number of a commit or of a release is larger: after each comes another, and nobody gets as far by counting.
 pub(crate) const SEQUENCE: u64 = u64::MAX / 2;
-const MAGIC: [u8; 4] = *b"dfh\x01";
+/// No object that is kept in a head is longer.
+pub(crate) const KEPT_LEN: usize = 12 << 10;
+/// All of them together are no longer: with the most segments and commits a head stays below its length.
+const ALL_KEPT_LEN: usize = 24 << 10;
+const MAGIC: [u8; 4] = *b"dfh\x02";
+/// Of a head that keeps nothing.
+const MAGIC_1: [u8; 4] = *b"dfh\x01";
 
 /// What the cache is at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,12 +54,14 @@ pub(crate) struct Head {
     pub(crate) segments: Vec<Reference>,
     /// The list of the condemned.
     pub(crate) condemned: Option<Reference>,
+    /// Objects that it names and that lie in it, with their digests.
+    pub(crate) kept: Vec<(Digest, Arc<[u8]>)>,
 }
 
 impl Head {
     /// Returns the first head of a cache.
     pub(crate) fn first(cache: [u8; 16]) -> Self {
-        Self { cache, sequence: 1, fence: 0, txids: vec![], roots: None, segments: vec![], condemned: None }
+        Self { cache, sequence: 1, fence: 0, txids: vec![], roots: None, segments: vec![], condemned: None, kept: vec![] }
     }
 
     /// Returns a head that follows this one, with nothing else changed.
@@ -63,12 +80,39 @@ impl Head {
         self.txids.get(usize::try_from(self.sequence.checked_sub(sequence)?).ok()?).copied()
     }
 
+    /// Returns an object that lies in it.
+    pub(crate) fn kept(&self, reference: &Reference) -> Option<&[u8]> {
+        self.kept.iter().find(|(digest, bytes)| is_that(reference, digest, bytes)).map(|(_, bytes)| &**bytes)
+    }
+
+    /// Keeps an object of at most `most` bytes, if there is room; returns whether. Whoever calls names it next.
+    pub(crate) fn keep(&mut self, digest: Digest, bytes: &[u8], most: usize) -> bool {
+        let all = self.kept.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
+        let fits = bytes.len() <= most.min(KEPT_LEN) && all + bytes.len() <= ALL_KEPT_LEN;
+        if fits {
+            self.kept.push((digest, bytes.into()));
+        }
+        fits
+    }
+
+    /// Lets go of what it keeps and names no more.
+    pub(crate) fn drop_unnamed(&mut self) {
+        let named: Vec<Reference> = self.references().copied().collect();
+        self.kept.retain(|(digest, bytes)| named.iter().any(|reference| is_that(reference, digest, bytes)));
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
-        seal(MAGIC, &self.body())
+        seal(if self.kept.is_empty() { MAGIC_1 } else { MAGIC }, &self.body())
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        Self::read(&open(MAGIC, bytes, HEAD_LEN as usize)?)
+        let keeps = !bytes.starts_with(&MAGIC_1);
+        Self::read(&open(if keeps { MAGIC } else { MAGIC_1 }, bytes, HEAD_LEN as usize)?, keeps)
+    }
+
+    /// Returns all that it names.
+    fn references(&self) -> impl Iterator<Item = &Reference> {
+        self.roots.iter().chain(&self.segments).chain(&self.condemned)
     }
 
     fn body(&self) -> Vec<u8> {
@@ -81,10 +125,16 @@ impl Head {
             out.count(list.len());
             list.iter().for_each(|reference| reference.write(&mut out));
         }
+        if !self.kept.is_empty() {
+            out.count(self.kept.len());
+            self.kept.iter().for_each(|(_, bytes)| {
+                out.text(bytes);
+            });
+        }
         out.0
     }
 
-    fn read(body: &[u8]) -> Result<Self, FormatError> {
+    fn read(body: &[u8], keeps: bool) -> Result<Self, FormatError> {
         let mut reader = Reader::new(body);
         let (cache, sequence, fence) = (reader.bytes16()?, reader.u64()?, reader.u64()?);
         let txids = reader.count(16)?;
@@ -94,6 +144,7 @@ impl Head {
             if count > most { Err(FormatError("it lists too much")) } else { reader.list(count, Reference::read) }
         };
         let (roots, segments, condemned) = (references(1)?, references(SEGMENTS)?, references(1)?);
+        let kept = if keeps { read_kept(&mut reader)? } else { vec![] };
         reader.end()?;
         // Each is read into memory whole.
         if [&roots, &segments, &condemned].into_iter().flatten().any(|reference| reference.len as usize > FRAME_LEN) {
@@ -104,8 +155,22 @@ impl Head {
             return Err(FormatError("its numbers do not fit together"));
         }
         let one = |list: Vec<Reference>| list.first().copied();
-        Ok(Self { cache, sequence, fence, txids, roots: one(roots), segments, condemned: one(condemned) })
+        let head = Self { cache, sequence, fence, txids, roots: one(roots), segments, condemned: one(condemned), kept };
+        let is_named =
+            |(digest, bytes): &(Digest, Arc<[u8]>)| head.references().any(|reference| is_that(reference, digest, bytes));
+        if head.kept.iter().all(is_named) { Ok(head) } else { Err(FormatError("it keeps what it does not name")) }
     }
+}
+
+fn read_kept(reader: &mut Reader<'_>) -> Result<Vec<(Digest, Arc<[u8]>)>, FormatError> {
+    let count = reader.count(4)?;
+    let kept = reader.list(count, |reader| reader.text(KEPT_LEN).map(|bytes| (Digest::of(bytes), Arc::from(bytes))))?;
+    // Of each head there is one text only.
+    if kept.is_empty() { Err(FormatError("it keeps nothing, and says that it does")) } else { Ok(kept) }
+}
+
+fn is_that(reference: &Reference, digest: &Digest, bytes: &[u8]) -> bool {
+    reference.digest == *digest && u64::from(reference.len) == bytes.len() as u64
 }
 
 #[cfg(test)]
@@ -129,6 +194,43 @@ pub(crate) mod tests {
         assert_golden("s3-head-v1.bin", &example().encode());
         assert_eq!(Head::decode(&example().encode()), Ok(example()));
         assert_guarded(&example().encode(), Head::decode);
+    }
+
+    fn keeping(bytes: &[u8]) -> Head {
+        let mut head = example();
+        let digest = Digest::of(bytes);
+        assert!(head.keep(digest, bytes, KEPT_LEN));
+        head.segments[1] = Reference { len: bytes.len() as u32, digest, ..head.segments[1] };
+        head
+    }
+
+    #[test]
+    fn golden_bytes_of_a_head_that_keeps_something() {
+        let head = keeping(b"a segment");
+        assert_golden("s3-head-v2.bin", &head.encode());
+        assert_eq!(Head::decode(&head.encode()), Ok(head.clone()));
+        assert_guarded(&head.encode(), Head::decode);
+        assert_eq!(head.kept(&head.segments[1]), Some(&b"a segment"[..]));
+        assert_eq!(head.kept(&head.segments[0]), None);
+    }
+
+    #[test]
+    fn only_what_a_head_names_may_lie_in_it() {
+        let mut head = keeping(b"a segment");
+        head.segments[1].len += 1;
+        assert_eq!(Head::decode(&head.encode()), Err(FormatError("it keeps what it does not name")));
+        head.segments.pop();
+        assert_eq!(Head::decode(&head.encode()), Err(FormatError("it keeps what it does not name")));
+        head.drop_unnamed();
+        assert_eq!(head.kept, []);
+        assert_eq!(Head::decode(&head.encode()), Ok(head));
+        let empty = seal(MAGIC, &[&example().body()[..], &[0; 4]].concat());
+        assert!(Head::decode(&empty).is_err(), "that is a head of version 1");
+        let long = keeping(&[7; KEPT_LEN]);
+        assert_eq!(Head::decode(&long.encode()), Ok(long.clone()));
+        let mut longer = long;
+        longer.kept[0] = (Digest::of(&[7; KEPT_LEN + 1]), Arc::from(&[7; KEPT_LEN + 1][..]));
+        assert_eq!(Head::decode(&longer.encode()), Err(FormatError("a text in it is too long")));
     }
 
     #[test]
@@ -169,6 +271,15 @@ pub(crate) mod tests {
         let segments = (0..SEGMENTS as u32).map(reference).collect();
         let mut head = Head { segments, ..example() };
         (0..TXIDS as u128 + 5).for_each(|i| head = head.next(i.to_be_bytes()));
+        // Bytes that nothing can compress.
+        let noise: Vec<u8> = (0..KEPT_LEN as u32 / 4).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        for (n, at) in [(1_u8, 0), (2, 1)] {
+            let bytes: Vec<u8> = noise.iter().map(|byte| byte.wrapping_mul(n)).collect();
+            let digest = Digest::of(&bytes);
+            assert!(head.keep(digest, &bytes, usize::MAX));
+            head.segments[at] = Reference { len: bytes.len() as u32, digest, ..head.segments[at] };
+        }
+        assert!(!head.keep(Digest::of(b"x"), b"x", usize::MAX), "there is no more room");
         assert!(head.encode().len() as u64 <= HEAD_LEN);
         assert_eq!(Head::decode(&head.encode()), Ok(head.clone()));
         head.segments.push(reference(0));

@@ -8,7 +8,7 @@
 //! trailer = offset of the footer u64, BLAKE3 of all before the trailer, "dfpack02"       48 bytes
 //! ```
 //!
-//! A pack has at most 64 MiB; a writer closes one when its blobs have 32 MiB or more. What an index loses is found again in the footers.
+//! A pack has at most 64 MiB; a writer closes one when the next piece might not fit. Older programs closed theirs when its blobs had 32 MiB. What an index loses is found again in the footers.
 
 use df_core::Digest;
 
@@ -17,7 +17,7 @@ use super::{BODY_LEN, FormatError, Reader, Writer, open, seal};
 
 /// No pack is longer.
 pub(crate) const PACK_LEN: u64 = 64 << 20;
-/// A writer adds nothing to a pack whose blobs have so many bytes.
+/// Blobs of so many bytes are compressed at once; twice what one half-dead pack brings when packs are written again.
 pub(crate) const FULL: u64 = 32 << 20;
 const MAGIC: &[u8; 4] = b"dfp\x02";
 const FOOTER: [u8; 4] = *b"dff\x02";

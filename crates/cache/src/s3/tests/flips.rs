@@ -2,6 +2,7 @@
 
 use df_core::{Digest, Timestamp};
 
+use super::super::format::head::KEPT_LEN;
 use super::super::format::name::Space;
 use super::super::verify::Findings;
 use super::super::{Depth, S3Store};
@@ -16,7 +17,11 @@ use df_core::Manifest;
 
 /// A cache with everything in it that a cache has: two releases, documents, something condemned, several segments. Returns it and its images.
 fn small() -> (Bench, Vec<(Manifest, Source)>) {
-    let mut bench = Bench::new();
+    small_keeping(0)
+}
+
+fn small_keeping(kept_len: usize) -> (Bench, Vec<(Manifest, Source)>) {
+    let mut bench = Bench { kept_len, ..Bench::new() };
     // Long enough that what is condemned stays.
     bench.grace = std::time::Duration::from_secs(1_000);
     let store = bench.store();
@@ -60,9 +65,14 @@ fn counting(bench: &Bench) -> Vec<String> {
 
 #[test]
 fn every_byte_of_every_object_that_changes_is_found() {
-    let (bench, _) = small();
-    let keys = counting(&bench);
-    for word in ["p/", "i/", "t/", "a/", "log/0", "log/cache.json", "head", "df-cache.json"] {
+    assert_every_byte_counts(&small().0, &["p/", "i/", "t/", "a/", "log/0", "log/cache.json", "head", "df-cache.json"]);
+    // With tables in the head and in the records of it.
+    assert_every_byte_counts(&small_keeping(KEPT_LEN).0, &["p/", "a/", "log/0", "log/cache.json", "head", "df-cache.json"]);
+}
+
+fn assert_every_byte_counts(bench: &Bench, words: &[&str]) {
+    let keys: Vec<String> = counting(bench).into_iter().filter(|key| bench.bucket.peek(key).is_some()).collect();
+    for word in words {
         assert!(keys.iter().any(|key| key.starts_with(word)), "{word}");
     }
     assert_eq!(bench.store().verify().expect("read"), []);
