@@ -12,7 +12,8 @@ use crate::support::{PORT, World, shared};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// As most people write one: it ends at once when it is told to, whatever is open, and its queue is short. `--early` says READY=1 before it listens, `--never` never listens.
+/// As most people write one: it ends at once when it is told to, whatever is open, and its queue is short. `--early` says READY=1 before it listens, `--never` never listens, and
+/// none does while there is a file `closed`.
 const SERVER: &str = r#"#!/usr/bin/python3
 import http.server, os, socket, sys, time
 
@@ -37,6 +38,11 @@ if "--early" in sys.argv:
     time.sleep(0.2)
 if "--never" in sys.argv:
     time.sleep(1000)
+closed = os.path.join(os.environ["DF_DATA"], "closed")
+if os.path.exists(closed):
+    open(closed + ".seen", "w").close()
+    while os.path.exists(closed):
+        time.sleep(0.01)
 port = os.environ.get("PORT") or os.environ["PORT_HTTP"]
 http.server.ThreadingHTTPServer((os.environ["HOST_HTTP"], int(port)), Answer).serve_forever()
 "#;
@@ -110,6 +116,27 @@ fn whoever_is_killed_of_a_proxied_version_the_rest_ends_with_it_and_it_is_starte
     }
     world.df(["stop"]).ok();
     expect_nothing_left(&world);
+}
+
+#[test]
+fn who_comes_before_the_program_accepts_waits_for_it() {
+    let versions = Versions::new("late");
+    let commit = versions.commit("[]", "proxy", HTTP);
+    let world = World::of(versions.0.dir(), 1);
+    world.deploy(&commit);
+    let closed = world.node(1).join("data/proxied/closed");
+    std::fs::write(&closed, "").expect("written");
+    let program = processes(&world).into_iter().find(|(name, _)| name == "serve").expect("it runs").1;
+    survivors::send(program, libc::SIGKILL);
+    // Started again, it does not listen yet.
+    wait_until(DEADLINE, || closed.with_extension("seen").exists().then_some(())).expect("it is started again");
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| df_testkit::net::http_get(world.at(1), "/", DEADLINE));
+        let names: Vec<String> = processes(&world).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["df-front", "serve"], "nobody takes a client before the program does");
+        std::fs::remove_file(&closed).expect("removed");
+        assert_eq!(client.join().expect("no panic").expect("an answer"), (200, commit.clone()));
+    });
 }
 
 const HTTP: &str = "verify:\n  - http: { port: http, path: / }\n";
