@@ -77,7 +77,7 @@ pub fn refusal(at: &Endpoint) -> ClaimError {
     }
 }
 
-/// Returns whether one of these processes is among those that listen at an address, at a wildcard too.
+/// Returns whether one of these processes is among those that listen at an address, at a wildcard too; one that hides what it has open counts as if it were.
 ///
 /// # Errors
 /// The tables cannot be read.
@@ -89,7 +89,11 @@ pub fn is_held_by(address: &SocketAddr, pids: &[u32]) -> Result<bool, ClaimError
     let mut links =
         listening.iter().filter(|l| both.iter().any(|a| overlaps(&l.address, a))).map(|l| format!("socket:[{}]", l.inode));
     let deadline = Instant::now() + SEARCH;
-    Ok(links.any(|link| pids.iter().any(|&pid| has_open(pid, &link, deadline))))
+    let hides = |pid: u32| {
+        let opened = fs::read_dir(format!("/proc/{pid}/fd"));
+        opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    Ok(links.any(|link| pids.iter().any(|&pid| has_open(pid, &link, deadline) || hides(pid))))
 }
 
 /// A row of the kernel's table.
