@@ -28,6 +28,7 @@ mod live_connections;
 mod malicious_bucket;
 mod ordinary_user;
 mod other_ports;
+mod own_users;
 mod private_authority;
 mod proxy;
 mod real;

@@ -50,6 +50,7 @@ fn on_a_machine_with_systemd_nothing_that_happens_to_the_supervisor_loses_a_requ
 
     let load = load(&machine);
     let before = pid(&machine.wait_for_body(&versions().v1));
+    assert_ne!(machine.run(&format!("stat -c %u /proc/{before}")).trim(), "0", "the program has a user of its own");
     let mut supervisor = machine.property("MainPID");
     machine.run(&format!("kill -9 {supervisor}"));
     supervisor = machine.wait_for_another(&supervisor);

@@ -181,7 +181,7 @@ pub struct RunSection {
     /// A file of `NAME=value` lines on the node: absolute, or relative to the data directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env_file: Option<String>,
-    /// Whom it runs as; the user of df-node unless told.
+    /// Whom it runs as; unless told, the node decides: a user of the application's own, or that of df-node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// What it may use.

@@ -12,6 +12,7 @@
 //! ROOT/apps/<app>/armed.json                an activation that nobody has confirmed yet
 //! ROOT/trust.json                           whom the node believes
 //! ROOT/ca.pem                               authorities of names of hosts besides the built-in ones; put there by whoever administers the machine
+//! ROOT/users.json                           which application has which user of its own
 //! ROOT/run/                                 locks, the supervisor's socket, process records
 //! ROOT/log/<app>/<n>.log                    output
 //! DATA/<app>/, TMP/<app>/                   the application's own state, and what it may lose

@@ -43,6 +43,7 @@ mod probe;
 mod process;
 mod supervise;
 mod unit;
+mod users;
 
 #[cfg(test)]
 mod fixture;

@@ -11,7 +11,7 @@ use crate::control::Replaced;
 use crate::layout::Layout;
 use crate::serve::chain;
 use crate::supervise::Manner;
-use crate::{control, front, hold, launch, serve, supervise, unit};
+use crate::{control, front, hold, launch, serve, supervise, unit, users};
 
 /// The oldest kernel that has what activation needs (pidfd, openat2, close_range).
 const OLDEST_KERNEL: (u32, u32) = (5, 10);
@@ -64,6 +64,7 @@ fn run(command: Command) -> Result<(), Box<dyn std::error::Error>> {
         Command::Serve(layout) => {
             check_kernel()?;
             layout.create()?;
+            users::begin(&layout)?;
             serve::serve(&layout, io::stdin().lock(), io::stdout().lock())?;
         }
         Command::Supervise(layout, manner) => {

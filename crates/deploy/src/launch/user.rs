@@ -5,6 +5,7 @@
 
 use df_core::text::escape;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -41,6 +42,14 @@ pub enum UserError {
 /// Returns the numbers for `name`, `uid` or `uid:gid`.
 pub fn lookup(user: &str) -> Result<Ids, UserError> {
     resolve(user, &read("/etc/passwd")?, &read("/etc/group")?)
+}
+
+/// Returns every number that /etc/passwd and /etc/group name.
+pub fn numbers() -> Result<BTreeSet<u32>, UserError> {
+    let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
+    // The third field of both.
+    let third = |line: &str| parse_id(line.split(':').nth(2)?);
+    Ok(passwd.lines().chain(group.lines()).filter_map(third).collect())
 }
 
 /// Looks the user up in the texts of both files; a number without a line has itself as group.

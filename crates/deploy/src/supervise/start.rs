@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use df_core::name::Label;
 use df_core::spec::{Handoff, RunSection, Transport};
-use df_core::{Endpoint, Release};
+use df_core::{AppName, Endpoint, Release};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::front::{self, FrontError};
 use crate::launch::{self, LaunchSpec, Limits, UserError};
 use crate::layout::{Layout, make_dir};
+use crate::users;
 
 /// Bytes of a file with variables.
 const ENV_FILE_LEN: u64 = 256 << 10;
@@ -47,6 +50,8 @@ pub enum StartError {
     NoProgram(String),
     #[error("run.user")]
     User(#[source] UserError),
+    #[error("users.json of the node")]
+    Users(#[source] io::Error),
     #[error(transparent)]
     Front(#[from] FrontError),
     #[error("run.env_file {}", path.display())]
@@ -100,19 +105,23 @@ pub fn prepare(
     if !program.is_file() {
         return Err(StartError::NoProgram(run.exec.to_string()));
     }
-    let user = owner(run)?;
+    let user = owner(layout, &release.app, run)?;
+    let is_own = run.user.is_none() && user.is_some();
     let (data, tmp) = (layout.app_data(&release.app), layout.app_tmp(&release.app));
     for dir in [&data, &tmp] {
-        make_own(dir, user.as_ref()).map_err(|source| StartError::Directory { path: dir.clone(), source })?;
+        make_own(dir, user.as_ref(), is_own).map_err(|source| StartError::Directory { path: dir.clone(), source })?;
     }
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned()),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
     ]);
     env.insert("HOME".into(), data.display().to_string());
+    if is_own {
+        env.extend(["USER", "LOGNAME"].map(|name| (name.to_owned(), release.app.to_string())));
+    }
     env.extend(run.env.clone());
     if let Some(file) = &run.env_file {
-        env.extend(read_env_file(data.join(file))?);
+        env.extend(read_env_file(&data, file, is_own)?);
     }
     env.extend(given(layout, release, generation, addresses));
     env.insert("DF_CONNECTIONS".into(), connections(run));
@@ -132,12 +141,15 @@ pub fn prepare(
     })
 }
 
-/// Returns whom a version runs as, and whom what is made for it belongs to; nobody else than ourselves unless it says so.
+/// Returns whom a version runs as, and whom what is made for it belongs to: whom it says, else the application's own user, else ourselves.
 ///
 /// # Errors
-/// The node has no such user.
-pub fn owner(run: &RunSection) -> Result<Option<launch::Ids>, StartError> {
-    run.user.as_deref().map(launch::lookup).transpose().map_err(StartError::User)
+/// The node has no such user, or it cannot be told who has which.
+pub fn owner(layout: &Layout, app: &AppName, run: &RunSection) -> Result<Option<launch::Ids>, StartError> {
+    match run.user.as_deref() {
+        Some(user) => launch::lookup(user).map(Some).map_err(StartError::User),
+        None => users::of(layout, app).map_err(StartError::Users),
+    }
 }
 
 /// Empties the directory that an application may lose; called when none of its versions runs.
@@ -153,11 +165,15 @@ pub fn empty_tmp(layout: &Layout, release: &Release) -> io::Result<()> {
     entries.into_iter().try_for_each(|entry| df_cache::durable::remove_tree(&entry?.path()))
 }
 
-fn make_own(dir: &std::path::Path, user: Option<&launch::Ids>) -> io::Result<()> {
+/// Makes a directory of a user; one that `is_own` keeps others out.
+fn make_own(dir: &Path, user: Option<&launch::Ids>, is_own: bool) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
     make_dir(dir)?;
+    if is_own {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+    }
     match user {
         Some(ids) => std::os::unix::fs::chown(dir, Some(ids.uid), Some(ids.gid)),
         None => Ok(()),
@@ -196,9 +212,11 @@ fn bindable(place: &Place) -> Vec<(String, String)> {
     }
 }
 
-fn read_env_file(path: PathBuf) -> Result<Vec<(String, String)>, StartError> {
-    let mut text = String::new();
-    let read = fs::File::open(&path).and_then(|file| file.take(ENV_FILE_LEN).read_to_string(&mut text));
+/// Reads a file of variables; one in the data of an application that `is_own` may not lead out of it: we could read more than its user.
+fn read_env_file(data: &Path, file: &str, is_own: bool) -> Result<Vec<(String, String)>, StartError> {
+    let (path, mut text) = (data.join(file), String::new());
+    let opened = if is_own && Path::new(file).is_relative() { open_beneath(data, file) } else { fs::File::open(&path) };
+    let read = opened.and_then(|file| file.take(ENV_FILE_LEN).read_to_string(&mut text));
     read.map_err(|source| StartError::EnvFile { path: path.clone(), source })?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
     lines
@@ -207,6 +225,14 @@ fn read_env_file(path: PathBuf) -> Result<Vec<(String, String)>, StartError> {
             _ => Err(StartError::EnvLine { path: path.clone(), line: at + 1 }),
         })
         .collect()
+}
+
+fn open_beneath(directory: &Path, file: &str) -> io::Result<fs::File> {
+    let directory = rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    // A pipe in its place would be waited for.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let opened = openat2(directory, file, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)?;
+    Ok(opened.into())
 }
 
 /// Replaces `{fd:NAME}`, `{port:NAME}`, `{host:NAME}`, `{addr:NAME}` by what this node has for the port, and `{{` by a brace. What names no port stays as
@@ -284,10 +310,22 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("env");
         fs::write(&path, "# secret\nA=1\n\n B =x=y\n").expect("written");
-        let read = read_env_file(path.clone()).expect("read");
+        let read = read_env_file(dir.path(), "env", false).expect("read");
+        assert_eq!(read_env_file(dir.path(), "env", true).expect("read"), read);
         assert_eq!(read, [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "x=y".to_owned())]);
         fs::write(&path, "A=1\nnonsense\n").expect("written");
-        assert!(matches!(read_env_file(path), Err(StartError::EnvLine { line: 2, .. })));
-        assert!(matches!(read_env_file(dir.path().join("none")), Err(StartError::EnvFile { .. })));
+        assert!(matches!(read_env_file(dir.path(), "env", true), Err(StartError::EnvLine { line: 2, .. })));
+        assert!(matches!(read_env_file(dir.path(), "none", false), Err(StartError::EnvFile { .. })));
+    }
+
+    #[test]
+    fn a_file_of_variables_that_an_application_points_elsewhere_is_not_read_for_it() {
+        let (dir, other) = (tempfile::tempdir().expect("a directory"), tempfile::NamedTempFile::new().expect("a file"));
+        fs::write(other.path(), "SECRET=1\n").expect("written");
+        std::os::unix::fs::symlink(other.path(), dir.path().join("env")).expect("linked");
+        assert!(matches!(read_env_file(dir.path(), "env", true), Err(StartError::EnvFile { .. })));
+        let absolute = other.path().to_str().expect("UTF-8");
+        assert_eq!(read_env_file(dir.path(), absolute, true).expect("df.yaml says so").len(), 1);
+        assert_eq!(read_env_file(dir.path(), "env", false).expect("its user is ours").len(), 1);
     }
 }

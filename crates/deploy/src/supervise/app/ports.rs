@@ -78,7 +78,7 @@ impl App {
         entrance: Entrance,
     ) -> Result<Vec<OwnedFd>, LaunchFailed> {
         let mut listeners = vec![];
-        let owner = start::owner(section)?;
+        let owner = start::owner(&self.node.layout, &self.app, section)?;
         for place in places.iter().filter(|place| probing::has_listener(place)) {
             let fresh = || Arc::new(Group::new(place.address.clone()));
             let group = self.groups.entry(place.address.clone()).or_insert_with(fresh);

@@ -19,7 +19,7 @@ use crate::control::{self, Wanted};
 use crate::generation::{self, Record};
 use crate::process::Process;
 use crate::serve::{chain, failed, fault, now, of_trust};
-use crate::{staged, store, trust};
+use crate::{staged, store, trust, users};
 
 type Answer = Sender<Told>;
 
@@ -72,6 +72,9 @@ impl App {
             return Err(fault(FaultKind::Missing, format!("the node holds no image {}", release.image.short())));
         }
         trust::check(layout, &release).map_err(|error| of_trust(&error))?;
+        if release.run.as_ref().is_none_or(|run| run.user.is_none()) {
+            users::give(layout, &self.app).map_err(failed)?;
+        }
         super::super::prepare(layout, &self.app).map_err(failed)?;
         self.check_start(&release, expect + 1, listen)?;
         let record = generation::create(layout, &release, expect, &who, now()).map_err(failed)?;
