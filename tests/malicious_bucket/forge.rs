@@ -61,7 +61,14 @@ impl<'a> Forged<'a> {
         start.extend_from_slice(&(txids as u32).to_le_bytes());
         start.extend_from_slice(taken(&mut rest, 16 * txids));
         let mut list = || (0..count(&mut rest)).map(|_| taken(&mut rest, REFERENCE).to_vec()).collect();
-        Self { server, prefix, start, references: [list(), list(), list()], added: 0 }
+        let forged = Self { server, prefix, start, references: [list(), list(), list()], added: 0 };
+        // What lies in the head is put beside it: the head that is shown keeps nothing, as one of version 1.
+        let n_kept = if rest.is_empty() { 0 } else { count(&mut rest) };
+        for _ in 0..n_kept {
+            let len = count(&mut rest);
+            forged.put_beside(taken(&mut rest, len));
+        }
+        forged
     }
 
     /// Returns the root table.
@@ -216,6 +223,16 @@ impl<'a> Forged<'a> {
         table.images.sort();
         table.change(like, |release| release.image = image);
         self.put_table(&table);
+    }
+
+    /// Puts an object there that the head names by its digest.
+    fn put_beside(&self, bytes: &[u8]) {
+        let digest = Digest::of(bytes);
+        for (space, list) in [('t', &self.references[0]), ('i', &self.references[1])] {
+            for reference in list.iter().filter(|reference| reference[32..] == *digest.as_bytes()) {
+                self.server.write(&self.key(space, reference), bytes);
+            }
+        }
     }
 
     fn object(&self, space: char, reference: &[u8]) -> Vec<u8> {

@@ -105,7 +105,7 @@ impl Options {
             grace,
             single_writer: false,
             uploads: 3,
-            kept_len: 0,
+            kept_len: format::head::KEPT_LEN,
             seed,
             pause: Arc::new(std::thread::sleep),
         })

@@ -55,8 +55,11 @@ pub(crate) struct Head {
     /// The list of the condemned.
     pub(crate) condemned: Option<Reference>,
     /// Objects that it names and that lie in it, with their digests.
-    pub(crate) kept: Vec<(Digest, Arc<[u8]>)>,
+    pub(crate) kept: Vec<Kept>,
 }
+
+/// An object that lies in a head, and its digest.
+type Kept = (Digest, Arc<[u8]>);
 
 impl Head {
     /// Returns the first head of a cache.
@@ -156,13 +159,12 @@ impl Head {
         }
         let one = |list: Vec<Reference>| list.first().copied();
         let head = Self { cache, sequence, fence, txids, roots: one(roots), segments, condemned: one(condemned), kept };
-        let is_named =
-            |(digest, bytes): &(Digest, Arc<[u8]>)| head.references().any(|reference| is_that(reference, digest, bytes));
+        let is_named = |(digest, bytes): &Kept| head.references().any(|reference| is_that(reference, digest, bytes));
         if head.kept.iter().all(is_named) { Ok(head) } else { Err(FormatError("it keeps what it does not name")) }
     }
 }
 
-fn read_kept(reader: &mut Reader<'_>) -> Result<Vec<(Digest, Arc<[u8]>)>, FormatError> {
+fn read_kept(reader: &mut Reader<'_>) -> Result<Vec<Kept>, FormatError> {
     let count = reader.count(4)?;
     let kept = reader.list(count, |reader| reader.text(KEPT_LEN).map(|bytes| (Digest::of(bytes), Arc::from(bytes))))?;
     // Of each head there is one text only.

@@ -72,7 +72,8 @@ fn a_hundred_thousand_small_files_are_a_few_requests() {
 #[test]
 fn a_stranger_who_looks_first_reads_the_head_once_and_what_is_small_with_it() {
     // With its tables in the head; beside it; a segment that is too long for it.
-    let cases: [(usize, usize, &[(&str, usize)], &[(&str, usize)]); 3] = [
+    type Rows<'a> = &'a [(&'a str, usize)];
+    let cases: [(usize, usize, Rows<'_>, Rows<'_>); 3] = [
         (KEPT_LEN, 100, &[], &[]),
         (0, 100, &[("get i", 1), ("get t", 1), ("put i", 1), ("put t", 1)], &[("get i", 2), ("get t", 1)]),
         (KEPT_LEN, 400, &[("put i", 1)], &[("get i", 1)]),
