@@ -4,10 +4,10 @@
 
 use zstd_safe::{CCtx, CParameter, DCtx, ErrorCode};
 
-use crate::diff::{Level, Options};
+use crate::diff::{EncodeError, Level, Options};
 use crate::entropy::EntropyError;
 use crate::format::{Codec, Kind, Part, PartHeader, WINDOW_LOG};
-use crate::predict::{self, Body, Sides};
+use crate::predict::{self, Body, Source};
 
 /// The first bytes of every frame this format allows: zstd's magic and a descriptor that announces nothing but a window.
 const FRAME: [u8; 5] = [0x28, 0xb5, 0x2f, 0xfd, 0x00];
@@ -71,32 +71,42 @@ pub enum CodecError {
 /// Packs a piece by the smallest codec that the options allow. What none can make smaller is stored.
 ///
 /// Codecs come in the order of what they most likely save; where one made so little of a large piece that no other can matter, the rest is not tried.
-pub(crate) fn pack(sides: &Sides<'_>, paired: &[Option<u32>], options: Options) -> Result<Part, ErrorCode> {
+pub(crate) fn pack(source: &Source<'_>, paired: &[Option<u32>], options: Options) -> Result<Part, EncodeError> {
     let Options { level, codec } = options;
     let allowed = |other: Codec| codec.is_none_or(|codec| codec == other);
     // Nothing means that all is stored: a copy of it can wait until that is certain.
     let mut best: Option<Part> = None;
-    let len = |best: &Option<Part>| best.as_ref().map_or(sides.target.len(), |best| best.bytes.len());
+    let (target_len, has_base) = (source.target_len(), source.base_lens.iter().any(|&len| len > 0));
+    let len = |best: &Option<Part>| best.as_ref().map_or(target_len, |best| best.bytes.len());
     let offer = |best: &mut Option<Part>, other: Option<Part>| {
         if let Some(other) = other.filter(|other| other.bytes.len() < len(best)) {
             *best = Some(other);
         }
     };
-    let is_enough = |best: &Option<Part>| sides.target.len() >= LARGE && len(best) < sides.target.len() / ENOUGH;
+    let is_enough = |best: &Option<Part>| target_len >= LARGE && len(best) < target_len / ENOUGH;
     let is_elf = |best: &Option<Part>| best.as_ref().is_some_and(|best| best.codec == Codec::Elf);
+    let mut read = Some(source.read()?);
     if allowed(Codec::Elf) {
-        offer(&mut best, predict::elf(sides, paired, level).map(|body| predicted(Codec::Elf, body)));
+        offer(&mut best, predict::elf(source, &mut read, paired, level)?.map(|body| predicted(Codec::Elf, body)));
     }
     let quick = codec.is_none() && level == Level::Fast;
-    if allowed(Codec::Copy) && !is_enough(&best) && !(quick && (is_elf(&best) || sides.base.is_empty())) {
-        offer(&mut best, predict::copy(sides, level).map(|body| predicted(Codec::Copy, body)));
+    if is_enough(&best) || quick && is_elf(&best) {
+        return Ok(best.expect("it is less than all"));
+    }
+    let both = read.map_or_else(|| source.read(), Ok)?;
+    if allowed(Codec::Copy) && (has_base || !quick) {
+        offer(&mut best, predict::copy(&source.sides(&both), level).map(|body| predicted(Codec::Copy, body)));
     }
     // A forced codec that is no way to pack this piece leaves it to zstd.
     let is_left = codec.is_some() && best.is_none();
-    if is_left || (allowed(Codec::Zstd) && !is_enough(&best) && !(quick && is_elf(&best))) {
-        offer(&mut best, Some(part(Codec::Zstd, compress(sides.target, sides.base, level)?)));
+    if is_left || allowed(Codec::Zstd) && !is_enough(&best) {
+        offer(&mut best, Some(part(Codec::Zstd, compress(&both.target, &both.base, level).map_err(zstd)?)));
     }
-    Ok(best.unwrap_or_else(|| part(Codec::Stored, sides.target.to_vec())))
+    Ok(best.unwrap_or_else(|| part(Codec::Stored, both.target)))
+}
+
+fn zstd(code: ErrorCode) -> EncodeError {
+    EncodeError::Zstd(zstd_safe::get_error_name(code))
 }
 
 fn part(codec: Codec, bytes: Vec<u8>) -> Part {
@@ -108,8 +118,8 @@ fn predicted(codec: Codec, Body { bytes, streams }: Body) -> Part {
 }
 
 /// Packs an rsync delta; the receiver bounds it by [`rsync_bound`].
-pub(crate) fn pack_rsync(delta: &[u8], level: Level) -> Result<Part, ErrorCode> {
-    Ok(Part { raw: delta.len(), ..part(Codec::Rsync, compress(delta, &[], level)?) })
+pub(crate) fn pack_rsync(delta: &[u8], level: Level) -> Result<Part, EncodeError> {
+    Ok(Part { raw: delta.len(), ..part(Codec::Rsync, compress(delta, &[], level).map_err(zstd)?) })
 }
 
 /// Decides whether what a part claims fits the `expected` bytes that are due, before anything is allocated for it.

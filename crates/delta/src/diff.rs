@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::choose::{self, Pair, Piece, Plan};
 use crate::codec;
 use crate::format::{Codec, Header, IdPrefix, Kind, ManifestPart, Part, encode_pairs, manifest_parts};
-use crate::predict::{SORTS, Sides, StreamLen};
+use crate::predict::{SORTS, Source, StreamLen};
 use crate::read::{ReadBlob, ReadError, concat, lens};
 use crate::signature::{self, SignatureError};
 use crate::varint;
@@ -124,14 +124,8 @@ pub fn encode(
     let kind = if base.is_some() { Kind::Patch } else { Kind::Whole };
     let options = options.into();
     let pairs = base.map(|base| choose::pairs(base, target)).unwrap_or_default();
-    write(kind, base.map(|(manifest, _)| manifest), &pairs, target, options, out, |piece, _, target| {
-        let old = match base {
-            Some((_, read)) => {
-                concat(&piece.base, read).map_err(|ReadError { digest, source }| EncodeError::ReadBase { digest, source })?
-            }
-            None => Vec::new(),
-        };
-        pack(piece, &old, target, options)
+    write(kind, base.map(|(manifest, _)| manifest), &pairs, target.0, options, out, |piece, _| {
+        pack(piece, base.map(|(_, read)| read), target.1, options)
     })
 }
 
@@ -152,32 +146,45 @@ pub fn encode_rsync(
         return Err(SignatureError::Count { expected, found: signatures.len() }.into());
     }
     let options = options.into();
-    write(Kind::Rsync, Some(base), &[], target, options, out, |piece, nth_with_base, target| {
-        let Some(nth) = nth_with_base else { return pack(piece, &[], target, options) };
+    write(Kind::Rsync, Some(base), &[], target.0, options, out, |piece, nth_with_base| {
+        let Some(nth) = nth_with_base else { return pack(piece, None, target.1, options) };
         let signature = signature::parse(&signatures[nth], piece.base_len())?;
         let mut delta = Vec::new();
         // It fails for signatures that `parse` refuses, and for writers that fail; a vector does not.
-        fast_rsync::diff(&signature.index(), target, &mut delta).map_err(|_| SignatureError::Magic)?;
-        codec::pack_rsync(&delta, options.level).map_err(zstd)
+        fast_rsync::diff(&signature.index(), &read_target(piece, target.1)?, &mut delta).map_err(|_| SignatureError::Magic)?;
+        codec::pack_rsync(&delta, options.level)
     })
 }
 
 /// Packs a piece by whatever codec makes it smallest.
-fn pack(piece: &Piece, base: &[u8], target: &[u8], options: Options) -> Result<Part, EncodeError> {
-    let base_lens = if base.is_empty() { Vec::new() } else { lens(&piece.base) };
-    let sides = Sides { base, base_lens: &base_lens, target, target_lens: &lens(&piece.target) };
-    codec::pack(&sides, &piece.paired, options).map_err(zstd)
+fn pack(piece: &Piece, base: Option<ReadBlob<'_>>, target: ReadBlob<'_>, options: Options) -> Result<Part, EncodeError> {
+    let (base_lens, target_lens) = (base.map(|_| lens(&piece.base)).unwrap_or_default(), lens(&piece.target));
+    let source = Source {
+        base: &|| base.map_or(Ok(Vec::new()), |read| read_base(piece, read)),
+        base_lens: &base_lens,
+        target: &|| read_target(piece, target),
+        target_lens: &target_lens,
+    };
+    codec::pack(&source, &piece.paired, options)
 }
 
-/// Writes header, manifest and pieces; `pack` gets a piece, its number among those with a base, and its bytes.
+fn read_base(piece: &Piece, read: ReadBlob<'_>) -> Result<Vec<u8>, EncodeError> {
+    concat(&piece.base, read).map_err(|ReadError { digest, source }| EncodeError::ReadBase { digest, source })
+}
+
+fn read_target(piece: &Piece, read: ReadBlob<'_>) -> Result<Vec<u8>, EncodeError> {
+    concat(&piece.target, read).map_err(|ReadError { digest, source }| EncodeError::ReadTarget { digest, source })
+}
+
+/// Writes header, manifest and pieces; `pack` gets a piece, and its number among those with a base.
 fn write(
     kind: Kind,
     base: Option<&Manifest>,
     pairs: &[Pair],
-    (target, read): (&Manifest, ReadBlob<'_>),
+    target: &Manifest,
     options: Options,
     out: &mut dyn Write,
-    pack: impl Fn(&Piece, Option<usize>, &[u8]) -> Result<Part, EncodeError> + Sync,
+    pack: impl Fn(&Piece, Option<usize>) -> Result<Part, EncodeError> + Sync,
 ) -> Result<Encoded, EncodeError> {
     if let Some(digest) = choose::two_lengths(base, target) {
         return Err(EncodeError::TwoLengths { digest });
@@ -192,14 +199,8 @@ fn write(
     }
     let numbered = number(&pieces);
     for batch in numbered.chunks(rayon::current_num_threads().clamp(1, AT_ONCE)) {
-        let parts: Vec<Result<Part, EncodeError>> = batch
-            .par_iter()
-            .map(|(piece, nth_with_base)| {
-                let target = concat(&piece.target, read)
-                    .map_err(|ReadError { digest, source }| EncodeError::ReadTarget { digest, source })?;
-                pack(piece, *nth_with_base, &target)
-            })
-            .collect();
+        let parts: Vec<Result<Part, EncodeError>> =
+            batch.par_iter().map(|(piece, nth_with_base)| pack(piece, *nth_with_base)).collect();
         for ((piece, _), part) in batch.iter().zip(parts) {
             let part = part?;
             let packed = part.write(out).map_err(EncodeError::Write)?;
@@ -236,9 +237,13 @@ fn write_head(
     out.write_all(&header).map_err(EncodeError::Write)?;
     let mut bytes = header.len() as u64;
     for ManifestPart { target, base } in manifest_parts(old.len() as u64, new.len() as u64) {
-        let (base_lens, target_lens) = ([base.len()], [target.len()]);
-        let sides = Sides { base: &old[base], base_lens: &base_lens, target: &new[target], target_lens: &target_lens };
-        let part = codec::pack(&sides, &[], options).map_err(zstd)?;
+        let source = Source {
+            base: &|| Ok(old[base.clone()].to_vec()),
+            base_lens: &[base.len()],
+            target: &|| Ok(new[target.clone()].to_vec()),
+            target_lens: &[target.len()],
+        };
+        let part = codec::pack(&source, &[], options)?;
         bytes += part.write(out).map_err(EncodeError::Write)?;
     }
     Ok(bytes)
@@ -248,8 +253,4 @@ fn write_head(
 fn number(pieces: &[Piece]) -> Vec<(&Piece, Option<usize>)> {
     let mut count = 0..;
     pieces.iter().map(|piece| (piece, if piece.base.is_empty() { None } else { count.next() })).collect()
-}
-
-fn zstd(code: zstd_safe::ErrorCode) -> EncodeError {
-    EncodeError::Zstd(zstd_safe::get_error_name(code))
 }

@@ -11,7 +11,7 @@ use crate::diff::{Level, Options};
 use crate::elf;
 use crate::entropy::{self, Room, Shape};
 use crate::format::{Codec, Kind, PartHeader};
-use crate::predict::Sides;
+use crate::predict::Source;
 
 mod seeds;
 
@@ -198,8 +198,9 @@ fn piece(mut given: Given<'_>, options: Options) {
     let (cut, old) = (given.len(), given.counted());
     let new = given.0;
     let (base_lens, target_lens) = (vec![old.len()], vec![cut.min(new.len()), new.len() - cut.min(new.len())]);
-    let sides = Sides { base: old, base_lens: &base_lens, target: new, target_lens: &target_lens };
-    let part = codec::pack(&sides, &[Some(0), Some(0)], options).expect("there is memory");
+    let source =
+        Source { base: &|| Ok(old.to_vec()), base_lens: &base_lens, target: &|| Ok(new.to_vec()), target_lens: &target_lens };
+    let part = codec::pack(&source, &[Some(0), Some(0)], options).expect("there is memory");
     let header = PartHeader { codec: part.codec, raw: part.raw as u64, packed: part.bytes.len() as u64 };
     codec::check(&header, Kind::Patch, new.len() as u64).expect("what is packed passes the check");
     let base = Base { bytes: old.to_vec(), lens: base_lens.clone() };

@@ -5,7 +5,7 @@ use crate::codec;
 use crate::diff::{Level, Options};
 use crate::entropy;
 use crate::format::Codec;
-use crate::predict::{Sides, Sort};
+use crate::predict::{Sort, Source};
 use crate::varint;
 
 /// One input of a target: the target's name, its own, bytes.
@@ -47,10 +47,11 @@ fn counted(bytes: &[u8]) -> Vec<u8> {
 /// A pair of files for the encoders, and what they make of it for the decoder.
 fn pieces(name: &str, old: &[u8], new: &[u8], level: Level, seeds: &mut Vec<Seed>) {
     let (base_lens, target_lens) = (vec![old.len()], vec![new.len(), 0]);
-    let sides = Sides { base: old, base_lens: &base_lens, target: new, target_lens: &target_lens };
+    let source =
+        Source { base: &|| Ok(old.to_vec()), base_lens: &base_lens, target: &|| Ok(new.to_vec()), target_lens: &target_lens };
     for (at, codec) in [Codec::Copy, Codec::Elf, Codec::Zstd].into_iter().enumerate() {
         let name = format!("{name}-{codec:?}-{level:?}");
-        let part = codec::pack(&sides, &[Some(0), None], Options { level, codec: Some(codec) }).expect("there is memory");
+        let part = codec::pack(&source, &[Some(0), None], Options { level, codec: Some(codec) }).expect("there is memory");
         let which = Codec::ALL.iter().position(|&one| one == part.codec).expect("it is one of all") as u8;
         let lens = [old.len(), new.len(), new.len(), 0].map(len).concat();
         let head = [&[which], &lens[..], &counted(old)].concat();

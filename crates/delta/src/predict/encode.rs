@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::align::{self, Effort, Segment};
-use crate::diff::Level;
+use crate::diff::{EncodeError, Level};
 use crate::elf::{self, Image, Layout, Reference};
 use crate::entropy::{Room, Shape, pack_corrections};
 
@@ -16,7 +16,7 @@ use super::program::{self, Program};
 use super::references::Known;
 use super::segments;
 use super::streams::{Body, Sort, StreamLen, Streams, max_len};
-use super::{Sides, ranges};
+use super::{Both, Sides, Source, ranges};
 
 /// How long a base may be for corrections to refer to all of it at [`Level::Fast`]: longer ones take longer to look through than they save.
 const WHOLE_CONTEXT: usize = 1 << 18;
@@ -31,37 +31,55 @@ pub(crate) fn copy(sides: &Sides<'_>, level: Level) -> Option<Body> {
         Level::Small => vec![alike, pack_plain(base, target, &align::align_exact(base, target, effort), level)],
     };
     let best = bodies.into_iter().flatten().min_by_key(|body| body.bytes.len())?;
-    let body = proven(best, Prepared { bytes: base, slices: &[], programs: Vec::new() }, sides, false);
+    let old = Prepared { bytes: base.into(), slices: &[], programs: Vec::new() };
+    let body = proven(best, old, &ranges(sides.base_lens), sides.target_lens, target, false);
     debug_assert!(body.is_some(), "a copy does not make what it is of");
     body
 }
 
-/// Packs a piece of which some members are programs that come from programs. `None` when there are none, or that is no way to do it.
+/// Packs a piece of which some members are programs that come from programs. `None` when there are none, or that is no way to do it. When there are, what was read of it
+/// is gone.
 ///
-/// Both sides are held once more, transformed, and written to in place rather than copied; what else is held takes no more than the two again, so that at
-/// [`Level::Fast`] all of it stays below eight times the longer side.
-pub(crate) fn elf(sides: &Sides<'_>, paired: &[Option<u32>], level: Level) -> Option<Body> {
-    let (slices, members) = (ranges(sides.base_lens), ranges(sides.target_lens));
-    let pairs = find(sides, &slices, &members, paired);
+/// Both sides are transformed where they are, and what the proof compares with is read again: with all that is held besides, a program of 27 MB takes less than seven times its
+/// length at [`Level::Fast`], and at [`Level::Small`], whose index has every other place, less than ten times.
+pub(crate) fn elf(
+    source: &Source<'_>,
+    read: &mut Option<Both>,
+    paired: &[Option<u32>],
+    level: Level,
+) -> Result<Option<Body>, EncodeError> {
+    let (slices, members) = (ranges(source.base_lens), ranges(source.target_lens));
+    let pairs = read.as_ref().map(|both| find(&source.sides(both), &slices, &members, paired)).unwrap_or_default();
     if pairs.is_empty() {
-        return None;
+        return Ok(None);
     }
     // A program whose transform cannot be undone is no reason to send all of it.
-    [true, false].into_iter().find_map(|transform| elf_of(sides, &slices, &members, &pairs, transform, level))
+    for transform in [true, false] {
+        let both = read.take().map_or_else(|| source.read(), Ok)?;
+        let Some((body, old)) = elf_of(both, &slices, &members, &pairs, transform, level) else { continue };
+        let actual = (source.target)()?;
+        let body = proven(body, old, &slices, source.target_lens, &actual, true);
+        let is_undone = |pair: &ProgramPair| is_undone(&actual[members[pair.member].clone()]);
+        debug_assert!(body.is_some() || transform && !pairs.iter().all(is_undone), "programs that could be made are not");
+        if body.is_some() {
+            return Ok(body);
+        }
+    }
+    Ok(None)
 }
 
-fn elf_of(
-    sides: &Sides<'_>,
-    slices: &[Range<usize>],
+/// Returns the body, and what it refers to.
+fn elf_of<'a>(
+    Both { mut base, target }: Both,
+    slices: &'a [Range<usize>],
     members: &[Range<usize>],
     pairs: &[ProgramPair],
     transform: bool,
     level: Level,
-) -> Option<Body> {
+) -> Option<(Body, Prepared<'a>)> {
     let order = Order::new(members, pairs.iter().map(|pair| pair.member));
-    let mut base = sides.base.to_vec();
     let old = read_bases(&mut base, slices, pairs)?;
-    let mut target = order.gather(sides.target);
+    let mut target = order.gather(target);
     let (mut streams, mut next, mut parts) = (Streams::default(), 0, Vec::new());
     streams.put(Sort::Head, pairs.len() as u64);
     for (&ProgramPair { member, base: slice }, range) in pairs.iter().zip(&order.programs) {
@@ -86,11 +104,7 @@ fn elf_of(
         body.program(&base[slices[slice].clone()], find_program(&old, slice)?, &layout, &segments)?;
     }
     let body = body.pack(Shape::Code)?;
-    drop(target);
-    let body = proven(body, Prepared { bytes: &base, slices, programs: old }, sides, true);
-    let is_undone = |pair: &ProgramPair| is_undone(&sides.target[members[pair.member].clone()]);
-    debug_assert!(body.is_some() || transform && !pairs.iter().all(is_undone), "programs that could be made are not");
-    body
+    Some((body, Prepared { bytes: base.into(), slices, programs: old }))
 }
 
 /// Returns whether the transform of a program can be undone, which that of a damaged one need not be.
@@ -100,21 +114,28 @@ fn is_undone(program: &[u8]) -> bool {
 }
 
 /// Returns a body when it makes the target.
-fn proven(body: Body, mut old: Prepared<'_>, sides: &Sides<'_>, programs: bool) -> Option<Body> {
-    let made = make(&body.bytes, &mut old, &ranges(sides.base_lens), sides.target_lens, programs);
-    made.is_ok_and(|made| made == sides.target).then_some(body)
+fn proven(
+    body: Body,
+    mut old: Prepared<'_>,
+    slices: &[Range<usize>],
+    target_lens: &[usize],
+    target: &[u8],
+    programs: bool,
+) -> Option<Body> {
+    let made = make(&body.bytes, &mut old, slices, target_lens, programs);
+    made.is_ok_and(|made| made == target).then_some(body)
 }
 
 /// A base whose programs are transformed and searched already, as the decoder does it: the proof need not do it again.
 struct Prepared<'a> {
-    bytes: &'a [u8],
+    bytes: Cow<'a, [u8]>,
     slices: &'a [Range<usize>],
     programs: Vec<(usize, Program)>,
 }
 
 impl Old for Prepared<'_> {
     fn bytes(&self) -> &[u8] {
-        self.bytes
+        &self.bytes
     }
 
     fn layout(&mut self, slice: usize) -> Option<Arc<Layout>> {

@@ -35,6 +35,47 @@ pub(crate) use encode::{copy, elf};
 pub(crate) use streams::Body;
 pub use streams::{SORTS, Sort, StreamLen};
 
+use crate::diff::EncodeError;
+
+/// Reads the two sides of a piece, as often as they are asked for: who writes over them keeps no second copy.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    /// Reads all old bytes.
+    pub base: &'a dyn Fn() -> Result<Vec<u8>, EncodeError>,
+    /// The lengths of its slices.
+    pub base_lens: &'a [usize],
+    /// Reads all new bytes.
+    pub target: &'a dyn Fn() -> Result<Vec<u8>, EncodeError>,
+    /// The lengths of its slices.
+    pub target_lens: &'a [usize],
+}
+
+/// What a source reads.
+pub(crate) struct Both {
+    pub base: Vec<u8>,
+    pub target: Vec<u8>,
+}
+
+impl<'a> Source<'a> {
+    /// Reads both sides.
+    pub fn read(&self) -> Result<Both, EncodeError> {
+        Ok(Both { base: (self.base)()?, target: (self.target)()? })
+    }
+
+    /// Returns the sides of what was read.
+    pub fn sides<'b>(&self, both: &'b Both) -> Sides<'b>
+    where
+        'a: 'b,
+    {
+        Sides { base: &both.base, base_lens: self.base_lens, target: &both.target, target_lens: self.target_lens }
+    }
+
+    /// Returns how long the new bytes are.
+    pub fn target_len(&self) -> usize {
+        self.target_lens.iter().sum()
+    }
+}
+
 /// The two sides of a piece: bytes, and where one slice ends and the next begins.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sides<'a> {

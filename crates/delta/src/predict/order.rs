@@ -29,7 +29,10 @@ impl<'a> Order<'a> {
     }
 
     /// Returns the members of the target in that order.
-    pub fn gather(&self, target: &[u8]) -> Vec<u8> {
+    pub fn gather(&self, target: Vec<u8>) -> Vec<u8> {
+        if self.is_in_place() {
+            return target;
+        }
         let mut out = Vec::with_capacity(target.len());
         let programs = self.numbers.iter().map(|&number| &self.members[number]);
         self.plain().chain(programs).for_each(|range| out.extend_from_slice(&target[range.clone()]));
@@ -38,8 +41,7 @@ impl<'a> Order<'a> {
 
     /// Puts members back to their places in the target.
     pub fn restore(&self, made: Vec<u8>) -> Vec<u8> {
-        let in_place = self.numbers.iter().zip(&self.programs).all(|(&number, range)| self.members[number] == *range);
-        if in_place {
+        if self.is_in_place() {
             return made;
         }
         let mut out = vec![0; made.len()];
@@ -52,6 +54,11 @@ impl<'a> Order<'a> {
             out[self.members[number].clone()].copy_from_slice(&made[range.clone()]);
         }
         out
+    }
+
+    /// Returns whether members are where they are in the target.
+    fn is_in_place(&self) -> bool {
+        self.numbers.iter().zip(&self.programs).all(|(&number, range)| self.members[number] == *range)
     }
 
     fn plain(&self) -> impl Iterator<Item = &Range<usize>> {
