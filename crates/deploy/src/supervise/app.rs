@@ -4,8 +4,10 @@
 
 mod activate;
 mod adopt;
+mod handed;
 mod introduce;
 mod keeping;
+mod landing;
 mod ports;
 mod requests;
 mod versions;

@@ -7,33 +7,25 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use df_core::Release;
-use df_core::name::Label;
 use df_core::spec::{Handoff, Transport};
-use df_wire::message::{Fault, FaultKind, GenerationResult, OwnQueue, ProbeOutcome, RunState, Seen};
+use df_wire::message::{FaultKind, GenerationResult, ProbeOutcome, RunState};
 use df_wire::{Event, Reply};
 
-use super::super::proving::{PATIENCE, Watch};
 use super::super::start::Place;
 use super::super::{probing, proving, start};
+use super::handed::HANDING;
 use super::ports::Entrance;
 use super::versions::LaunchFailed;
-use super::{App, Flight, GoesBack, HandedPort, Message, Starting, Told, Version};
-use crate::activation::{self, Action, Failure, FailureKind, Milestone, Plan, Readiness, State, Style};
+use super::{App, Flight, GoesBack, Message, Starting, Told};
+use crate::activation::{self, Action, Milestone, Plan, Readiness, State, Style};
 use crate::confirmation::{self, Armed};
 use crate::generation;
 use crate::listeners::Group;
-use crate::logs::Log;
 use crate::serve::fault;
 use crate::supervise::words;
 
-/// The old version's queue counts as empty when it was for so long; it still gets more time before it ends.
-const HANDED: Duration = Duration::from_millis(20);
-/// How long that may take before the soak goes on without it.
-const HANDING: Duration = Duration::from_secs(5);
 /// Pause between two attempts to let `current` go back.
 const GOING_BACK: Duration = Duration::from_secs(5);
-/// Lines of a failed program's output that the operator gets.
-const LOG_LINES: usize = 50;
 
 /// What is asked for.
 pub(super) struct Wish {
@@ -302,7 +294,7 @@ impl App {
     }
 
     /// Sends new connections to a run: one setsockopt for each port.
-    fn steer(&mut self, run: Option<u64>) -> activation::Event {
+    pub(super) fn steer(&mut self, run: Option<u64>) -> activation::Event {
         let Some(run) = run else { return activation::Event::Steered };
         let groups: Vec<Arc<Group>> =
             self.groups.values().filter(|group| group.record().slots.contains(&Some(run))).cloned().collect();
@@ -319,74 +311,6 @@ impl App {
         }
         self.write_records();
         activation::Event::Steered
-    }
-
-    /// Becomes a client of the ports that the version that serves hands over.
-    fn watch(&mut self) {
-        let Some(flight) = &self.flight else { return };
-        let (Some(old), Some(section)) = (flight.old_run.and_then(|run| self.versions.get(&run)), &flight.release.run) else {
-            return;
-        };
-        let places = start::places(section, flight.listen);
-        let targets = proving::targets((&old.release, &old.places), (&flight.release, &places));
-        // A version that is stopped closes its connections itself.
-        let stays = flight.plan.style == Style::Beside;
-        let watch = Watch::start(targets, flight.plan.watch.unwrap_or(PATIENCE), stays);
-        if let Some(flight) = &mut self.flight {
-            flight.watch = Some(watch);
-        }
-    }
-
-    /// Waits, on a thread, until the version before has taken its clients, then stops being one.
-    fn await_handed(&mut self) {
-        let Some(flight) = &mut self.flight else { return };
-        let (new, watch) = (flight.new_run, flight.watch.take());
-        let old =
-            flight.old_run.filter(|_| flight.plan.style == Style::Beside).and_then(|run| Some((run, self.versions.get(&run)?)));
-        let with_queue = |(run, version): (u64, &Version)| {
-            let places = version.places.iter().filter(|place| probing::has_listener(place));
-            let groups = places.filter_map(|place| Some((place.label.clone(), self.groups.get(&place.address)?.clone())));
-            groups.map(|(label, group)| (run, label, group.queue_len(run).unwrap_or(0), group)).collect()
-        };
-        let queues: Vec<(u64, Label, u32, Arc<Group>)> = old.map(with_queue).unwrap_or_default();
-        let inbox = self.inbox.clone();
-        thread::spawn(move || {
-            let deadline = Instant::now() + HANDING;
-            let took_all = |run, group: &Group| {
-                let left = deadline.saturating_duration_since(Instant::now());
-                group.wait_drained(run, HANDED, left).unwrap_or(false)
-            };
-            let taken: Vec<(Label, Option<u32>)> =
-                queues.into_iter().map(|(run, label, queued, group)| (label, took_all(run, &group).then_some(queued))).collect();
-            let seen = watch.map(Watch::finish).unwrap_or_default();
-            let _ = inbox.send(Message::Handed { run: new, ports: handed(taken, seen) });
-        });
-    }
-
-    /// The ports went over, as far as they did.
-    pub(super) fn handed(&mut self, run: u64, ports: Vec<HandedPort>) {
-        if self.flight.as_ref().is_none_or(|flight| flight.new_run != run) {
-            return;
-        }
-        let seen: Vec<(Label, Seen)> = ports.iter().filter_map(|port| Some((port.port.clone(), port.seen.clone()?))).collect();
-        for HandedPort { port, taken, seen } in ports.into_iter().filter(|port| port.taken.is_some() || port.seen.is_some()) {
-            self.say(Event::Handoff { port, queued: taken.unwrap_or(0), seen, own: None });
-        }
-        for (port, own) in self.own_queues() {
-            self.say(Event::Handoff { port, queued: 0, seen: None, own: Some(own) });
-        }
-        self.advance(activation::Event::Handed { lost: proving::lost(&seen) });
-    }
-
-    /// Returns the ports at which both versions have bound by themselves, and what becomes of the old one's queue there.
-    fn own_queues(&self) -> Vec<(Label, OwnQueue)> {
-        let Some(flight) = self.flight.as_ref().filter(|flight| flight.plan.style == Style::Beside) else { return vec![] };
-        let version = |run: Option<u64>| run.and_then(|run| self.versions.get(&run));
-        let (Some(old), Some(new)) = (version(flight.old_run), version(Some(flight.new_run))) else { return vec![] };
-        let binds = |place: &&Place| place.handoff == Handoff::Reuseport;
-        let had = |place: &&Place| old.places.iter().any(|other| other.address == place.address);
-        let both = new.places.iter().filter(binds).filter(had);
-        both.map(|place| (place.label.clone(), crate::machine::own_queue(&place.address))).collect()
     }
 
     fn kill(&mut self, run: Option<u64>, is_new: bool) -> Option<activation::Event> {
@@ -475,123 +399,6 @@ impl App {
             let _ = flight.answer.send(Told::Event(event));
         }
     }
-
-    /// The activation is over: whoever asked is told, and what serves is looked after again.
-    fn land(&mut self, result: Result<(), Failure>) {
-        let Some(flight) = self.flight.take() else { return };
-        let (new, old) = (flight.plan.new, flight.plan.old);
-        if result.is_err() && new != old && generation::current(&self.node.layout, &self.app).is_ok_and(|current| current == new)
-        {
-            self.go_back(old);
-        }
-        let reply = match result {
-            Ok(()) => {
-                self.crashes.clear();
-                self.leave_old(&flight);
-                match self.serves() {
-                    Some(serving) => Reply::Serving(df_wire::message::Serving { from: flight.plan.old, ..serving }),
-                    None => Reply::Fault(fault(FaultKind::Failed, "it serves, and its record cannot be read")),
-                }
-            }
-            Err(failure) => Reply::Fault(Box::new(self.failed(&flight, &failure))),
-        };
-        self.write_records();
-        for confirmer in &flight.confirmers {
-            let _ = confirmer.send(Told::Reply(reply.clone()));
-        }
-        let failed = matches!(reply, Reply::Fault(_));
-        let _ = flight.answer.send(Told::Reply(reply));
-        if failed && flight.adopted {
-            self.serve_again(flight.old_run);
-        }
-        let orphaned = self.serving.and_then(|run| self.versions.get(&run)).is_some_and(|version| version.process.is_none());
-        if orphaned && self.starting.is_none() {
-            self.restart_at = Some(Instant::now());
-        }
-    }
-
-    /// Starts what `current` says again, where the version before it was not there any more when its time came.
-    fn serve_again(&mut self, old_run: Option<u64>) {
-        let lives = |run: u64| self.versions.get(&run).is_some_and(|version| version.process.is_some());
-        match again(self.serving.filter(|run| self.versions.contains_key(run)), old_run.filter(|run| lives(*run))) {
-            Again::Serves => {}
-            Again::GoesOn(run) => {
-                if let activation::Event::SteerFailed(why) = self.steer(Some(run)) {
-                    eprintln!("{}: {why}", self.app);
-                }
-            }
-            Again::Starts => {
-                self.serving = None;
-                self.boot();
-            }
-        }
-    }
-
-    /// Lets go of the version before, where the machine had nothing to retire: it was stopped, it had crashed, or nothing runs any more.
-    fn leave_old(&mut self, flight: &Flight) {
-        if flight.plan.style == Style::Files {
-            self.serving.take().into_iter().for_each(|run| self.retire(run, Duration::MAX));
-            return;
-        }
-        let Some(run) = flight.old_run.filter(|run| self.versions.get(run).is_some_and(|version| version.process.is_none()))
-        else {
-            return;
-        };
-        self.close_listeners(run);
-        self.versions.remove(&run);
-    }
-
-    fn failed(&self, flight: &Flight, failure: &Failure) -> Fault {
-        let kind = match failure.kind {
-            FailureKind::Start if flight.port_held => FaultKind::PortHeld,
-            FailureKind::Start => FaultKind::StartFailed,
-            FailureKind::NotReady => FaultKind::NotReady,
-            FailureKind::Probe => FaultKind::ProbeFailed,
-            FailureKind::Reverted => FaultKind::Reverted,
-            FailureKind::System => FaultKind::Failed,
-        };
-        let log = Log::open(&self.node.layout.log(&self.app, flight.plan.new))
-            .and_then(|mut log| log.tail(LOG_LINES))
-            .unwrap_or_default();
-        let start = log.len().saturating_sub(16 << 10);
-        Fault {
-            log: String::from_utf8_lossy(&log[start..]).into_owned(),
-            probes: flight.outcomes.clone(),
-            serving: self.serves(),
-            ..*fault(kind, failure.message.clone())
-        }
-    }
-}
-
-/// What there is to do when what an earlier supervisor began was taken back.
-#[derive(Debug, PartialEq, Eq)]
-enum Again {
-    /// Nothing: it serves.
-    Serves,
-    /// The version before runs, and nobody told it to end.
-    GoesOn(u64),
-    /// Nothing runs.
-    Starts,
-}
-
-/// Decides that: what serves, and the run of the version before, are those that are there.
-fn again(serving: Option<u64>, old_run: Option<u64>) -> Again {
-    match (serving, old_run) {
-        (Some(_), _) => Again::Serves,
-        (None, Some(run)) => Again::GoesOn(run),
-        (None, None) => Again::Starts,
-    }
-}
-
-/// Puts together what is known of each port.
-fn handed(taken: Vec<(Label, Option<u32>)>, mut seen: Vec<(Label, Seen)>) -> Vec<HandedPort> {
-    let mut ports: Vec<HandedPort> = taken.into_iter().map(|(port, taken)| HandedPort { port, taken, seen: None }).collect();
-    for port in &mut ports {
-        let at = seen.iter().position(|(label, _)| *label == port.port);
-        port.seen = at.map(|at| seen.swap_remove(at).1);
-    }
-    ports.extend(seen.into_iter().map(|(port, seen)| HandedPort { port, taken: None, seen: Some(seen) }));
-    ports
 }
 
 /// Returns how a release changes places with the one before it.
@@ -615,17 +422,4 @@ pub(super) fn readiness(release: &Release) -> Readiness {
     let section = release.run.as_ref();
     let has_ports = section.is_some_and(|run| run.ports.values().any(|port| port.transport != Transport::Udp));
     if release.verify.is_empty() && !has_ports { Readiness::Lives } else { Readiness::Probes }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_program_that_waits_behind_a_release_without_one_is_not_started_a_second_time() {
-        assert_eq!(again(None, Some(1)), Again::GoesOn(1));
-        assert_eq!(again(None, None), Again::Starts);
-        assert_eq!(again(Some(1), Some(1)), Again::Serves);
-        assert_eq!(again(Some(2), None), Again::Serves);
-    }
 }
