@@ -206,7 +206,7 @@ impl Stage {
     fn patch(&self) -> Vec<u8> {
         let mut bytes = self.object.clone();
         bytes[4] = 1;
-        bytes[5..37].copy_from_slice(Digest::of(b"another image").as_bytes());
+        bytes[5..13].copy_from_slice(&Digest::of(b"another image").as_bytes()[..8]);
         bytes
     }
 
