@@ -5,6 +5,7 @@
 
 use df_core::Endpoint;
 use df_core::text::escape;
+use rustix::process::geteuid;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -77,29 +78,27 @@ pub fn refusal(at: &Endpoint) -> ClaimError {
     }
 }
 
-/// Returns whether one of these processes is among those that listen at an address, at a wildcard too; one that hides what it has open counts as if it were.
+/// Returns whether the socket that is given the connections to an address is one of these processes', all of them where several share it.
+///
+/// A socket of both families cannot be told from one of IPv6 alone: while nobody is nearer, one at `[::]` counts as taking IPv4 too. The caller has been accepted, so
+/// that is wrong only if who accepted has closed in between.
 ///
 /// # Errors
 /// The tables cannot be read.
 pub fn is_held_by(address: &SocketAddr, pids: &[u32]) -> Result<bool, ClaimError> {
-    let at = Endpoint::Tcp(*address);
-    let both = [*address, any_of_other_family(address)];
-    let listening: Vec<Listening> =
-        both.iter().map(|a| taken(&at, a)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-    let mut links =
-        listening.iter().filter(|l| both.iter().any(|a| overlaps(&l.address, a))).map(|l| format!("socket:[{}]", l.inode));
+    let table = taken(&Endpoint::Tcp(*address), address)?;
+    let Some(nearest) = table.iter().filter_map(|l| distance(&l.address, address)).min() else { return Ok(false) };
     let deadline = Instant::now() + SEARCH;
-    let hides = |pid: u32| {
-        let opened = fs::read_dir(format!("/proc/{pid}/fd"));
-        opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
-    };
-    Ok(links.any(|link| pids.iter().any(|&pid| has_open(pid, &link, deadline) || hides(pid))))
+    let mut receiving = table.iter().filter(|l| distance(&l.address, address) == Some(nearest));
+    Ok(receiving.all(|l| is_of(l, pids, deadline)))
 }
 
 /// A row of the kernel's table.
 #[derive(Debug, PartialEq, Eq)]
 struct Listening {
     address: SocketAddr,
+    /// Whose it is.
+    uid: u32,
     inode: u64,
 }
 
@@ -116,6 +115,35 @@ fn held(at: &Endpoint, inode: u64) -> ClaimError {
 fn overlaps(a: &SocketAddr, b: &SocketAddr) -> bool {
     let (x, y) = (a.ip().to_canonical(), b.ip().to_canonical());
     a.port() == b.port() && x.is_ipv4() == y.is_ipv4() && (x == y || x.is_unspecified() || y.is_unspecified())
+}
+
+/// Returns how far a listener is from being given the connections to an address, in the order in which the kernel looks; none are given to it without.
+fn distance(listening: &SocketAddr, to: &SocketAddr) -> Option<u8> {
+    let (ip, to_ip) = (listening.ip().to_canonical(), to.ip().to_canonical());
+    let same_family = ip.is_ipv4() == to_ip.is_ipv4();
+    match (listening.port() == to.port(), ip.is_unspecified()) {
+        (false, _) => None,
+        (true, _) if ip == to_ip => Some(0),
+        (true, true) if same_family => Some(1),
+        (true, true) if to_ip.is_ipv4() => Some(2),
+        (true, _) => None,
+    }
+}
+
+/// Returns whether a listener belongs to one of these processes. Of one that hides what it has open only so much is known: the socket is our own user's, and nobody else is seen to have it.
+fn is_of(listening: &Listening, pids: &[u32], deadline: Instant) -> bool {
+    let link = format!("socket:[{}]", listening.inode);
+    let hides = |pid: u32| {
+        let opened = fs::read_dir(format!("/proc/{pid}/fd"));
+        opened.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    pids.iter().any(|&pid| has_open(pid, &link, deadline))
+        || may_be_hidden(listening, geteuid().as_raw(), pids.iter().any(|&pid| hides(pid)))
+            && holder(listening.inode, deadline).is_none()
+}
+
+fn may_be_hidden(listening: &Listening, own_uid: u32, somebody_hides: bool) -> bool {
+    somebody_hides && listening.uid == own_uid
 }
 
 /// A listener on the other family's wildcard can block ours, when it takes both families.
@@ -169,9 +197,10 @@ fn parse_row(line: &str, state: &str) -> Option<Listening> {
     let mut fields = line.split_ascii_whitespace();
     let (ip, port) = fields.nth(1)?.split_once(':')?;
     let is_wanted = fields.nth(1)? == state;
-    let inode = fields.nth(5)?.parse().ok()?;
+    let uid = fields.nth(3)?.parse().ok()?;
+    let inode = fields.nth(1)?.parse().ok()?;
     let address = SocketAddr::new(parse_ip(ip)?, u16::from_str_radix(port, 16).ok()?);
-    is_wanted.then_some(Listening { address, inode })
+    is_wanted.then_some(Listening { address, uid, inode })
 }
 
 /// Parses words of 32 bits, each printed as this machine's integer of bytes in network order.
@@ -243,13 +272,13 @@ mod tests {
     #[test]
     fn rows_of_both_families_are_understood() {
         let v4 = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
-                  0: 01004D7F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0\n   \
+                  0: 01004D7F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4711 1 0 100 0 0 10 0\n   \
                   1: 0100007F:1F90 0100007F:8000 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 100 0 0 10 0\n   \
                   2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0 100 0 0 10 0\n";
         let rows = parse_table(v4.as_bytes(), LISTENING).unwrap();
-        assert_eq!(rows, [Listening { address: "127.77.0.1:8080".parse().unwrap(), inode: 4711 }]);
-        let v6 = "   0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 9 1 0\n";
-        assert_eq!(parse_row(v6, LISTENING), Some(Listening { address: "[::1]:8080".parse().unwrap(), inode: 9 }));
+        assert_eq!(rows, [Listening { address: "127.77.0.1:8080".parse().unwrap(), uid: 1000, inode: 4711 }]);
+        let v6 = "   0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 0:0 00:0 0 7 0 9 1 0\n";
+        assert_eq!(parse_row(v6, LISTENING), Some(Listening { address: "[::1]:8080".parse().unwrap(), uid: 7, inode: 9 }));
         for bad in ["", "x", "0: 0100007F 0 0A", "0: zz00007F:1F90 0 0A 0 0 0 0 0 1", "0: 0100007é:1F90 0 0A 0 0 0 0 0 1"] {
             assert_eq!(parse_row(bad, LISTENING), None, "{bad}");
         }
@@ -301,6 +330,32 @@ mod tests {
             drop(listener);
             assert!(!is_held_by(&address, &[me]).unwrap(), "{ip}");
         }
+    }
+
+    #[track_caller]
+    fn check_distance(listening: &str, to: &str, expect: Option<u8>) {
+        assert_eq!(distance(&listening.parse().unwrap(), &to.parse().unwrap()), expect, "{listening} and {to}");
+    }
+
+    #[test]
+    fn the_nearest_socket_is_given_the_connection() {
+        check_distance("127.0.0.1:80", "127.0.0.1:80", Some(0));
+        check_distance("[::ffff:127.0.0.1]:80", "127.0.0.1:80", Some(0));
+        check_distance("0.0.0.0:80", "127.0.0.1:80", Some(1));
+        check_distance("[::]:80", "127.0.0.1:80", Some(2));
+        check_distance("127.0.0.1:81", "127.0.0.1:80", None);
+        check_distance("127.0.0.2:80", "127.0.0.1:80", None);
+        check_distance("[::1]:80", "127.0.0.1:80", None);
+        check_distance("[::]:80", "[::1]:80", Some(1));
+        check_distance("0.0.0.0:80", "[::1]:80", None);
+    }
+
+    #[test]
+    fn who_hides_what_it_has_open_is_believed_of_its_own_users_sockets_only() {
+        let listening = Listening { address: "127.0.0.1:80".parse().unwrap(), uid: 1000, inode: 9 };
+        assert!(may_be_hidden(&listening, 1000, true));
+        assert!(!may_be_hidden(&listening, 1001, true), "another user's is a stranger's");
+        assert!(!may_be_hidden(&listening, 1000, false), "who shows what it has open does not have it");
     }
 
     #[test]
