@@ -6,7 +6,7 @@
 use std::fs;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 
 use super::FrontError;
 
@@ -64,7 +64,10 @@ fn first_free(n_ports: usize, candidates: impl Iterator<Item = u16>, is_free: im
 
 /// Tells whether a program could bind it, on this address or on all.
 fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+    let everywhere = TcpListener::bind((IpAddr::from(Ipv6Addr::UNSPECIFIED), port));
+    // A kernel without IPv6 refuses it with other words.
+    let no_one_at_ipv6 = everywhere.map_or_else(|error| error.kind() != io::ErrorKind::AddrInUse, |_| true);
+    no_one_at_ipv6 && [Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED].iter().all(|ip| TcpListener::bind((*ip, port)).is_ok())
 }
 
 #[cfg(test)]
@@ -100,6 +103,11 @@ mod tests {
     fn one_that_somebody_listens_at_is_not_free() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         assert!(!is_free(listener.local_addr().expect("an address").port()));
+        // Nor at another address: a program that binds all of them would meet it.
+        for other in ["127.0.0.2", "::1"] {
+            let Ok(listener) = TcpListener::bind((other.parse::<IpAddr>().expect("an address"), 0)) else { continue };
+            assert!(!is_free(listener.local_addr().expect("an address").port()), "{other}");
+        }
         let chosen = choose(3).expect("there are some");
         assert!(chosen.len() == 3 && chosen[0] != chosen[1] && chosen[1] != chosen[2], "{chosen:?}");
     }
