@@ -4,13 +4,12 @@
 //! knows; the front believes the program's.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::process;
 
-use df_core::Digest;
 use distributive_flow::parent::{Notification, NotifySocket, Received};
 use distributive_flow::protocol::{Message, NotifyAddress};
 use rustix::process::{Pid, getpgid};
@@ -30,9 +29,7 @@ impl Said {
             NotifyAddress::Path(path) => SocketAddr::from_pathname(path)?,
             NotifyAddress::Abstract(name) => SocketAddr::from_abstract_name(name)?,
         };
-        // The supervisor's own name cannot be guessed, so neither can this.
-        let name = Digest::of(&[supervisor.as_encoded_bytes(), &process::id().to_le_bytes()].concat());
-        let program = NotifySocket::bind(NotifyAddress::Abstract(format!("df-front-{name}").into_bytes()))?;
+        let program = NotifySocket::bind(NotifyAddress::Abstract(name()?))?;
         Ok(Self { program, supervisor: supervisor_at, voice: UnixDatagram::unbound()? })
     }
 
@@ -79,8 +76,28 @@ impl Said {
     }
 }
 
+/// Draws a name. What the supervisor's own is made of does not matter: anybody can read it in the kernel's table, and whoever could derive this one could be there first.
+fn name() -> io::Result<Vec<u8>> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(format!("df-front-{:032x}", u128::from_ne_bytes(bytes)).into_bytes())
+}
+
 impl AsFd for Said {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.program.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_another_each_time() {
+        let open = || Said::open(OsStr::new("@supervisor")).expect("open");
+        let (one, other) = (open(), open());
+        assert_ne!(one.variable(), other.variable(), "the same process and supervisor must not give the same name");
+        assert_eq!(name().expect("drawn").len(), "df-front-".len() + 32);
     }
 }
