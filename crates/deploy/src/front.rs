@@ -98,7 +98,9 @@ pub fn wrap(spec: &LaunchSpec, behind: &[Place], verify: &[Probe], drain: Durati
     }
     let order = Order { proxy: find()?, drain, ways, program: spec.program.clone(), args: spec.args.clone() };
     // The launcher is this very program too, and may execute itself as any user, wherever its file lies by now.
-    Ok(LaunchSpec { program: "/proc/self/exe".into(), args: order.words(), ..spec.clone() })
+    let mut front = LaunchSpec { program: "/proc/self/exe".into(), args: order.words(), ..spec.clone() };
+    front.env.insert(order::WAYS.to_owned(), order.variable());
+    Ok(front)
 }
 
 /// Returns what the proxy takes where, and where it goes. HTTP is spoken where a probe asks in HTTP.

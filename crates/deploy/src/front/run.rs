@@ -16,7 +16,7 @@ use rustix::process::{Pid, Resource, Signal, getrlimit};
 
 use super::configuration::{self, Room};
 use super::course::{self, Action, Event, State};
-use super::order::Order;
+use super::order::{self, Order};
 use super::said::Said;
 use super::sys::Listeners;
 use crate::claim;
@@ -33,7 +33,7 @@ const KILLED: Duration = Duration::from_secs(2);
 
 /// Carries out what the words behind `df-node front` say; the body of that command. It ends as the program does.
 pub fn front_main(words: &[OsString]) -> ! {
-    let order = Order::read(words);
+    let order = Order::read(words, &env::var_os(order::WAYS).unwrap_or_default());
     let listeners = order.as_ref().and_then(|_| Listeners::take().ok().flatten());
     let (Some(order), Some(listeners)) = (order, listeners) else {
         eprintln!("df-node front is started by the supervisor only");
@@ -103,7 +103,8 @@ impl Front {
         let mut command = Command::new(&order.program);
         // A group of its own: what it tells its group concerns neither us nor the proxy.
         command.args(&order.args).process_group(0);
-        for (name, _) in env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"LISTEN_")) {
+        let is_ours = |name: &OsString| name.as_encoded_bytes().starts_with(b"LISTEN_") || name == order::WAYS;
+        for (name, _) in env::vars_os().filter(|(name, _)| is_ours(name)) {
             command.env_remove(name);
         }
         command.envs(said.iter().map(|said| ("NOTIFY_SOCKET", said.variable())));
@@ -244,7 +245,7 @@ impl Front {
         let mut command = Command::new(&self.order.proxy);
         // In the foreground; the file is its own by inheritance, and nobody else's.
         command.arg("-db").arg("-f").arg(format!("/proc/self/fd/{}", file.as_raw_fd())).env_clear().process_group(0);
-        let is_needed = |name: &str| name == "PATH" || name.starts_with("DF_");
+        let is_needed = |name: &str| name == "PATH" || (name.starts_with("DF_") && name != order::WAYS);
         command.envs(env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_needed)));
         self.listeners.with(|| command.spawn().and_then(Process::child))
     }
@@ -291,14 +292,28 @@ mod tests {
     use std::net::TcpListener;
     use std::process::Stdio;
 
+    fn start(input: Stdio) -> Process {
+        let mut command = Command::new("sleep");
+        Process::child(command.arg("100").stdin(input).process_group(0).spawn().expect("it starts")).expect("held")
+    }
+
+    #[test]
+    fn a_stranger_at_the_address_that_is_connected_to_is_not_the_program_at_another() {
+        for elsewhere in ["::1", "127.0.0.2"] {
+            let Ok(own) = TcpListener::bind((elsewhere.parse::<std::net::IpAddr>().expect("an address"), 0)) else { continue };
+            let port = own.local_addr().expect("an address").port();
+            let Ok(_stranger) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) else { continue };
+            let program = start(OwnedFd::from(own).into());
+            assert!(matches!(at(port, program.pid()), Found::Stranger), "{elsewhere}");
+            program.kill_all().expect("killed");
+            program.wait(Duration::from_secs(10)).expect("it ends");
+        }
+    }
+
     #[test]
     fn clients_are_given_to_nobody_but_the_program() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let port = listener.local_addr().expect("an address").port();
-        let start = |input: Stdio| {
-            let mut command = Command::new("sleep");
-            Process::child(command.arg("100").stdin(input).process_group(0).spawn().expect("it starts")).expect("held")
-        };
         let (other, program) = (start(Stdio::null()), start(OwnedFd::from(listener.try_clone().expect("a copy")).into()));
         assert!(matches!(at(port, other.pid()), Found::Stranger));
         assert!(matches!(at(port, program.pid()), Found::Program));
