@@ -1,5 +1,7 @@
 //! Programs that take no socket and only know a port: behind a proxy they are upgraded and taken back, and no client notices.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,8 +14,8 @@ use crate::support::{PORT, World, shared};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// As most people write one: it ends at once when it is told to, whatever is open, and its queue is short. `--early` says READY=1 before it listens, `--never` never listens, and
-/// none does while there is a file `closed`.
+/// As most people write one: it ends at once when it is told to, whatever is open, and its queue is short. `--early` says READY=1 before it listens, `--never` never listens,
+/// `--hidden` hides what it has open from its own user, and none does while there is a file `closed`.
 const SERVER: &str = r#"#!/usr/bin/python3
 import http.server, os, socket, sys, time
 
@@ -36,6 +38,9 @@ if "--early" in sys.argv:
     name = os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1)
     socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b"READY=1", name)
     time.sleep(0.2)
+if "--hidden" in sys.argv:
+    import ctypes
+    assert ctypes.CDLL(None).prctl(4, 0, 0, 0, 0) == 0  # PR_SET_DUMPABLE
 if "--never" in sys.argv:
     time.sleep(1000)
 closed = os.path.join(os.environ["DF_DATA"], "closed")
@@ -130,13 +135,65 @@ fn who_comes_before_the_program_accepts_waits_for_it() {
     survivors::send(program, libc::SIGKILL);
     // Started again, it does not listen yet.
     wait_until(DEADLINE, || closed.with_extension("seen").exists().then_some(())).expect("it is started again");
-    std::thread::scope(|scope| {
-        let client = scope.spawn(|| df_testkit::net::http_get(world.at(1), "/", DEADLINE));
-        let names: Vec<String> = processes(&world).into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["df-front", "serve"], "nobody takes a client before the program does");
-        std::fs::remove_file(&closed).expect("removed");
-        assert_eq!(client.join().expect("no panic").expect("an answer"), (200, commit.clone()));
-    });
+    let mut client = TcpStream::connect(world.at(1)).expect("nobody is refused");
+    client.write_all(b"GET / HTTP/1.1\r\nHost: late\r\nConnection: close\r\n\r\n").expect("sent");
+    client.set_read_timeout(Some(DEADLINE)).expect("set");
+    let found = processes(&world);
+    let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["df-front", "serve"], "nobody takes a client before the program does");
+    expect_secret_port(&found);
+    std::fs::remove_file(&closed).expect("removed");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with(&commit), "{answer}");
+}
+
+/// Expects that nobody can read the program's port in a list of processes: it does not listen yet, and whoever knows the port could.
+#[track_caller]
+fn expect_secret_port(processes: &[(String, u32)]) {
+    let read = |pid: u32, what: &str| {
+        let bytes = std::fs::read(Path::new("/proc").join(pid.to_string()).join(what)).expect("read");
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let program = processes.iter().find(|(name, _)| name == "serve").expect("it runs").1;
+    let environment = read(program, "environ");
+    let port = environment.split('\0').find_map(|variable| variable.strip_prefix("PORT=")).expect("it is told");
+    for (name, pid) in processes {
+        let line = read(*pid, "cmdline");
+        assert!(!line.contains(port), "{name}: {line:?} says {port}");
+    }
+    assert!(!environment.contains("DF_FRONT"), "what only the front is told: {environment}");
+}
+
+#[test]
+fn a_program_behind_a_proxy_may_be_another_user_and_hide_what_it_has_open() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can run programs as others");
+        return;
+    }
+    let versions = Versions::new("nobody");
+    let commits = ["[--early]", "[--hidden]"].map(|args| versions.commit(args, "proxy\n  user: nobody", HTTP));
+    let world = World::of(versions.0.dir(), 1);
+    // That user has to get at its image.
+    std::fs::set_permissions(world.path(""), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    for commit in &commits {
+        world.deploy(commit);
+        world.expect_serving(commit);
+        let found = processes(&world);
+        assert!(["df-front", "haproxy", "serve"].iter().all(|name| found.iter().any(|(other, _)| other == name)), "{found:?}");
+        found.iter().for_each(|(name, pid)| assert_eq!(uids(*pid), NOBODY, "{name}"));
+    }
+    world.df(["stop"]).ok();
+    expect_nothing_left(&world);
+}
+
+/// nobody, whom every system has: real, effective, saved and for files.
+const NOBODY: &str = "65534 65534 65534 65534";
+
+fn uids(pid: u32) -> String {
+    let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).expect("it is somebody's");
+    line.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 const HTTP: &str = "verify:\n  - http: { port: http, path: / }\n";
@@ -179,9 +236,11 @@ impl Versions {
 
     fn commit(&self, args: &str, handoff: &str, verify: &str) -> String {
         let tree = tempfile::tempdir_in(shared()).expect("a directory");
+        // Only who never is ready is not waited for long.
+        let ready = if args.contains("--never") { "5s" } else { "30s" };
         let yaml = format!(
             "app: proxied\nbuild: {{ include: {{ bin: bin }} }}\nrun:\n  exec: bin/serve\n  args: {args}\n  ports: {{ http: {PORT} }}\n  \
-             handoff: {handoff}\n  ready: 5s\n  drain: 10s\n{verify}rollout: {{ soak: 0s }}\n"
+             handoff: {handoff}\n  ready: {ready}\n  drain: 10s\n{verify}rollout: {{ soak: 0s }}\n"
         );
         let program = tree.path().join("bin/serve");
         std::fs::create_dir(tree.path().join("bin")).expect("made");
