@@ -5,7 +5,7 @@
 //! killed leaves objects that no head names. Only a collection deletes, in two steps; no clock makes it safe, clocks only pace it.
 //!
 //! Requests: a put costs one for each 56 MiB of new blobs as they are stored, and three: head, record, head; one more for a root table that is too long for the head, and one for a segment.
-//! A put of what is there costs one; the first of all eight more. Nothing lists but a collection, and a repair of what holds the cache together.
+//! A put of what is there costs one; the first of all nine more. Nothing lists but a collection, and a repair of what holds the cache together.
 
 pub mod objects;
 

@@ -19,6 +19,9 @@ pub enum BucketError {
         #[source]
         source: FormatError,
     },
+    /// A newer program wrote it. Whoever took that for damage would throw away what it says.
+    #[error("{key} was written by a newer df, in a format that this one does not know; it is left as it is")]
+    Newer { key: Key },
     /// What the head names is gone: removed by hand, or the head is an older one that somebody put back.
     #[error("{key}, which the head of the cache names, is not in the bucket; a repair of the cache looks for what is left")]
     Gone { key: Key },
@@ -39,6 +42,13 @@ pub enum BucketError {
     Local(#[source] io::Error),
 }
 
+impl BucketError {
+    /// Says what is wrong with an object that cannot be read.
+    pub(crate) fn of(key: Key, source: FormatError) -> Self {
+        if source == FormatError::NEWER { Self::Newer { key } } else { Self::Damaged { key, source } }
+    }
+}
+
 impl From<BucketError> for io::Error {
     fn from(error: BucketError) -> Self {
         let kind = match &error {
@@ -50,7 +60,7 @@ impl From<BucketError> for io::Error {
             BucketError::Object(ObjectError::Malformed { .. } | ObjectError::TooLong { .. }) | BucketError::Damaged { .. } => {
                 io::ErrorKind::InvalidData
             }
-            BucketError::Unconditional => io::ErrorKind::Unsupported,
+            BucketError::Unconditional | BucketError::Newer { .. } => io::ErrorKind::Unsupported,
             BucketError::Contended { .. } => io::ErrorKind::WouldBlock,
             BucketError::Local(source) => source.kind(),
             BucketError::Object(_) => io::ErrorKind::Other,

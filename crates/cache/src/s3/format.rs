@@ -9,7 +9,7 @@
 //! `magic` has 4 bytes, the last of them the version; both lengths have 4, little-endian as all numbers here. `codec` is 0 (the body as it is) or 1 (one zstd frame; only for bodies of
 //! 4 KiB and more, only when that makes it smaller, and beyond 1 MiB never to less than a 256th). `head`, log records, root tables, lists of the condemned, index segments and the footers of packs are frames; what the
 //! bodies hold is said in each module. A reader refuses a magic that it does not know, a length above its bound, and any byte that the digest does not fit; a new version gets a new
-//! fourth byte. The worked examples are `testdata/s3-*-v1.bin`.
+//! fourth byte. The worked examples are `testdata/s3-*.bin`.
 
 pub(crate) mod condemned;
 pub(crate) mod head;
@@ -43,6 +43,11 @@ const PREFIX_LEN: usize = 16;
 #[error("{0}")]
 pub struct FormatError(pub(crate) &'static str);
 
+impl FormatError {
+    /// Whole, but of a version that a later program writes: to be left as it is.
+    pub(crate) const NEWER: Self = Self("it is of a version that this program does not know");
+}
+
 /// Returns the frame around a body.
 pub(crate) fn seal(magic: [u8; 4], body: &[u8]) -> Vec<u8> {
     let compressed = (body.len() >= COMPRESSED_FROM).then(|| zstd::bulk::compress(body, LEVEL).ok()).flatten();
@@ -64,10 +69,12 @@ pub(crate) fn seal(magic: [u8; 4], body: &[u8]) -> Vec<u8> {
 pub(crate) fn open(magic: [u8; 4], frame: &[u8], limit: usize) -> Result<Vec<u8>, FormatError> {
     let split = frame.len().checked_sub(Digest::LEN).filter(|&at| at >= PREFIX_LEN).ok_or(FormatError("it is cut"))?;
     let (checked, check) = frame.split_at(split);
+    let is_whole = Digest::of(checked).as_bytes() == check;
     if !checked.starts_with(&magic) {
-        return Err(FormatError("it is something else, or of a version this program does not know"));
+        let is_newer = is_whole && checked.starts_with(&magic[..3]) && checked[3] > magic[3];
+        return Err(if is_newer { FormatError::NEWER } else { FormatError("it is something else") });
     }
-    if Digest::of(checked).as_bytes() != check {
+    if !is_whole {
         return Err(FormatError("its bytes are not what its digest says"));
     }
     let word = |at: usize| u32::from_le_bytes(checked[at..at + 4].try_into().expect("4 bytes")) as usize;

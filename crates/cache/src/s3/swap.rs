@@ -280,7 +280,7 @@ impl S3Store {
         let key = head_key();
         match self.objects.get(&key, HEAD_LEN) {
             Ok(object) => {
-                let head = Head::decode(&object.bytes).map_err(|source| BucketError::Damaged { key, source })?;
+                let head = Head::decode(&object.bytes).map_err(|source| BucketError::of(key, source))?;
                 Ok(Some((head, object.etag)))
             }
             Err(ObjectError::Absent { .. }) => Ok(None),
@@ -350,6 +350,13 @@ impl S3Store {
         if view.head.sequence == 1 {
             // With the first commit, so that a head that is lost is never taken for a cache that was not made yet.
             self.write_identity(cache)?;
+        }
+        if head.encode().len() as u64 > HEAD_LEN {
+            // Nobody could read it any more, nor the record.
+            return Err(BucketError::Damaged {
+                key: head_key(),
+                source: FormatError("with one more commit it is longer than it may be"),
+            });
         }
         let record = commit::record(&self.options.who, self.options.now, &view.roots, &roots, head.clone());
         self.write_once(&record.key(), &record.encode().into())?;
@@ -463,7 +470,10 @@ impl S3Store {
 
     /// Reads the head again; `None` when it is the one of the view.
     fn newer(&self, view: &View) -> Result<Option<Arc<View>>, BucketError> {
-        Ok(self.view()?.filter(|newer| newer.head.sequence != view.head.sequence))
+        match self.view()? {
+            None if view.etag != View::absent() => Err(BucketError::HeadLost),
+            now => Ok(now.filter(|now| now.head != view.head)),
+        }
     }
 
     /// As [`S3Store::newer`], when it is asked for.
@@ -528,8 +538,10 @@ impl S3Store {
 
     pub(crate) fn remember(&self, view: &Arc<View>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        // Two threads may read heads in either order; the newer one stays.
-        if known.as_ref().is_none_or(|known| known.head.cache != view.head.cache || known.head.sequence <= view.head.sequence) {
+        // Two threads may read heads in either order; the newer one stays, unless the other is none of those before it.
+        let follows =
+            |known: &View| known.head.sequence > view.head.sequence && known.head.txid_of(view.head.sequence) == view.head.txid();
+        if !known.as_ref().is_some_and(|known| follows(known)) {
             *known = Some(view.clone());
         }
     }

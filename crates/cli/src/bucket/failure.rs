@@ -36,6 +36,8 @@ enum Trouble {
     Damaged,
     /// Nothing says any more what was in it.
     Forgotten,
+    /// A newer df wrote it.
+    Newer,
     /// The server knows no conditional writes.
     Unconditional,
     /// Others change it all the time.
@@ -73,6 +75,7 @@ fn of(place: &str, error: &(dyn Error + 'static), changed: &str) -> Failure {
         Trouble::Denied => CREDENTIALS.to_owned(),
         Trouble::Forgotten => format!("remove what is left below {place}, or name another place; then df cache persist"),
         Trouble::Damaged => command("repair", place),
+        Trouble::Newer => "use the df that wrote it, or a newer one".to_owned(),
         Trouble::Unconditional => format!("df cache persist --single-writer --address {place}"),
         Trouble::Contended => "type it again".to_owned(),
         Trouble::Full => "make room there, then type it again".to_owned(),
@@ -96,6 +99,7 @@ fn trouble(error: &(dyn Error + 'static)) -> Trouble {
     }
     match error.downcast_ref::<BucketError>() {
         Some(BucketError::Damaged { .. } | BucketError::Gone { .. } | BucketError::HeadLost) => return Trouble::Damaged,
+        Some(BucketError::Newer { .. }) => return Trouble::Newer,
         Some(BucketError::LogLost) => return Trouble::Forgotten,
         Some(BucketError::Unconditional) => return Trouble::Unconditional,
         Some(BucketError::Contended { .. }) => return Trouble::Contended,

@@ -90,8 +90,7 @@ impl Head {
 
     /// Keeps an object of at most `most` bytes, if there is room; returns whether. Whoever calls names it next.
     pub(crate) fn keep(&mut self, digest: Digest, bytes: &[u8], most: usize) -> bool {
-        let all = self.kept.iter().map(|(_, bytes)| bytes.len()).sum::<usize>();
-        let fits = bytes.len() <= most.min(KEPT_LEN) && all + bytes.len() <= ALL_KEPT_LEN;
+        let fits = bytes.len() <= most.min(KEPT_LEN) && kept_len(&self.kept) + bytes.len() <= ALL_KEPT_LEN;
         if fits {
             self.kept.push((digest, bytes.into()));
         }
@@ -159,8 +158,13 @@ impl Head {
         }
         let one = |list: Vec<Reference>| list.first().copied();
         let head = Self { cache, sequence, fence, txids, roots: one(roots), segments, condemned: one(condemned), kept };
-        let is_named = |(digest, bytes): &Kept| head.references().any(|reference| is_that(reference, digest, bytes));
-        if head.kept.iter().all(is_named) { Ok(head) } else { Err(FormatError("it keeps what it does not name")) }
+        // Once: what is named over and over would be read into memory as often.
+        let is_named =
+            |(digest, bytes): &Kept| head.references().filter(|reference| is_that(reference, digest, bytes)).count() == 1;
+        if kept_len(&head.kept) > ALL_KEPT_LEN {
+            return Err(FormatError("it keeps too much"));
+        }
+        if head.kept.iter().all(is_named) { Ok(head) } else { Err(FormatError("it keeps what it does not name once")) }
     }
 }
 
@@ -169,6 +173,10 @@ fn read_kept(reader: &mut Reader<'_>) -> Result<Vec<Kept>, FormatError> {
     let kept = reader.list(count, |reader| reader.text(KEPT_LEN).map(|bytes| (Digest::of(bytes), Arc::from(bytes))))?;
     // Of each head there is one text only.
     if kept.is_empty() { Err(FormatError("it keeps nothing, and says that it does")) } else { Ok(kept) }
+}
+
+fn kept_len(kept: &[Kept]) -> usize {
+    kept.iter().map(|(_, bytes)| bytes.len()).sum()
 }
 
 fn is_that(reference: &Reference, digest: &Digest, bytes: &[u8]) -> bool {
@@ -220,9 +228,12 @@ pub(crate) mod tests {
     fn only_what_a_head_names_may_lie_in_it() {
         let mut head = keeping(b"a segment");
         head.segments[1].len += 1;
-        assert_eq!(Head::decode(&head.encode()), Err(FormatError("it keeps what it does not name")));
+        assert_eq!(Head::decode(&head.encode()), Err(FormatError("it keeps what it does not name once")));
         head.segments.pop();
-        assert_eq!(Head::decode(&head.encode()), Err(FormatError("it keeps what it does not name")));
+        assert_eq!(Head::decode(&head.encode()), Err(FormatError("it keeps what it does not name once")));
+        let mut twice = keeping(b"a segment");
+        twice.segments.push(twice.segments[1]);
+        assert_eq!(Head::decode(&twice.encode()), Err(FormatError("it keeps what it does not name once")));
         head.drop_unnamed();
         assert_eq!(head.kept, []);
         assert_eq!(Head::decode(&head.encode()), Ok(head));
@@ -233,6 +244,15 @@ pub(crate) mod tests {
         let mut longer = long;
         longer.kept[0] = (Digest::of(&[7; KEPT_LEN + 1]), Arc::from(&[7; KEPT_LEN + 1][..]));
         assert_eq!(Head::decode(&longer.encode()), Err(FormatError("a text in it is too long")));
+    }
+
+    #[test]
+    fn a_whole_head_of_a_later_version_is_known_from_a_damaged_one() {
+        let mut later = seal(*b"dfh\x03", b"what nobody here knows");
+        assert_eq!(Head::decode(&later), Err(FormatError::NEWER));
+        later[20] ^= 1;
+        assert_eq!(Head::decode(&later), Err(FormatError("it is something else")));
+        assert_eq!(Head::decode(&seal(*b"dfh\x00", b"")), Err(FormatError("it is something else")));
     }
 
     #[test]

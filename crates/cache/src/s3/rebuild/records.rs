@@ -76,7 +76,10 @@ impl S3Store {
     fn record(&self, sequence: u64, txid: Txid) -> Result<Option<Record>, BucketError> {
         let key = log_key(sequence, txid);
         match self.objects.get(&key, LOG_LEN) {
-            Ok(object) => Ok(Record::decode(&object.bytes).ok().filter(|record| record.key() == key)),
+            Ok(object) => match Record::decode(&object.bytes) {
+                Err(FormatError::NEWER) => Err(BucketError::Newer { key }),
+                read => Ok(read.ok().filter(|record| record.key() == key)),
+            },
             Err(ObjectError::Absent { .. } | ObjectError::TooLong { .. } | ObjectError::Malformed { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }

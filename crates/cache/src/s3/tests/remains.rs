@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::BucketError;
+use super::super::format::seal;
 use super::Bench;
 use super::conditions::reason;
 use super::killed::{assert_there, at_every_request, put};
@@ -61,6 +62,40 @@ fn a_mark_that_says_something_else_is_a_mark() {
     assert_eq!(words, ["the head, as commit 2 made it", "df-cache.json", "log/cache.json"]);
     assert_eq!(bench.bucket.peek("log/cache.json"), Some(whole));
     assert_there(&bench, 1);
+}
+
+#[test]
+fn what_a_later_version_wrote_is_not_taken_for_damage_and_rolled_back_by_a_repair() {
+    let later = |key: &str| {
+        let bench = Bench::new();
+        (1..3).for_each(|n| put(&bench.store(), n).expect("put"));
+        let key = bench.bucket.keys().into_iter().rfind(|it| it.starts_with(key)).expect("there");
+        let mut magic = *bench.bucket.peek(&key).expect("there").first_chunk::<4>().expect("a frame");
+        magic[3] = 0xff;
+        bench.bucket.set(&key, Some(&seal(magic, b"more than this program knows")));
+        bench
+    };
+    // The head; and, where that is lost, the newest record.
+    let (head, record) = (later("head"), later("log/0"));
+    without(&record, &["head"]);
+    for bench in [head, record] {
+        let before = bench.bucket.keys();
+        let refused = bench.store().repair(&Nothing).expect_err("it is not this program's to repair");
+        assert!(matches!(reason(&refused), Some(BucketError::Newer { .. })), "{refused:?}");
+        assert!(bench.store().collect(&gc::Plan::default()).is_err(), "nor to collect");
+        assert_eq!(bench.bucket.keys(), before);
+    }
+}
+
+#[test]
+fn a_bucket_that_was_emptied_since_it_was_read_holds_nothing_and_nobody_says_that_it_does() {
+    let bench = Bench::new();
+    put(&bench.store(), 1).expect("put");
+    let store = bench.store();
+    assert_eq!(store.contents().expect("read").images.len(), 1);
+    without(&bench, &[""]);
+    let refused = put(&store, 1).expect_err("nothing is there any more");
+    assert!(matches!(reason(&refused), Some(BucketError::HeadLost)), "{refused:?}");
 }
 
 #[test]

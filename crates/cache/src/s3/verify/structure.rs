@@ -143,6 +143,7 @@ impl S3Store {
         let why = match self.objects.get(&key, limit) {
             Ok(object) => match check(&object.bytes) {
                 Ok(()) => return Ok(()),
+                Err(FormatError::NEWER) => return Err(BucketError::Newer { key }),
                 Err(error) => error.to_string(),
             },
             Err(ObjectError::Absent { .. }) => GONE.to_owned(),
