@@ -5,7 +5,9 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use df_testkit::process::{Child, wait_until};
+use df_testkit::process::{Child, Run, wait_until};
+use df_testkit::survivors;
+use serde_json::Value;
 
 use crate::support::odd_versions::odd;
 use crate::support::{World, shorten};
@@ -42,17 +44,49 @@ impl Node {
         self.world.node(1).join("data/odd").join(name)
     }
 
-    /// Waits until the supervisor has written down that the second generation does one of these.
+    /// Waits until the supervisor has written something down, and returns it.
     #[track_caller]
-    fn wait_for_state(&self, states: &[&str]) {
+    fn wait_for<T>(&self, written: impl Fn(&Value) -> Option<T>) -> T {
         let record = self.world.node(1).join("run/odd.json");
-        let is_so = || {
-            let record = std::fs::read_to_string(&record).ok()?;
-            let record: serde_json::Value = serde_json::from_str(&record).ok()?;
+        let is_so = || written(&serde_json::from_str(&std::fs::read_to_string(&record).ok()?).ok()?);
+        wait_until(SOON, is_so).unwrap_or_else(|| panic!("{:?}", std::fs::read_to_string(&record)))
+    }
+
+    /// Waits until the supervisor has written down that the second generation does one of these; returns its process.
+    #[track_caller]
+    fn wait_for_state(&self, states: &[&str]) -> u32 {
+        self.wait_for(|record| {
             let of_new = record["versions"].as_array()?.iter().find(|version| version["generation"] == 2)?;
-            states.iter().any(|state| of_new["state"] == *state).then_some(())
-        };
-        assert!(wait_until(SOON, is_so).is_some(), "{:?}", std::fs::read_to_string(&record));
+            let is_so = states.iter().any(|state| of_new["state"] == *state);
+            is_so.then(|| of_new["process"]["pid"].as_u64())?.and_then(|pid| u32::try_from(pid).ok())
+        })
+    }
+
+    /// Waits until the supervisor has written down that nothing runs, and that a run has the socket.
+    #[track_caller]
+    fn wait_for_socket_of(&self, run: u64) {
+        self.wait_for(|record| {
+            let has_it = record["groups"][0]["slots"].as_array()?.iter().any(|slot| *slot == run);
+            (has_it && record["versions"].as_array()?.is_empty()).then_some(())
+        });
+    }
+
+    /// Lets whoever opens a generation's log to write there wait for ever.
+    fn block_log(&self, generation: u64) -> PathBuf {
+        let path = self.world.node(1).join(format!("log/odd/{generation}.log"));
+        let aside = path.with_extension("aside");
+        // The one that runs, if it does, writes on.
+        let _ = std::fs::rename(&path, aside);
+        Run::new("mkfifo").arg(&path).ok();
+        path
+    }
+
+    /// Kills the supervisor, which does not get to do anything more after the first of this.
+    fn kill_supervisor_and(&self, then: impl FnOnce()) {
+        let supervisors = self.world.pids(1, "supervise");
+        supervisors.iter().for_each(|pid| survivors::send(*pid, libc::SIGSTOP));
+        then();
+        self.world.kill(1, "supervise");
     }
 
     /// Waits until a file is in the data.
@@ -92,6 +126,42 @@ fn a_supervisor_killed_while_the_new_one_is_on_trial_brings_the_old_one_back_and
     node.wait_for_state(&["starting", "trial"]);
     let clients = node.clients();
     node.world.kill(1, "supervise");
+    node.expect_went_back(clients);
+    assert_ne!(df.finish(SOON).code, Some(0));
+}
+
+#[test]
+fn a_supervisor_killed_before_the_new_one_has_begun_brings_the_old_one_back_and_clients_have_waited() {
+    let node = Node::new("4");
+    let log = node.block_log(2);
+    let df = node.deploy("good", "4");
+    node.wait_for_socket_of(2);
+    let clients = node.clients();
+    node.kill_supervisor_and(|| std::fs::remove_file(&log).expect("removed"));
+    node.expect_went_back(clients);
+    assert_ne!(df.finish(SOON).code, Some(0));
+}
+
+#[test]
+fn a_supervisor_killed_together_with_the_one_on_trial_brings_the_old_one_back_and_clients_have_waited() {
+    let node = Node::new("5");
+    let df = node.deploy("hangs", "5");
+    let new = node.wait_for_state(&["starting", "trial"]);
+    let clients = node.clients();
+    node.kill_supervisor_and(|| survivors::send(new, libc::SIGKILL));
+    node.expect_went_back(clients);
+    assert_ne!(df.finish(SOON).code, Some(0));
+}
+
+#[test]
+fn a_supervisor_killed_while_it_brings_the_old_one_back_does_so_the_next_time_and_clients_have_waited() {
+    let node = Node::new("6");
+    let log = node.block_log(1);
+    let df = node.deploy("hangs", "6");
+    survivors::send(node.wait_for_state(&["starting", "trial"]), libc::SIGKILL);
+    node.wait_for_socket_of(1);
+    let clients = node.clients();
+    node.kill_supervisor_and(|| std::fs::remove_file(&log).expect("removed"));
     node.expect_went_back(clients);
     assert_ne!(df.finish(SOON).code, Some(0));
 }

@@ -97,7 +97,10 @@ struct Version {
     generation: u64,
     release: Arc<Release>,
     places: Vec<Place>,
-    spec: Option<LaunchSpec>,
+    /// Its ports as its program sees them: behind a proxy they are others.
+    behind: Vec<Place>,
+    /// How it is started, or why that cannot be told any more.
+    spec: Result<LaunchSpec, String>,
     process: Option<Arc<Process>>,
     state: RunState,
     since: Timestamp,

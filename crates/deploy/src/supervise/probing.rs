@@ -28,8 +28,8 @@ pub struct Round {
     pub ports: Vec<(Place, Option<Arc<Group>>)>,
     /// The version's run, as the groups know it.
     pub run: u64,
-    /// How the version itself was started: commands get the same.
-    pub spec: LaunchSpec,
+    /// How the version itself was started, for commands get the same; or why that cannot be told any more.
+    pub spec: Result<LaunchSpec, String>,
     /// How commands are started.
     pub launcher: Launcher,
 }
@@ -72,7 +72,10 @@ impl Round {
 
     /// Runs a program of the image as the version itself runs, with a way to reach this very version.
     fn command(&self, name: &str, argv: &[String]) -> ProbeOutcome {
-        let mut spec = self.spec.clone();
+        let mut spec = match &self.spec {
+            Ok(spec) => spec.clone(),
+            Err(why) => return failed(name.to_owned(), format!("it cannot be asked as the version runs: {why}")),
+        };
         let Some((program, args)) = argv.split_first() else {
             return failed(name.to_owned(), "an empty command".into());
         };

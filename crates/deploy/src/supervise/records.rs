@@ -6,7 +6,8 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use df_core::AppName;
+use df_core::name::Label;
+use df_core::{AppName, Endpoint};
 use df_wire::message::RunState;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,9 @@ pub struct VersionRecord {
     /// It was started in the place of another, which it must not meet; not in records of older supervisors.
     #[serde(default)]
     pub alone: bool,
+    /// Where its program listens, for each port that is behind a proxy; none in records of older supervisors.
+    #[serde(default)]
+    pub behind: Vec<(Label, Endpoint)>,
 }
 
 fn path(layout: &Layout, app: &AppName) -> PathBuf {

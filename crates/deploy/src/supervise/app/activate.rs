@@ -229,7 +229,7 @@ impl App {
         let (round, inbox) = (self.round(run), self.inbox.clone());
         thread::spawn(move || {
             thread::sleep(after);
-            let outcomes = round.map(|round| round.ask()).unwrap_or_default();
+            let outcomes = round.map_or_else(unasked, |round| round.ask());
             let _ = inbox.send(Message::Probed { run, outcomes });
         });
     }
@@ -415,6 +415,11 @@ fn style(release: &Release, listen: std::net::IpAddr, old: Option<&[Place]>) -> 
         return Style::Exclusive;
     }
     Style::Beside
+}
+
+/// Returns what came of a round of probes that there is nobody to ask: what was not asked is not well.
+fn unasked() -> Vec<ProbeOutcome> {
+    vec![ProbeOutcome { name: "probes".into(), ok: false, detail: "the version is not known any more".into(), seconds: 0.0 }]
 }
 
 /// Returns what can be asked of a release.

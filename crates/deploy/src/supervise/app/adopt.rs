@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use df_core::name::Label;
+use df_core::spec::Handoff;
 use df_core::{Endpoint, Timestamp};
 use df_wire::message::{GenerationResult, RunState};
 
 use super::super::probing;
 use super::super::records::{self, Records, VersionRecord, WaitingRecord};
-use super::super::start;
+use super::super::start::{self, Place};
 use super::activate::readiness;
 use super::watching::{kill, watch};
 use super::{App, Flight, Starting, Version};
@@ -42,6 +44,23 @@ struct Former {
     state: RunState,
     handoff: String,
     alone: bool,
+    behind: Vec<(Label, Endpoint)>,
+}
+
+impl Former {
+    /// One whose program has ended.
+    fn ended(generation: u64, since: Timestamp, listen: IpAddr, state: RunState) -> Self {
+        Self { generation, since, listen, state, handoff: String::new(), alone: false, behind: vec![] }
+    }
+}
+
+/// Returns the ports of a version as its program sees them: those behind a proxy are where the program was told to listen.
+fn as_seen_by_program(places: &[Place], behind: &[(Label, Endpoint)]) -> Vec<Place> {
+    let moved = |place: &Place| {
+        let found = behind.iter().find(|(label, _)| *label == place.label).filter(|_| place.handoff == Handoff::Proxy);
+        found.map_or_else(|| place.clone(), |(_, address)| Place { address: address.clone(), ..place.clone() })
+    };
+    places.iter().map(moved).collect()
 }
 
 /// Returns when it is so many milliseconds after the machine started, if that can be told.
@@ -69,7 +88,8 @@ impl App {
         self.end_orphans();
         let waits = self.find_armed();
         let current = self.current();
-        let serving = self.run_of(current).or_else(|| self.followed(current));
+        let is_there = self.run_of(current);
+        let serving = is_there.or_else(|| self.followed(current)).or_else(|| self.left_alone(current, &records, &held));
         if let Err(why) = self.adopt_groups(&records, serving, &mut held) {
             eprintln!("{}: its listeners cannot be had back ({why}); it is started again", self.app);
             self.end_all();
@@ -82,7 +102,9 @@ impl App {
         self.write_records();
         match self.serving.and_then(|run| self.versions.get(&run)) {
             None => self.boot(),
-            Some(version) if version.process.is_none() && is_free => self.restart_at = Some(Instant::now()),
+            Some(version) if version.process.is_none() && (is_free || is_there.is_none()) => {
+                self.restart_at = Some(Instant::now())
+            }
             Some(version) if version.process.is_none() => self.revive(&records),
             Some(_) => {}
         }
@@ -215,11 +237,51 @@ impl App {
         is_followed.then(|| self.stopped(current)).flatten()
     }
 
+    /// Enters the generation that `current` names where it was stopped for another, which has ended too or was never written down: clients wait at a socket that
+    /// is the other's by now.
+    fn left_alone(&mut self, current: u64, records: &Records, held: &BTreeMap<What, OwnedFd>) -> Option<u64> {
+        let is_left = |group: &GroupRecord| {
+            let mut slots = group.slots.iter().zip(&group.sockets);
+            slots.any(|(slot, &inode)| slot.is_some_and(|run| self.has_ended(run)) && held.contains_key(&What::Socket { inode }))
+        };
+        let left: Vec<&Endpoint> = records.groups.iter().filter(|group| is_left(group)).map(|group| &group.address).collect();
+        if left.is_empty() {
+            return None;
+        }
+        let run = self.stopped(current)?;
+        let mut places = self.versions[&run].places.iter().filter(|place| probing::has_listener(place));
+        if places.any(|place| left.contains(&&place.address)) {
+            return Some(run);
+        }
+        self.versions.remove(&run);
+        None
+    }
+
+    /// Returns whether nothing runs, or is known to have run, under a number.
+    fn has_ended(&self, run: u64) -> bool {
+        self.versions.get(&run).is_none_or(|version| version.process.is_none())
+    }
+
+    /// Gives the listener of one that has ended, with the clients that wait there, to the one that shall serve and is to be started.
+    fn inherit(&self, group: &Group, run: u64) -> Result<(), String> {
+        let takes = |version: &Version| {
+            version.places.iter().any(|place| place.address == group.record().address && probing::has_listener(place))
+        };
+        let GroupRecord { slots, serving, .. } = group.record();
+        if slots.contains(&Some(run)) || !self.has_ended(run) || !self.versions.get(&run).is_some_and(takes) {
+            return Ok(());
+        }
+        let has_ended = |other: &u64| slots.contains(&Some(*other)) && self.has_ended(*other);
+        // Clients were sent to one of them, if there are more.
+        let from = serving.filter(has_ended).or_else(|| slots.iter().flatten().copied().find(has_ended));
+        from.map_or(Ok(()), |from| group.pass(from, run).map(drop).map_err(|error| words(&error)))
+    }
+
     /// Enters a generation that was stopped for another, so that it can be started again.
     fn stopped(&mut self, generation: u64) -> Option<u64> {
         let wanted = control::read_wanted(&self.node.layout, &self.app).filter(|wanted| wanted.wanted)?;
-        let (since, listen, handoff) = (now(), wanted.listen, String::new());
-        let former = Former { generation, since, listen, state: RunState::Warm, handoff, alone: false };
+        let (since, listen) = (now(), wanted.listen);
+        let former = Former::ended(generation, since, listen, RunState::Warm);
         let version = self.version(former, None).ok()?;
         let run = self.fresh_run();
         self.versions.insert(run, version);
@@ -268,9 +330,7 @@ impl App {
         if let Some(WaitingRecord { run, generation, since, listen }) = records.waiting.clone()
             && self.is_waited_at(run, generation, records, held)
         {
-            let (state, handoff) = (RunState::Serving, String::new());
-            let version = Former { generation, since, listen, state, handoff, alone: false };
-            match self.version(version, None) {
+            match self.version(Former::ended(generation, since, listen, RunState::Serving), None) {
                 Ok(version) => drop(self.versions.insert(run, version)),
                 Err(why) => eprintln!("{} generation {generation}: {why}", self.app),
             }
@@ -308,6 +368,7 @@ impl App {
             state: record.state,
             handoff: record.handoff.clone(),
             alone: record.alone,
+            behind: record.behind.clone(),
         };
         self.version(former, process.clone()).inspect_err(|_| process.iter().for_each(|process| kill(process)))
     }
@@ -322,13 +383,15 @@ impl App {
     }
 
     fn version(&self, former: Former, process: Option<Arc<Process>>) -> Result<Version, String> {
-        let Former { generation, since, listen, state, handoff, alone } = former;
+        let Former { generation, since, listen, state, handoff, alone, behind } = former;
         let release = self.release_of(generation).map_err(|_| "its record is gone; it was ended".to_owned())?;
         let section = release.run.as_ref().ok_or("its release runs nothing")?;
         let places = start::places(section, listen);
-        let spec = start::prepare(&self.node.layout, &release, section, generation, &places, &start::Addresses::default()).ok();
+        let behind = as_seen_by_program(&places, &behind);
+        let spec = start::prepare(&self.node.layout, &release, section, generation, &behind, &start::Addresses::default());
+        let spec = spec.map_err(|error| words(&error));
         self.claim(&places).map_err(|error| words(&error))?;
-        Ok(Version { generation, places, spec, process, state, since, listen, handoff, alone, retiring: false, release })
+        Ok(Version { generation, places, behind, spec, process, state, since, listen, handoff, alone, retiring: false, release })
     }
 
     /// Kills what was started and not written down.
@@ -368,6 +431,7 @@ impl App {
                 continue;
             }
             let group = Group::adopt(record, sockets).map_err(|error| words(&error))?;
+            serving.map_or(Ok(()), |run| self.inherit(&group, run))?;
             if let Some(run) = serving.filter(|run| group.record().slots.contains(&Some(*run))) {
                 group.steer(run, None).map_err(|error| words(&error))?;
             }
@@ -375,7 +439,9 @@ impl App {
             groups.insert(record.address.clone(), Arc::new(group));
         }
         self.groups = groups;
-        let Some(version) = serving.and_then(|run| self.versions.get(&run)) else { return Ok(()) };
+        // What is to be started opens what it has not.
+        let runs = |version: &&Version| version.process.is_some();
+        let Some(version) = serving.and_then(|run| self.versions.get(&run)).filter(runs) else { return Ok(()) };
         let missing = version
             .places
             .iter()

@@ -6,10 +6,23 @@ use std::os::fd::OwnedFd;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
+use df_core::Endpoint;
+use df_core::name::Label;
+
 use super::super::records::{self, Records, VersionRecord, WaitingRecord};
-use super::App;
+use super::super::start::Place;
+use super::{App, Version};
 use crate::confirmation::since_boot;
 use crate::hold::What;
+
+impl Version {
+    /// Returns where its program listens, for each port that is behind a proxy.
+    fn behind(&self) -> Vec<(Label, Endpoint)> {
+        let is_behind = |(place, behind): &(&Place, &Place)| place.address != behind.address;
+        let pairs = self.places.iter().zip(&self.behind).filter(is_behind);
+        pairs.map(|(_, behind)| (behind.label.clone(), behind.address.clone())).collect()
+    }
+}
 
 impl App {
     /// Writes down what runs, for a successor, then has its descriptors held.
@@ -45,6 +58,7 @@ impl App {
                 listen: version.listen,
                 handoff: version.handoff.clone(),
                 alone: version.alone,
+                behind: version.behind(),
             })
         });
         let crashed =

@@ -111,7 +111,8 @@ impl App {
             generation,
             release: release.clone(),
             places,
-            spec: Some(spec),
+            behind,
+            spec: Ok(spec),
             process: Some(process),
             state: RunState::Starting,
             since: now(),
@@ -144,7 +145,7 @@ impl App {
             probes: probing::questions(&version.release.verify, &version.places),
             ports: version.places.iter().map(with_group).collect(),
             run,
-            spec: version.spec.clone()?,
+            spec: version.spec.clone(),
             launcher: self.node.launcher.clone(),
         })
     }
