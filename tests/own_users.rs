@@ -81,11 +81,75 @@ fn greeter_beside(world: &World) -> u32 {
 }
 
 #[test]
-fn who_wants_to_be_root_says_so_and_who_was_there_before_stays_who_it_was() {
+fn who_wants_to_be_root_says_so_and_nobody_becomes_it_by_leaving_the_word_out() {
     let Some(world) = world() else { return };
     world.deploy(&writing("3", "\n  user: root"));
     assert_eq!(uid(&world), 0);
-    // Its data is root's by now: it gets no other user by leaving the word out.
-    world.deploy(&writing("4", ""));
+    let silent = writing("4", "");
+    let refused = world.df(["deploy", "--commit-hash", &silent]).output();
+    let dir = data(&world, "odd").display().to_string();
+    let said =
+        ["belongs to 0:0", "run.user", &format!("chown -hR 60578:60578 {dir}")].map(|words| refused.stderr.contains(words));
+    assert!(refused.code != Some(0) && said == [true; 3], "{refused}");
+    assert_eq!(uid(&world), 0, "what served goes on");
+    Run::new("chown").args(["-hR", "60578:60578", &dir]).ok();
+    world.deploy(&silent);
+    assert_eq!(uid(&world), 60_578);
+}
+
+#[test]
+fn who_was_there_before_users_were_given_goes_on_as_root() {
+    let Some(world) = world() else { return };
+    let users = world.node(1).join("users.json");
+    std::fs::remove_file(&users).expect("as it was before");
+    world.deploy(&writing("5", ""));
     assert_eq!(uid(&world), 0);
+    std::fs::write(&users, "{}").expect("written");
+    world.deploy(&writing("6", ""));
+    assert_eq!(uid(&world), 0);
+}
+
+#[test]
+fn a_node_that_was_taken_away_and_added_again_makes_no_program_root_and_gives_nobody_the_data_of_another() {
+    let Some(world) = world() else { return };
+    let commit = writing("7", "");
+    world.deploy(&commit);
+    let own = uid(&world);
+    world.df(["stop", "--all"]).ok();
+    world.kill_both(1);
+    // As by hand: what df keeps is removed, and DATA is the application's.
+    for entry in std::fs::read_dir(world.node(1)).expect("it is there").flatten().filter(|entry| entry.file_name() != "data") {
+        Run::new("rm").arg("-rf").arg(entry.path()).ok();
+    }
+    std::fs::write(world.node(1).join("users.json"), "{}").expect("written");
+    let other = greeter_beside(&world);
+    assert!(other != 0 && other != own, "it would own the data of the other");
+    world.deploy(&commit);
+    assert_eq!(uid(&world), own);
+}
+
+#[test]
+fn variables_that_were_put_there_before_the_first_deploy_make_no_program_root() {
+    let Some(world) = world() else { return };
+    let dir = data(&world, "odd");
+    std::fs::create_dir_all(&dir).expect("made");
+    std::fs::write(dir.join("secrets.env"), "SECRET=1\n").expect("written");
+    world.deploy(&writing("8", "\n  env_file: secrets.env"));
+    let found = std::fs::metadata(&dir).expect("it is there");
+    assert_eq!((found.uid(), found.mode() & 0o777), (uid(&world), 0o700));
+    assert_ne!(found.uid(), 0);
+    assert_eq!(std::fs::metadata(dir.join("secrets.env")).expect("it is there").uid(), 0, "it stays who made it");
+}
+
+#[test]
+fn a_file_of_variables_that_a_program_with_another_user_points_elsewhere_is_not_read_for_it() {
+    let Some(world) = world() else { return };
+    let (dir, secret) = (data(&world, "odd"), world.path("secret"));
+    std::fs::write(&secret, "SECRET=1\n").expect("written");
+    std::fs::create_dir_all(&dir).expect("made");
+    std::os::unix::fs::symlink(&secret, dir.join("odd.env")).expect("linked");
+    Run::new("chown").args(["-hR", "1234:1234", &dir.display().to_string()]).ok();
+    let commit = writing("9", "\n  user: \"1234\"\n  env_file: odd.env");
+    let refused = world.df(["deploy", "--commit-hash", &commit]).output();
+    assert!(refused.code != Some(0) && refused.stderr.contains("run.env_file"), "{refused}");
 }

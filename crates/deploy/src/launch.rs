@@ -26,7 +26,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub use apply::launch_main;
-pub use user::{Ids, UserError, lookup, numbers};
+pub use user::{Ids, UserError, is_mapped, lookup, numbers};
 
 /// Listeners that one program can get.
 pub const MAX_LISTENERS: usize = 64;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 /// Who a program runs as.
@@ -50,6 +51,30 @@ pub fn numbers() -> Result<BTreeSet<u32>, UserError> {
     // The third field of both.
     let third = |line: &str| parse_id(line.split(':').nth(2)?);
     Ok(passwd.lines().chain(group.lines()).filter_map(third).collect())
+}
+
+/// Returns whether our user namespace knows all these numbers, of users and of groups: nobody can become one that it does not know.
+pub fn is_mapped(numbers: &RangeInclusive<u32>) -> io::Result<bool> {
+    for path in ["/proc/self/uid_map", "/proc/self/gid_map"] {
+        match std::fs::read_to_string(path) {
+            Ok(map) if !maps(&map, numbers) => return Ok(false),
+            // A kernel without such namespaces.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(true)
+}
+
+/// Returns whether the lines `inside outside count` of a map have all these numbers inside.
+fn maps(map: &str, numbers: &RangeInclusive<u32>) -> bool {
+    let parts = map.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().map(|field| field.parse::<u64>().ok());
+        let (first, _, count) = (fields.next()??, fields.next()??, fields.next()??);
+        Some(first..first + count)
+    });
+    let parts: Vec<_> = parts.collect();
+    numbers.clone().all(|number| parts.iter().any(|part| part.contains(&number.into())))
 }
 
 /// Looks the user up in the texts of both files; a number without a line has itself as group.
@@ -146,6 +171,18 @@ mod tests {
         check("1:", "1: is not a user number");
         check("1x", "1x is not a user number");
         check("99999999999", "99999999999 is not a user number");
+    }
+
+    #[test]
+    fn a_namespace_that_does_not_have_the_numbers_gives_none() {
+        let all = "         0          0 4294967295\n";
+        let (one, usual) = ("0 1000 1\n", "0 1000 1\n1 100000 65536\n");
+        let (two, gap) = ("0 0 60600\n60600 70000 1000\n", "0 0 60600\n60601 70000 1000\n");
+        for (map, expect) in
+            [(all, true), (one, false), (usual, true), (two, true), (gap, false), ("", false), ("x y z\n", false)]
+        {
+            assert_eq!(maps(map, &(60_578..=61_183)), expect, "{map}");
+        }
     }
 
     #[test]

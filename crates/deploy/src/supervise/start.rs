@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use df_core::name::Label;
@@ -111,6 +111,9 @@ pub fn prepare(
     for dir in [&data, &tmp] {
         make_own(dir, user.as_ref(), is_own).map_err(|source| StartError::Directory { path: dir.clone(), source })?;
     }
+    if let Some(ids) = &user {
+        correct(&tmp, ids, is_own).map_err(|source| StartError::Directory { path: tmp.clone(), source })?;
+    }
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned()),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),
@@ -121,7 +124,8 @@ pub fn prepare(
     }
     env.extend(run.env.clone());
     if let Some(file) = &run.env_file {
-        env.extend(read_env_file(&data, file, is_own)?);
+        let is_foreign = user.as_ref().is_some_and(|ids| ids.uid != rustix::process::geteuid().as_raw());
+        env.extend(read_env_file(&data, file, is_foreign)?);
     }
     env.extend(given(layout, release, generation, addresses));
     env.insert("DF_CONNECTIONS".into(), connections(run));
@@ -165,19 +169,39 @@ pub fn empty_tmp(layout: &Layout, release: &Release) -> io::Result<()> {
     entries.into_iter().try_for_each(|entry| df_cache::durable::remove_tree(&entry?.path()))
 }
 
-/// Makes a directory of a user; one that `is_own` keeps others out.
+/// Makes a directory of a user; one that `is_own` keeps others out. It has its name when it has its owner: who is killed between leaves nothing that counts.
 fn make_own(dir: &Path, user: Option<&launch::Ids>, is_own: bool) -> io::Result<()> {
+    let (Some(ids), Some(parent), Some(name)) = (user, dir.parent(), dir.file_name()) else { return make_dir(dir) };
     if dir.is_dir() {
         return Ok(());
     }
-    make_dir(dir)?;
-    if is_own {
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+    make_dir(parent)?;
+    let new = parent.join(format!("{}{}", df_cache::durable::TEMPORARY, name.display()));
+    let make = || fs::DirBuilder::new().mode(0o700).create(&new);
+    make().or_else(|_| fs::remove_dir(&new).and_then(|()| make()))?;
+    hand_to(&new, ids, Some(if is_own { 0o700 } else { 0o755 }))?;
+    df_cache::durable::rename_new(&new, dir)
+}
+
+/// Gives what an application may lose to the user it has by now, when it was ours or another's of our numbers. What somebody else made of it stays.
+fn correct(dir: &Path, ids: &launch::Ids, is_own: bool) -> io::Result<()> {
+    let found = fs::symlink_metadata(dir)?;
+    let was_ours = found.uid() == rustix::process::geteuid().as_raw() || (is_own && users::is_number(found.uid()));
+    if !found.is_dir() || found.uid() == ids.uid || !was_ours {
+        return Ok(());
     }
-    match user {
-        Some(ids) => std::os::unix::fs::chown(dir, Some(ids.uid), Some(ids.gid)),
-        None => Ok(()),
+    hand_to(dir, ids, is_own.then_some(0o700))
+}
+
+/// Hands over a directory; no link is followed.
+fn hand_to(dir: &Path, ids: &launch::Ids, mode: Option<u32>) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = fs::File::from(rustix::fs::open(dir, flags, Mode::empty())?);
+    if let Some(mode) = mode {
+        dir.set_permissions(fs::Permissions::from_mode(mode))?;
     }
+    std::os::unix::fs::fchown(&dir, Some(ids.uid), Some(ids.gid))?;
+    dir.sync_all()
 }
 
 /// Returns what df tells the program about itself.
@@ -212,10 +236,14 @@ fn bindable(place: &Place) -> Vec<(String, String)> {
     }
 }
 
-/// Reads a file of variables; one in the data of an application that `is_own` may not lead out of it: we could read more than its user.
-fn read_env_file(data: &Path, file: &str, is_own: bool) -> Result<Vec<(String, String)>, StartError> {
+/// Reads a file of variables; one in the data of a program whose user `is_foreign` may not lead out of it: we could read more than that user.
+fn read_env_file(data: &Path, file: &str, is_foreign: bool) -> Result<Vec<(String, String)>, StartError> {
     let (path, mut text) = (data.join(file), String::new());
-    let opened = if is_own && Path::new(file).is_relative() { open_beneath(data, file) } else { fs::File::open(&path) };
+    let opened = if is_foreign && Path::new(file).is_relative() { open_beneath(data, file) } else { open(&path) };
+    let opened = opened.and_then(|file| match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")),
+    });
     let read = opened.and_then(|file| file.take(ENV_FILE_LEN).read_to_string(&mut text));
     read.map_err(|source| StartError::EnvFile { path: path.clone(), source })?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'));
@@ -227,12 +255,17 @@ fn read_env_file(data: &Path, file: &str, is_own: bool) -> Result<Vec<(String, S
         .collect()
 }
 
+/// How a file of variables is opened: a pipe in its place would be waited for.
+const READING: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+
+fn open(path: &Path) -> io::Result<fs::File> {
+    Ok(rustix::fs::open(path, READING, Mode::empty())?.into())
+}
+
 fn open_beneath(directory: &Path, file: &str) -> io::Result<fs::File> {
     let directory = rustix::fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    // A pipe in its place would be waited for.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let opened = openat2(directory, file, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)?;
-    Ok(opened.into())
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(directory, file, READING | OFlags::NOFOLLOW, Mode::empty(), resolve)?.into())
 }
 
 /// Replaces `{fd:NAME}`, `{port:NAME}`, `{host:NAME}`, `{addr:NAME}` by what this node has for the port, and `{{` by a brace. What names no port stays as
@@ -327,5 +360,52 @@ mod tests {
         let absolute = other.path().to_str().expect("UTF-8");
         assert_eq!(read_env_file(dir.path(), absolute, true).expect("df.yaml says so").len(), 1);
         assert_eq!(read_env_file(dir.path(), "env", false).expect("its user is ours").len(), 1);
+        fs::write(dir.path().join("real"), "A=1\n").expect("written");
+        std::os::unix::fs::symlink("real", dir.path().join("near")).expect("linked");
+        assert!(matches!(read_env_file(dir.path(), "near", true), Err(StartError::EnvFile { .. })));
+    }
+
+    #[test]
+    fn a_pipe_in_place_of_a_file_of_variables_is_not_waited_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mode = Mode::RUSR | Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, dir.path().join("env"), rustix::fs::FileType::Fifo, mode, 0).expect("made");
+        let absolute = dir.path().join("env").display().to_string();
+        for (file, is_foreign) in [("env", true), ("env", false), (absolute.as_str(), true), (".", false)] {
+            assert!(matches!(read_env_file(dir.path(), file, is_foreign), Err(StartError::EnvFile { .. })), "{file}");
+        }
+    }
+
+    #[test]
+    fn what_a_kill_left_half_made_is_nobodys_directory() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let parent = tempfile::tempdir().expect("a directory");
+        let (dir, ids) = (parent.path().join("a"), launch::Ids { uid: 60_578, gid: 60_578, groups: vec![] });
+        fs::create_dir(parent.path().join(format!("{}a", df_cache::durable::TEMPORARY))).expect("made");
+        make_own(&dir, Some(&ids), true).expect("made");
+        let of = |path: &Path| fs::metadata(path).map(|found| (found.uid(), found.gid(), found.mode() & 0o777)).expect("there");
+        assert_eq!(of(&dir), (60_578, 60_578, 0o700));
+        assert_eq!(fs::read_dir(parent.path()).expect("read").count(), 1);
+        make_own(&parent.path().join("b"), Some(&ids), false).expect("made");
+        assert_eq!(of(&parent.path().join("b")), (60_578, 60_578, 0o755));
+    }
+
+    #[test]
+    fn what_an_application_may_lose_belongs_to_whom_it_runs_as_by_now() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let ids = launch::Ids { uid: 60_579, gid: 60_579, groups: vec![] };
+        let owner = || fs::metadata(dir.path()).map(|found| (found.uid(), found.gid())).expect("there");
+        correct(dir.path(), &ids, true).expect("root's");
+        assert_eq!(owner(), (60_579, 60_579));
+        correct(dir.path(), &launch::Ids { uid: 60_580, gid: 60_580, groups: vec![] }, true).expect("another number's");
+        assert_eq!(owner(), (60_580, 60_580));
+        std::os::unix::fs::chown(dir.path(), Some(1000), Some(1000)).expect("handed over");
+        correct(dir.path(), &ids, true).expect("somebody's");
+        assert_eq!(owner(), (1000, 1000));
     }
 }

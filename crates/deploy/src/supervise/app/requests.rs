@@ -73,7 +73,7 @@ impl App {
         }
         trust::check(layout, &release).map_err(|error| of_trust(&error))?;
         if release.run.as_ref().is_none_or(|run| run.user.is_none()) {
-            users::give(layout, &self.app).map_err(failed)?;
+            users::give(layout, &self.app, release.run.as_ref()).map_err(|error| fault(FaultKind::Refused, chain(&error)))?;
         }
         super::super::prepare(layout, &self.app).map_err(failed)?;
         self.check_start(&release, expect + 1, listen)?;
