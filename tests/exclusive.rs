@@ -157,8 +157,8 @@ fn a_supervisor_killed_together_with_the_one_on_trial_brings_the_old_one_back_an
 fn a_supervisor_killed_while_it_brings_the_old_one_back_does_so_the_next_time_and_clients_have_waited() {
     let node = Node::new("6");
     let log = node.block_log(1);
-    let df = node.deploy("hangs", "6");
-    survivors::send(node.wait_for_state(&["starting", "trial"]), libc::SIGKILL);
+    let df = node.deploy("good", "6");
+    survivors::send(node.wait_for_state(&["serving"]), libc::SIGKILL);
     node.wait_for_socket_of(1);
     let clients = node.clients();
     node.kill_supervisor_and(|| std::fs::remove_file(&log).expect("removed"));
