@@ -154,3 +154,20 @@ fn failed(name: String, detail: String) -> ProbeOutcome {
 pub fn has_listener(place: &Place) -> bool {
     place.handoff.has_listener()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launch::tests::launcher;
+
+    #[test]
+    fn a_command_that_cannot_be_asked_has_failed_and_says_why() {
+        let probes = vec![Probe::Command { argv: vec!["bin/check".into()] }];
+        let round = Round { probes, ports: vec![], run: 1, spec: Err("run.env_file is gone".into()), launcher: launcher() };
+        let outcomes = round.ask();
+        assert!(
+            matches!(&outcomes[..], [outcome] if !outcome.ok && outcome.detail.contains("run.env_file is gone")),
+            "{outcomes:?}"
+        );
+    }
+}

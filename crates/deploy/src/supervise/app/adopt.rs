@@ -550,3 +550,24 @@ impl App {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_adopted_program_behind_a_proxy_is_still_where_it_was_told_to_listen() {
+        let place = |label: &str, address: &str, handoff| Place {
+            label: label.parse().expect("a label"),
+            address: address.parse().expect("an address"),
+            handoff,
+            mode: None,
+        };
+        let places = [place("admin", "127.0.0.1:9", Handoff::Listener), place("http", "0.0.0.0:80", Handoff::Proxy)];
+        let moved = [places[0].clone(), place("http", "127.0.0.1:40000", Handoff::Proxy)];
+        let written = [("admin", "127.0.0.1:1"), ("http", "127.0.0.1:40000")];
+        let written = written.map(|(label, at)| (label.parse().expect("a label"), at.parse().expect("an address")));
+        assert_eq!(as_seen_by_program(&places, &written), moved);
+        assert_eq!(as_seen_by_program(&places, &[]), places, "a supervisor from before wrote nothing");
+    }
+}
