@@ -146,11 +146,15 @@ pub fn forward<R: Read, W: Write>(layout: &Layout, request: &Request, talk: &mut
         // An older one does what is asked as well; the next who comes tries again.
         let _ = replace(layout, false);
     }
-    let mut session =
-        match ensure_running(layout).and_then(Asking::open).and_then(|mut session| session.ask(request).map(|()| session)) {
-            Ok(session) => session,
-            Err(error) => return talk.reply(&Reply::Fault(fault(FaultKind::Failed, chain(&error)))),
-        };
+    let stream = match ensure_running(layout) {
+        Ok(stream) => stream,
+        Err(error) => return talk.reply(&Reply::Fault(fault(FaultKind::Failed, chain(&error)))),
+    };
+    // One that is about to be gone may take a connection, and no question.
+    let mut session = match Asking::open(stream).and_then(|mut session| session.ask(request).map(|()| session)) {
+        Ok(session) => session,
+        Err(error) => return talk.reply(&Reply::Fault(fault(FaultKind::Unknown, chain(&error)))),
+    };
     loop {
         match session.next() {
             Ok(Some(FromNode::Event(event))) => talk.event(&event)?,
