@@ -42,7 +42,8 @@ pub fn copy(pair: &str, dir: &Path, level: &str) -> Value {
             .collect()
     };
     let mut copied = Value::Null;
-    let delta = ["cp", "--codec", "elf", "--level", level];
+    let codec = if has_program(&dir.join("v2")) { "elf" } else { "copy" };
+    let delta = ["cp", "--codec", codec, "--level", level];
     // The first has nothing to be a delta to.
     for (version, words) in [("v1", &delta[..1]), ("v2", &delta)] {
         repo.commit(&[("df.yaml", &yaml), ("which", version)], version);
@@ -57,6 +58,16 @@ pub fn copy(pair: &str, dir: &Path, level: &str) -> Value {
     let base = copied["base"].as_str().expect("it was a delta").to_owned();
     let delta = kept(&place.path().join("cache"), &format!("{base}-{image}-")).expect("a delta that was made is kept");
     json!({ "delta": delta - TRAILER_LEN, "sent": copied["bytes_sent"], "received": copied["bytes_received"], "codec": copied["codec"], "seconds": copied["seconds"] })
+}
+
+/// Returns whether there is a program or a library for Linux in a tree: only then df takes the codec for them.
+fn has_program(dir: &Path) -> bool {
+    let entries = std::fs::read_dir(dir).expect("readable").map(|entry| entry.expect("readable"));
+    entries.into_iter().any(|entry| match entry.file_type().expect("known") {
+        kind if kind.is_dir() => has_program(&entry.path()),
+        kind if kind.is_file() => std::fs::read(entry.path()).expect("readable").starts_with(b"\x7fELF"),
+        _ => false,
+    })
 }
 
 /// Returns the length of the largest file below a directory whose name begins so.
