@@ -27,5 +27,5 @@ mod tests;
 pub(crate) use image::Image;
 pub(crate) use layout::Layout;
 pub(crate) use reference::{Kind, Reference, hide_operands, hide_targets};
-pub(crate) use references::references;
+pub(crate) use references::{references, references_again};
 pub(crate) use transform::{Flags, Transformed, forward, inverse};

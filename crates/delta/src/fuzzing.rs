@@ -75,7 +75,7 @@ pub fn entropy(data: &[u8]) {
 pub fn corrections(data: &[u8]) {
     let mut given = Given(data);
     let (target, holes, context) = (given.counted(), given.ranges(), given.counted());
-    let _ = entropy::correct(given.0, &mut target.to_vec(), &holes, context, &mut Room::to_unpack());
+    let _ = entropy::correct(given.0, &mut target.to_vec(), &holes, || context.into(), &mut Room::to_unpack());
 }
 
 /// A program is read, transformed and searched for references, and each is followed and written; nothing leaves its bounds. What is written means what was read, what is
@@ -109,8 +109,8 @@ pub fn elf(data: &[u8]) {
         }
     }
     let shown = bytes.clone();
-    elf::hide_operands(&mut bytes, &references).show(&mut bytes, &references);
-    elf::hide_targets(&mut bytes, &references, layout, |place| place.rotate_left(3)).show(&mut bytes, &references);
+    elf::hide_operands(&mut bytes, &references).show(&mut bytes);
+    elf::hide_targets(&mut bytes, &references, layout, |place| place.rotate_left(3)).show(&mut bytes);
     assert!(bytes == shown, "what was hidden comes back as something else");
     let mut encoded = vec![];
     layout.encode(&elf::Layout::default(), &mut encoded);
@@ -190,7 +190,7 @@ fn prediction(mut given: Given<'_>, shape: Shape, level: Level) {
     holes.iter_mut().for_each(|hole| *hole = hole.start.min(len)..hole.end.min(len));
     let (mut packed, mut target) = (vec![], predicted.to_vec());
     entropy::pack_corrections(predicted, actual, &holes, context, shape, level, &mut Room::to_unpack(), &mut packed);
-    assert_eq!(entropy::correct(&packed, &mut target, &holes, context, &mut Room::to_unpack()), Ok(()));
+    assert_eq!(entropy::correct(&packed, &mut target, &holes, || context.into(), &mut Room::to_unpack()), Ok(()));
     assert_eq!(target, actual);
 }
 

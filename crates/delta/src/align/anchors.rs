@@ -169,7 +169,7 @@ impl Walk<'_> {
             return Some(len);
         }
         let (old, new) = (old.first_chunk::<WINDOW>()?, new.first_chunk::<WINDOW>()?);
-        if runs::equal(old, new) < self.search.alike {
+        if runs::equal_in_window(old, new) < self.search.alike {
             return None;
         }
         // What is better elsewhere begins with a difference: end with a few equal bytes.

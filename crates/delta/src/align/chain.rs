@@ -92,19 +92,14 @@ fn last(sides: &Sides<'_>, anchors: &Anchors<'_>, ways: &[Way]) -> Option<usize>
 
 impl Anchors<'_> {
     /// Returns from where one may come to anchor `n`: the nearest first, and at last from the beginning when only doubtful ones are passed over.
-    fn before(&self, n: usize) -> std::vec::IntoIter<Option<usize>> {
-        let mut ways = Vec::with_capacity(self.n_passed + 1);
+    fn before(&self, n: usize) -> impl DoubleEndedIterator<Item = Option<usize>> {
         let first = n.saturating_sub(self.n_passed);
-        for from in (first..n).rev() {
-            ways.push(Some(from));
-            let Segment { new, len, .. } = self.all[from].segment;
-            if len > DOUBTFUL || self.all[n - 1].segment.new - new > FAR {
-                return ways.into_iter();
-            }
-        }
-        if first == 0 {
-            ways.push(None);
-        }
-        ways.into_iter()
+        let is_last = |from: &usize| {
+            let Segment { new, len, .. } = self.all[*from].segment;
+            len > DOUBTFUL || self.all[n - 1].segment.new - new > FAR
+        };
+        let last = (first..n).rev().find(is_last);
+        let beginning = if first == 0 && last.is_none() { Some(None) } else { None };
+        (last.unwrap_or(first)..n).rev().map(Some).chain(beginning)
     }
 }

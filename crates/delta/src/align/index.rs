@@ -3,18 +3,28 @@
 //! Places are sorted by hash and then by place, so that of many equal ones those nearest to where one expects them are found: in an executable the same instructions
 //! stand in many functions, and the right ones are nearly always the nearest.
 
+use std::ops::Range;
+
 use super::runs::word;
 
 /// How many bytes are hashed.
 pub(super) const KEY: usize = 8;
+
+/// So many bits tell which entries there may be; more would be of no use.
+const MOST_FILTERED: u32 = 16;
+
+/// So many hashes are told apart by where they begin: 16 MiB, which what was freed before has room for. The filter tells the others.
+const MOST_HASHES: usize = 1 << 22;
 
 /// For so many keys at once [`Index::may_have`] answers.
 pub(super) const AHEAD: usize = 8;
 
 /// The places of the old bytes, by what stands there.
 pub(super) struct Index {
-    /// Where in `entries` each hash begins; one more than there are hashes.
+    /// Where in `entries` each hash begins; one more than there are hashes. Below that, as many bits as there is room for, one of which each entry sets by its further
+    /// bits of the hash: most keys that are nowhere are known by them, without a look at the entries.
     starts: Vec<u32>,
+    filter_bits: u32,
     /// The number of an indexed place, and below it as many more bits of the hash as there is room for: most places that only happen to have the same hash are
     /// known by them, without a look at the old bytes.
     entries: Vec<u32>,
@@ -29,7 +39,7 @@ impl Index {
     /// Of a stretch that repeats the same key from one indexed place to the next only the first is kept.
     pub(super) fn new(old: &[u8], step: usize) -> Self {
         let n_most = old.len() / step + 1;
-        let bits = n_most.max(256).ilog2();
+        let bits = n_most.clamp(256, MOST_HASHES).ilog2();
         let tag_bits = n_most.leading_zeros().saturating_sub(usize::BITS - u32::BITS);
         let (shift, mut starts) = (64 - bits, vec![0_u32; (1 << bits) + 1]);
         each_key(old, step, |_, key| starts[(hash(key) >> shift) as usize + 1] += 1);
@@ -48,14 +58,39 @@ impl Index {
         });
         starts.rotate_right(1);
         starts[0] = 0;
-        Self { starts, entries, shift, step, tag_bits }
+        let filter_bits = (n_most as u32 + 1).leading_zeros().min(MOST_FILTERED);
+        let mut index = Self { starts, filter_bits, entries, shift, step, tag_bits };
+        index.fill_filter();
+        index
+    }
+
+    fn fill_filter(&mut self) {
+        for bucket in 0..self.starts.len() - 1 {
+            let (start, end) = (self.starts[bucket], self.starts[bucket + 1]);
+            let set = |filter, entry: &u32| filter | self.filter(entry & tag(u64::MAX, self.shift, self.tag_bits));
+            let filter = self.entries[start as usize..end as usize].iter().fold(0, set);
+            self.starts[bucket] = start << self.filter_bits | filter;
+        }
+        if let Some(last) = self.starts.last_mut() {
+            *last <<= self.filter_bits;
+        }
+    }
+
+    /// Returns the bit that an entry with a tag sets.
+    fn filter(&self, tag: u32) -> u32 {
+        if self.filter_bits == 0 { 0 } else { 1 << ((u64::from(tag) * u64::from(self.filter_bits)) >> self.tag_bits) }
+    }
+
+    /// Returns where the entries of a hash are.
+    fn range(&self, bucket: usize) -> Range<usize> {
+        (self.starts[bucket] >> self.filter_bits) as usize..(self.starts[bucket + 1] >> self.filter_bits) as usize
     }
 
     /// Returns some of at most `most` places whose key hashes like `key`, those nearest to `near`; the caller compares.
     pub(super) fn near(&self, key: u64, near: i64, most: usize) -> impl Iterator<Item = usize> {
         let hash = hash(key);
         let (bucket, wanted) = ((hash >> self.shift) as usize, tag(hash, self.shift, self.tag_bits));
-        let mut all = &self.entries[self.starts[bucket] as usize..self.starts[bucket + 1] as usize];
+        let mut all = &self.entries[self.range(bucket)];
         if all.len() > most {
             let middle = all.partition_point(|&entry| (self.place(entry) as i64) < near);
             let from = middle.saturating_sub(most / 2).min(all.len() - most);
@@ -67,19 +102,24 @@ impl Index {
 
     /// Returns for each key whether there may be a place whose key hashes like it. Memory is slow, but it fetches many things at once.
     pub(super) fn may_have(&self, keys: &[u64; AHEAD]) -> [bool; AHEAD] {
-        let hashes = keys.map(hash);
-        let ranges = hashes.map(|hash| {
+        // What each of them waits for is asked for before any of it is looked at, by loops so short that they are unrolled.
+        let (mut tags, mut ranges, mut firsts) = ([0; AHEAD], [const { 0..0 }; AHEAD], [0; AHEAD]);
+        for n in 0..AHEAD {
+            let hash = hash(keys[n]);
             let bucket = (hash >> self.shift) as usize;
-            self.starts[bucket] as usize..self.starts[bucket + 1] as usize
-        });
-        // The first of each, needed or not: no answer waits for another.
-        let firsts: [u32; AHEAD] = std::array::from_fn(|n| self.entries.get(ranges[n].start).copied().unwrap_or(0));
+            tags[n] = tag(hash, self.shift, self.tag_bits);
+            let may_be = self.filter_bits == 0 || self.starts[bucket] & self.filter(tags[n]) > 0;
+            let Range { start, end } = self.range(bucket);
+            ranges[n] = if may_be { start..end } else { 0..0 };
+        }
+        for n in 0..AHEAD {
+            firsts[n] = self.entries.get(ranges[n].start).copied().unwrap_or(0);
+        }
         let mask = tag(u64::MAX, self.shift, self.tag_bits);
         std::array::from_fn(|n| {
-            let wanted = tag(hashes[n], self.shift, self.tag_bits);
             let range = ranges[n].clone();
             !range.is_empty()
-                && (firsts[n] & mask == wanted || self.entries[range].iter().skip(1).any(|entry| entry & mask == wanted))
+                && (firsts[n] & mask == tags[n] || self.entries[range].iter().skip(1).any(|entry| entry & mask == tags[n]))
         })
     }
 

@@ -68,8 +68,7 @@ pub(crate) fn align_exact(old: &[u8], new: &[u8], effort: Effort) -> Vec<Segment
 
 fn resembling(sides: &Sides<'_>, search: &Search) -> Vec<Segment> {
     let step = if sides.old.len() > LARGE { search.step.max(2) } else { search.step };
-    let index = Index::new(sides.old, step);
-    let anchors = anchors::find(sides, &index, search);
+    let anchors = anchors::find(sides, &Index::new(sides.old, step), search);
     // Where anchors are as dense as in noise, there are too many ways for what choosing well could save.
     let n_passed = search.n_passed.min(sides.new.len() / (8 * anchors.len() + 1)).max(1);
     chain::choose(sides, &anchors, n_passed)

@@ -39,6 +39,12 @@ pub(super) fn equal(a: &[u8], b: &[u8]) -> usize {
     hundreds.map(|(x, y)| usize::from(x.iter().zip(y).map(|(x, y)| u8::from(x == y)).sum::<u8>())).sum()
 }
 
+/// Returns how many bytes at the same place are equal, of so few that they are counted at once.
+pub(super) fn equal_in_window<const N: usize>(a: &[u8; N], b: &[u8; N]) -> usize {
+    const { assert!(N < 256) };
+    usize::from(a.iter().zip(b).map(|(x, y)| u8::from(x == y)).sum::<u8>())
+}
+
 /// Returns which of eight bytes are equal: the lowest bit is the first.
 ///
 /// # Panics

@@ -21,7 +21,19 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 /// Reads an unsigned LEB128 number of at most ten bytes and moves `at` behind it. What does not fit in 64 bits is lost.
+#[inline]
 pub(super) fn uleb(bytes: &[u8], at: &mut usize) -> Option<u64> {
+    // Nearly all of them have one byte.
+    if let Some(&byte) = bytes.get(*at)
+        && byte < 0x80
+    {
+        *at += 1;
+        return Some(byte.into());
+    }
+    long_uleb(bytes, at)
+}
+
+fn long_uleb(bytes: &[u8], at: &mut usize) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..70).step_by(7) {
         let byte = *bytes.get(*at)?;

@@ -1,7 +1,7 @@
 //! Reads the headers of an x86-64 ELF file.
 
 use super::bytes::{u16_at, u32_at, u64_at};
-use super::layout::{Layout, Load, PARTS, Part};
+use super::layout::{Layout, Load, PARTS, Part, Units};
 
 /// What the headers of a file say, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Image {
         let names = u32::from(u16_at(bytes, 62)?);
         let sections = sections(bytes, headers, names);
         let entries = sections.iter().find(|s| s.name == b".debug_info");
-        let layout = Layout { len, loads: loads(bytes, programs)?, parts: parts(&sections), units: Vec::new() };
+        let layout = Layout { len, loads: loads(bytes, programs)?, parts: parts(&sections), units: Units::default() };
         let layout = layout.with_units(entries.into_iter().flat_map(|s| units(bytes, s))).checked()?;
         (!layout.loads.is_empty()).then_some(Image { layout, sections, programs, headers, fixed: u16_at(bytes, 16)? == 2 })
     }

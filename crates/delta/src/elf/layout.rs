@@ -74,12 +74,55 @@ pub(crate) struct Layout {
     pub loads: Vec<Load>,
     /// Where each [`Part`] starts in the file, 0 when there is none.
     pub parts: [u32; PARTS],
-    /// Where the units of `.debug_info` start, ascending; all or none.
-    pub units: Vec<u32>,
+    /// Where the units of `.debug_info` start; all or none.
+    pub units: Units,
+}
+
+/// Where units start, ascending.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Units {
+    starts: Vec<u32>,
+    /// For each page from the first start on, how many units start before it; a few pages for each unit.
+    pages: Vec<u32>,
+    page_bits: u32,
+}
+
+impl Units {
+    /// Takes where units start; `None` when they are not in order.
+    pub fn new(starts: Vec<u32>) -> Option<Self> {
+        let (Some(first), Some(last)) = (starts.first(), starts.last()) else { return Some(Self::default()) };
+        if !starts.is_sorted() {
+            return None;
+        }
+        let (first, span) = (*first, last - first);
+        let page_bits = (span / (4 * starts.len() as u32)).max(1 << 6).ilog2();
+        let mut n = 0;
+        let n_before = |page: u32| {
+            while starts.get(n).is_some_and(|start| u64::from(start - first) < u64::from(page) << page_bits) {
+                n += 1;
+            }
+            n as u32
+        };
+        let pages = (0..(span >> page_bits) + 2).map(n_before).collect();
+        Some(Self { starts, pages, page_bits })
+    }
+
+    /// Returns the start of the unit that a place is in, or of the last one before it.
+    #[inline]
+    pub fn find(&self, place: u32) -> Option<u32> {
+        let page = (place.checked_sub(*self.starts.first()?)? >> self.page_bits) as usize;
+        let n_all = self.starts.len();
+        let from = self.pages.get(page).map_or(n_all, |n| *n as usize);
+        let to = self.pages.get(page + 1).map_or(n_all, |n| *n as usize);
+        // The first starts at the first page's beginning, so there is one.
+        let n = from + self.starts[from..to].partition_point(|start| *start <= place);
+        Some(self.starts[n - 1])
+    }
 }
 
 impl Layout {
     /// Returns the address of a place, if it is in a load.
+    #[inline]
     pub fn address(&self, place: u32) -> Option<u64> {
         if place < self.len {
             let load = self.loads.iter().find(|l| place.wrapping_sub(l.offset) < l.len)?;
@@ -96,6 +139,7 @@ impl Layout {
     }
 
     /// Returns the place of an address, if a load holds it.
+    #[inline]
     pub fn place(&self, address: u64) -> Option<u32> {
         let mut beyond = self.len;
         for load in &self.loads {
@@ -134,14 +178,15 @@ impl Layout {
     }
 
     /// Returns the start of the unit that a place is in.
+    #[inline]
     pub fn unit(&self, place: u32) -> Option<u32> {
-        self.units.partition_point(|start| *start <= place).checked_sub(1).map(|k| self.units[k])
+        self.units.find(place)
     }
 
     /// Writes for each unit where in the base one is that is as long, counted from the one after the last such, or [`FAR`] and how much longer it is than that.
     fn encode_units(&self, base: &Layout, out: &mut Vec<u8>) {
         let (old, mut next) = (base.unit_lens(), 0);
-        put(out, self.units.len() as u64);
+        put(out, self.units.starts.len() as u64);
         for len in self.unit_lens() {
             let near = (0..FAR).flat_map(|step| [step, -step]).find(|step| old_len(&old, next, *step) == Some(len));
             put(out, near.unwrap_or(FAR) as u64);
@@ -153,7 +198,7 @@ impl Layout {
     }
 
     /// Reads what [`Layout::encode_units`] wrote.
-    fn decode_units(base: &Layout, start: u32, bytes: &[u8], at: &mut usize) -> Option<Vec<u32>> {
+    fn decode_units(base: &Layout, start: u32, bytes: &[u8], at: &mut usize) -> Option<Units> {
         let (old, mut next) = (base.unit_lens(), 0);
         let n = usize::try_from(get(bytes, at)?).ok().filter(|n| *n <= MAX_UNITS)?;
         let mut units = Vec::new();
@@ -170,13 +215,14 @@ impl Layout {
             };
             unit = unit.checked_add(len)?;
         }
-        Some(units)
+        Units::new(units)
     }
 
     /// Returns the lengths of the units; the last one's is taken to be none.
     fn unit_lens(&self) -> Vec<u32> {
-        let ends = self.units.iter().skip(1).chain(self.units.last());
-        self.units.iter().zip(ends).map(|(start, end)| end.wrapping_sub(*start)).collect()
+        let starts = &self.units.starts;
+        let ends = starts.iter().skip(1).chain(starts.last());
+        starts.iter().zip(ends).map(|(start, end)| end.wrapping_sub(*start)).collect()
     }
 
     /// Reads what [`Layout::encode`] wrote and moves `at` behind it. The result is checked: whatever the bytes are, its functions hold.
@@ -217,7 +263,7 @@ impl Layout {
             end = load.address.checked_add(u64::from(load.len) + u64::from(load.beyond))?;
             beyond = beyond.checked_add(load.beyond)?;
         }
-        (self.loads.len() <= MAX_LOADS && self.units.len() <= MAX_UNITS && self.units.is_sorted()).then_some(self)
+        (self.loads.len() <= MAX_LOADS).then_some(self)
     }
 }
 
@@ -225,11 +271,10 @@ impl Layout {
     /// Adds the units of `.debug_info`, if there are not too many and the first is where that part starts: what is encoded counts from there, and a damaged file may
     /// have two such sections.
     pub(super) fn with_units(mut self, units: impl Iterator<Item = u32>) -> Layout {
-        self.units = units.take(MAX_UNITS + 1).collect();
+        let starts: Vec<u32> = units.take(MAX_UNITS + 1).collect();
         let start = self.parts[Part::DebugEntries as usize];
-        if self.units.len() > MAX_UNITS || self.units.first().is_some_and(|first| *first != start) {
-            self.units.clear();
-        }
+        let are_all = starts.len() <= MAX_UNITS && starts.first().is_none_or(|first| *first == start);
+        self.units = if are_all { Units::new(starts).unwrap_or_default() } else { Units::default() };
         self
     }
 }
@@ -267,13 +312,17 @@ fn get(bytes: &[u8], at: &mut usize) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn units(starts: &[u32]) -> Units {
+        Units::new(starts.to_vec()).expect("in order")
+    }
+
     fn layout() -> Layout {
         let load = |address, offset, len, beyond| Load { address, offset, len, beyond, code: false };
         Layout {
             len: 0x3000,
             loads: vec![load(0, 0, 0x1000, 0), load(0x2000, 0x1000, 0x800, 0x100)],
             parts: [7; PARTS],
-            units: vec![7, 20, 40, 50],
+            units: units(&[7, 20, 40, 50]),
         }
     }
 
@@ -292,9 +341,24 @@ mod tests {
         assert_eq!(layout.address(u32::MAX), None);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn a_place_is_in_the_last_unit_that_starts_before_it(
+            first in 0_u32..9000,
+            lens in proptest::collection::vec(proptest::prop_oneof![0_u32..50, 0_u32..20_000], 0..60),
+        ) {
+            let mut at = first;
+            let starts: Vec<u32> = lens.iter().map(|len| { at += len; at }).collect();
+            let found = units(&starts);
+            for place in starts.iter().flat_map(|start| [start.saturating_sub(1), *start, start + 1]).chain([0, first, at + 100_000, u32::MAX]) {
+                proptest::prop_assert_eq!(found.find(place), starts.iter().copied().filter(|start| *start <= place).max());
+            }
+        }
+    }
+
     #[test]
     fn units_of_another_section_than_the_part_say_nothing() {
-        assert_eq!(layout().with_units([7, 30].into_iter()).units, [7, 30]);
+        assert_eq!(layout().with_units([7, 30].into_iter()).units, units(&[7, 30]));
         let other = layout().with_units([9, 30].into_iter());
         let mut bytes = Vec::new();
         other.encode(&layout(), &mut bytes);
@@ -306,7 +370,7 @@ mod tests {
         let mut new = layout();
         new.loads[1].address += 0x1000;
         new.parts[3] = 9;
-        new.units = vec![7, 20, 30, 45, 55];
+        new.units = units(&[7, 20, 30, 45, 55]);
         let mut bytes = Vec::new();
         new.encode(&layout(), &mut bytes);
         let mut at = 0;

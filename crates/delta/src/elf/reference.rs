@@ -1,8 +1,7 @@
 //! One place in a file that means another.
 
-use std::ops::Range;
-
 use super::Layout;
+use crate::varint;
 
 /// What a reference's value is counted in and from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,11 +54,13 @@ pub(crate) struct Reference {
 
 impl Reference {
     /// Returns what `base` is to be moved as a place (through the map of the alignment) before [`Reference::write`], or `None` if it is no place or just `at`.
+    #[inline]
     pub fn base_place(&self) -> Option<u32> {
         matches!(self.kind, Kind::From | Kind::Within).then_some(self.base)
     }
 
     /// Returns the place that it means, `None` if what it holds means no place of this file (then predict its bytes as they are).
+    #[inline]
     pub fn target(&self, layout: &Layout, bytes: &[u8]) -> Option<u32> {
         let value = self.value(bytes)?.wrapping_add(self.bias as i64 as u64);
         let offset = |from: u32| u32::try_from(u64::from(from).wrapping_add(value)).ok().filter(|place| *place < layout.len);
@@ -79,10 +80,12 @@ impl Reference {
 
     /// Writes what it holds in the file of `layout`, when it is at `out_at` there (the caller puts `out[out_at..]` in), its base at `base` and its target at
     /// `target`. Returns `false`, and leaves `out` as it is, when that has no value of its width.
+    #[inline]
     pub fn write(&self, layout: &Layout, at: u32, base: u32, target: u32, out: &mut [u8]) -> bool {
         self.value_at(layout, at, base, target).is_some_and(|value| self.put(value, at, out))
     }
 
+    #[inline]
     fn value_at(&self, layout: &Layout, at: u32, base: u32, target: u32) -> Option<u64> {
         let from = match self.kind {
             Kind::Near | Kind::Operand => layout.address(at)?,
@@ -105,26 +108,35 @@ impl Reference {
         self.width >= 4
     }
 
+    #[inline]
     fn value(&self, bytes: &[u8]) -> Option<u64> {
-        let at = self.at as usize;
         let signed = matches!(self.kind, Kind::Near | Kind::Operand | Kind::From);
+        let value = self.holds(bytes)?;
         Some(match self.width {
-            1 if signed => *bytes.get(at)? as i8 as i64 as u64,
-            1 => u64::from(*bytes.get(at)?),
-            2 => u64::from(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?)),
-            4 => {
-                let value = u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?);
-                if signed { value as i32 as i64 as u64 } else { u64::from(value) }
-            }
+            1 if signed => value as i8 as i64 as u64,
+            4 if signed => value as i32 as i64 as u64,
+            _ => value,
+        })
+    }
+
+    /// Returns its bytes as they are, the first one lowest.
+    #[inline]
+    pub fn holds(&self, bytes: &[u8]) -> Option<u64> {
+        let bytes = bytes.get(self.at as usize..)?;
+        Some(match self.width {
+            1 => u64::from(*bytes.first()?),
+            2 => u64::from(u16::from_le_bytes(*bytes.first_chunk()?)),
+            4 => u64::from(u32::from_le_bytes(*bytes.first_chunk()?)),
             6 => {
-                let [a, b, c, d, e, f] = *bytes.get(at..)?.first_chunk()?;
+                let [a, b, c, d, e, f] = *bytes.first_chunk()?;
                 u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
             }
-            8 => u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?),
+            8 => u64::from_le_bytes(*bytes.first_chunk()?),
             _ => return None,
         })
     }
 
+    #[inline]
     fn put(&self, value: u64, at: u32, out: &mut [u8]) -> bool {
         let signed = matches!(self.kind, Kind::Near | Kind::Operand | Kind::From);
         let fits = match self.width {
@@ -137,21 +149,34 @@ impl Reference {
             6 => value >> 48 == 0,
             width => width == 8,
         };
-        let width = usize::from(self.width);
-        let slot = out.get_mut(at as usize..).and_then(|rest| rest.get_mut(..width));
-        match (slot, fits) {
-            (Some(slot), true) => {
-                slot.copy_from_slice(&value.to_le_bytes()[..width]);
-                true
-            }
-            _ => false,
-        }
+        fits && out.get_mut(at as usize..).is_some_and(|rest| put_bytes(rest, self.width, value))
     }
 }
 
-/// What references held before something else was written there.
+/// Writes the lowest bytes of a value, if there is room. One copy for each width: of a length that is known only when it runs, it would be a call.
+#[inline]
+fn put_bytes(out: &mut [u8], width: u8, value: u64) -> bool {
+    #[inline]
+    fn put<const N: usize>(out: &mut [u8], value: u64) -> bool {
+        let bytes = value.to_le_bytes();
+        out.first_chunk_mut::<N>().zip(bytes.first_chunk()).map(|(slot, bytes)| *slot = *bytes).is_some()
+    }
+    match width {
+        1 => put::<1>(out, value),
+        2 => put::<2>(out, value),
+        4 => put::<4>(out, value),
+        6 => put::<6>(out, value),
+        _ => put::<8>(out, value),
+    }
+}
+
+/// What references held before something else was written there, and where: they themselves may go meanwhile.
 #[must_use = "the bytes are not those of the file before it is shown again"]
-pub(crate) struct Hidden(Vec<u8>);
+pub(crate) struct Hidden {
+    held: Vec<u8>,
+    /// For each, how far it is from the end of the one before, times four, and half of its length less two.
+    steps: Vec<u8>,
+}
 
 /// Zeroes the operands of instructions: what the first alignment compares.
 pub(crate) fn hide_operands(bytes: &mut [u8], references: &[Reference]) -> Hidden {
@@ -165,34 +190,56 @@ pub(crate) fn hide_targets(bytes: &mut [u8], references: &[Reference], layout: &
 }
 
 impl Hidden {
-    /// Puts what the same references held back.
-    pub fn show(self, bytes: &mut [u8], references: &[Reference]) {
-        let mut held = &self.0[..];
-        for slot in wide(references) {
-            let Some((before, rest)) = held.split_at_checked(slot.len()) else { return };
-            bytes[slot].copy_from_slice(before);
-            held = rest;
+    /// Puts back what was there.
+    pub fn show(self, bytes: &mut [u8]) {
+        fn show<const N: usize>(held: &mut &[u8], bytes: &mut [u8], at: usize) -> usize {
+            if let (Some((before, rest)), Some(slot)) = (held.split_first_chunk::<N>(), bytes[at..].first_chunk_mut()) {
+                *slot = *before;
+                *held = rest;
+            }
+            at + N
+        }
+        let (mut held, mut steps, mut at) = (&self.held[..], &self.steps[..], 0);
+        while let Ok(step) = varint::take(&mut steps) {
+            at += step as usize >> 2;
+            at = match step & 3 {
+                0 => show::<4>(&mut held, bytes, at),
+                1 => show::<6>(&mut held, bytes, at),
+                _ => show::<8>(&mut held, bytes, at),
+            };
+        }
+    }
+
+    fn hide<const N: usize>(&mut self, bytes: &mut [u8], at: usize, what: Option<u32>) {
+        let Some(slot) = bytes[at..].first_chunk_mut::<N>() else { return };
+        self.held.extend_from_slice(slot);
+        if let Some(what) = what {
+            *slot = [0; N];
+            // The most telling byte first: an aligner that looks at the bytes in order meets the difference early.
+            slot[..4].copy_from_slice(&what.to_be_bytes());
         }
     }
 }
 
 /// Writes something else to references, where there is something; each of them is read before it is written, and no other.
 fn hide(bytes: &mut [u8], references: &[Reference], what: impl Fn(&Reference, &[u8]) -> Option<u32>) -> Hidden {
-    let mut held = Vec::with_capacity(wide(references).map(|slot| slot.len()).sum());
-    for (slot, reference) in wide(references).zip(references.iter().filter(|reference| reference.is_wide())) {
-        held.extend_from_slice(&bytes[slot.clone()]);
-        if let Some(what) = what(reference, bytes) {
-            let slot = &mut bytes[slot];
-            slot.fill(0);
-            // The most telling byte first: an aligner that looks at the bytes in order meets the difference early.
-            slot[..4].copy_from_slice(&what.to_be_bytes());
+    let (n, len) = wide(references).fold((0, 0), |(n, len), reference| (n + 1, len + usize::from(reference.width)));
+    let mut hidden = Hidden { held: Vec::with_capacity(len), steps: Vec::with_capacity(n + n / 8) };
+    let mut end = 0;
+    for reference in wide(references) {
+        let (at, width, what) = (reference.at as usize, u64::from(reference.width), what(reference, bytes));
+        varint::put(&mut hidden.steps, ((at - end) as u64) << 2 | (width / 2 - 2));
+        match width {
+            4 => hidden.hide::<4>(bytes, at, what),
+            6 => hidden.hide::<6>(bytes, at, what),
+            _ => hidden.hide::<8>(bytes, at, what),
         }
+        end = at + width as usize;
     }
-    Hidden(held)
+    hidden
 }
 
-/// Returns where those references are that hold more than a short jump.
-fn wide(references: &[Reference]) -> impl Iterator<Item = Range<usize>> {
-    let range = |r: &Reference| r.at as usize..r.at as usize + usize::from(r.width);
-    references.iter().filter(|reference| reference.is_wide()).map(range)
+/// Returns those references that hold more than a short jump: four, six or eight bytes.
+fn wide(references: &[Reference]) -> impl Iterator<Item = &Reference> {
+    references.iter().filter(|reference| reference.is_wide())
 }

@@ -38,6 +38,12 @@ pub(crate) fn references(image: &Image, bytes: &[u8], transformed: &mut Transfor
     }
 }
 
+/// Returns the same once more, of a file whose transform found those of the sections that debuggers read.
+pub(crate) fn references_again(image: &Image, bytes: &[u8], transformed: &mut Transformed) -> Vec<Reference> {
+    transformed.debug = Some(in_debug_sections(image, bytes, None).references);
+    references(image, bytes, transformed)
+}
+
 /// What the sections that debuggers read refer to.
 pub(super) struct Debug {
     /// Sorted and disjoint. No transform changes them, but for offsets of strings.
@@ -111,19 +117,26 @@ pub(super) struct Found {
 
 impl Found {
     fn new(len: usize) -> Found {
-        // Twelve bytes each: together at most twice the file.
-        Found { references: Vec::new(), limit: len / 6, only: None, sequence: Vec::new(), late: Vec::new(), lines: Vec::new() }
+        // Twelve bytes each: together at most twice the file. Most programs have one for 16 to 24 bytes; what grows is copied.
+        let (limit, references) = (len / 6, Vec::with_capacity(len / 24));
+        Found { references, limit, only: None, sequence: Vec::new(), late: Vec::new(), lines: Vec::new() }
     }
 
+    #[inline]
     fn push(&mut self, at: u32, base: u32, kind: Kind, width: u8, bias: i8) {
         let wanted = self.only.is_none_or(|part| kind == Kind::Part && base == part as u32);
         if wanted && self.references.len() < self.limit {
             if self.references.len() == self.references.capacity() {
-                // By less than twice: that would be as much again as they take, which is as much as the file.
-                self.references.reserve_exact(self.references.len() / 4 + 1024);
+                self.grow();
             }
             self.references.push(Reference { at, base, kind, width, bias });
         }
+    }
+
+    /// Makes room by less than twice: that would be as much again as they take, which is as much as the file.
+    #[cold]
+    fn grow(&mut self) {
+        self.references.reserve_exact(self.references.len() / 3 + 1024);
     }
 
     /// Puts sorted references where they belong, which is between two of the others nearly always.
@@ -137,7 +150,7 @@ impl Found {
         more.reserve_exact(others.len());
         more.splice(0..0, before.iter().copied());
         more.extend_from_slice(after);
-        if fits { more } else { Found { references: more, ..Found::new(len) }.sorted(len) }
+        if fits { more } else { Found { references: more, ..Found::new(0) }.sorted(len) }
     }
 
     /// Adds eight bytes that hold an address.

@@ -14,9 +14,10 @@
 //!
 //! A gap is how many bytes are right between two wrong ones, holes left out. A value is what is added to a wrong byte.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use super::{EntropyError, Room, Shape, mix, pack, room, shape, unpack};
+use super::{EntropyError, Room, Shape, mix, pack, refers, room, shape, unpack};
 use crate::diff::Level;
 use crate::varint;
 
@@ -77,12 +78,12 @@ fn forms(work: usize, len: usize, level: Level) -> &'static [u8] {
 
 /// Corrects a prediction by what [`pack_corrections`] made with the same holes and context. When it fails, `target` is anything.
 ///
-/// Ends in time linear in the target's length and that of the context.
-pub fn correct(
+/// Ends in time linear in the target's length and that of the context, which is asked for only when it is referred to.
+pub fn correct<'a>(
     packed: &[u8],
     target: &mut [u8],
     holes: &[Range<u32>],
-    context: &[u8],
+    context: impl FnOnce() -> Cow<'a, [u8]>,
     room: &mut Room,
 ) -> Result<(), EntropyError> {
     let Some((&first, mut body)) = packed.split_first() else {
@@ -97,7 +98,7 @@ pub fn correct(
         return Err(EntropyError::Room);
     }
     match budget(form, target.len()) {
-        Some(budget) => mix::place::decode(body, target, n_wrong, holes, context, shape(first), budget),
+        Some(budget) => mix::place::decode(body, target, n_wrong, holes, &context(), shape(first), budget),
         None if form == STREAMS => unpack_streams(body, target, n_wrong, holes, context, room),
         None if form == QUICK => unpack_quick(body, target, n_wrong, holes, context, shape(first), room),
         None => Err(EntropyError::Coder(first)),
@@ -168,15 +169,16 @@ impl Change<'_> {
     }
 
     fn pack_quick(&self, room: &mut Room, out: &mut Vec<u8>) {
-        let mut target = self.predicted.to_vec();
+        let literals = literals(self.actual, self.holes);
         if !self.holes.is_empty() {
-            let literals = literals(self.actual, self.holes);
             let mut packed = Vec::new();
             pack(&literals, self.context, self.shape, self.level, room, &mut packed);
             varint::put(out, packed.len() as u64);
             out.extend(packed);
-            fill(&mut target, self.holes, &literals);
         }
+        // Not before: what packs literals takes much memory itself.
+        let mut target = self.predicted.to_vec();
+        fill(&mut target, self.holes, &literals);
         out.extend(mix::quick::encode_places(&mut target, self.actual, &self.gaps, self.holes, self.shape));
     }
 
@@ -208,12 +210,12 @@ impl Change<'_> {
     }
 }
 
-fn unpack_quick(
+fn unpack_quick<'a>(
     mut body: &[u8],
     target: &mut [u8],
     n_wrong: usize,
     holes: &[Range<u32>],
-    context: &[u8],
+    context: impl FnOnce() -> Cow<'a, [u8]>,
     shape: Shape,
     room: &mut Room,
 ) -> Result<(), EntropyError> {
@@ -221,7 +223,7 @@ fn unpack_quick(
         let len = literals_len(holes);
         let packed = number(&mut body, packed_len(len))?;
         let packed = body.split_off(..packed).ok_or(EntropyError::Corrections)?;
-        fill(target, holes, &unpack(packed, context, len, room)?);
+        fill(target, holes, &unpack_literals(packed, context, len, room)?);
     }
     mix::quick::decode_places(body, target, n_wrong, holes, shape)
 }
@@ -243,12 +245,22 @@ fn fill(target: &mut [u8], holes: &[Range<u32>], mut literals: &[u8]) {
     }
 }
 
-fn unpack_streams(
+fn unpack_literals<'a>(
+    packed: &[u8],
+    context: impl FnOnce() -> Cow<'a, [u8]>,
+    len: usize,
+    room: &mut Room,
+) -> Result<Vec<u8>, EntropyError> {
+    let context = if refers(packed) { context() } else { Cow::default() };
+    unpack(packed, &context, len, room)
+}
+
+fn unpack_streams<'a>(
     mut body: &[u8],
     target: &mut [u8],
     n_wrong: usize,
     holes: &[Range<u32>],
-    context: &[u8],
+    context: impl FnOnce() -> Cow<'a, [u8]>,
     room: &mut Room,
 ) -> Result<(), EntropyError> {
     let (mut numbers, mut values) = (Vec::new(), Vec::new());
@@ -259,7 +271,7 @@ fn unpack_streams(
         numbers = unpack(take(lens[0])?, &[], raw, room)?;
         values = unpack(take(lens[1])?, &[], n_wrong, room)?;
     }
-    let literals = unpack(body, context, literals_len(holes), room)?;
+    let literals = unpack_literals(body, context, literals_len(holes), room)?;
     mend(target, holes, &numbers, &values)?;
     fill(target, holes, &literals);
     Ok(())
@@ -351,7 +363,7 @@ mod tests {
     }
 
     fn correct(packed: &[u8], target: &mut [u8], holes: &[Range<u32>], context: &[u8]) -> Result<(), EntropyError> {
-        super::correct(packed, target, holes, context, &mut Room::to_unpack())
+        super::correct(packed, target, holes, || context.into(), &mut Room::to_unpack())
     }
 
     proptest! {

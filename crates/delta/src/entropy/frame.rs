@@ -9,13 +9,21 @@ use crate::format::WINDOW_LOG;
 /// What every frame begins with, and what is therefore not sent: zstd's magic and a descriptor that announces nothing but a window.
 const FRAME: [u8; 5] = [0x28, 0xb5, 0x2f, 0xfd, 0x00];
 
+/// From this window on, as a power of two, tables are so large that clearing them takes noticeable time.
+const LONG: u32 = 18;
+
 /// Packs, without the first five bytes that are always the same.
 pub(super) fn compress(bytes: &[u8], prefix: &[u8], level: Level) -> Option<Vec<u8>> {
     let window_log = (usize::BITS - (bytes.len() + prefix.len()).max(1 << 10).leading_zeros()).min(WINDOW_LOG);
-    let level = if level == Level::Small { 19 } else { 12 };
     let mut context = CCtx::create();
-    for parameter in [CParameter::ContentSizeFlag(false), CParameter::WindowLog(window_log), CParameter::CompressionLevel(level)]
-    {
+    let number = if level == Level::Small { 19 } else { 12 };
+    let mut parameters =
+        vec![CParameter::ContentSizeFlag(false), CParameter::WindowLog(window_log), CParameter::CompressionLevel(number)];
+    if level == Level::Fast && window_log >= LONG {
+        // A smaller table than goes with the level: clearing that one takes up to a tenth of the time of an encode, and saves 0.03 % (0.24 % at most) of twenty deltas.
+        parameters.push(CParameter::HashLog(window_log.min(22) - 1));
+    }
+    for parameter in parameters {
         context.set_parameter(parameter).ok()?;
     }
     if !prefix.is_empty() {

@@ -70,12 +70,9 @@ pub(super) fn make(
     let each = |program: &Program| segments::read(&mut reader, target_lens[program.member], slices[program.base].len());
     let of_programs: Vec<Vec<Segment>> = found.iter().map(each).collect::<Result<_, _>>()?;
 
-    let (mut out, mut holes, mut near) = (vec![0; len], Vec::new(), Vec::new());
+    let (mut out, mut holes) = (vec![0; len], Vec::new());
     segments::copy(&plain, old.bytes(), &mut out[..order.plain_len]);
     segments::put_holes(&plain, 0, order.plain_len, &mut holes);
-    if reader.near {
-        segments::put_surroundings(&plain, old.bytes(), order.plain_len, &mut near);
-    }
     let near_only = reader.near;
     let mut told = Told::new(&mut reader)?;
     for ((program, segments), range) in found.iter().zip(&of_programs).zip(&order.programs) {
@@ -83,12 +80,19 @@ pub(super) fn make(
         let out = &mut out[range.clone()];
         program::predict(bytes, &program.before, &references, &program.layout, segments, &mut told, out)?;
         segments::put_holes(segments, range.start, range.len(), &mut holes);
-        if near_only {
-            segments::put_surroundings(segments, bytes, range.len(), &mut near);
-        }
     }
     reader.finish()?;
-    correct(body, &mut out, &holes, if near_only { &near } else { old.bytes() }, &mut room)?;
+    let near = || {
+        let mut near = Vec::new();
+        segments::put_surroundings(&plain, old.bytes(), order.plain_len, &mut near);
+        for ((program, segments), range) in found.iter().zip(&of_programs).zip(&order.programs) {
+            let bytes = &old.bytes()[slices[program.base].clone()];
+            segments::put_surroundings(segments, bytes, range.len(), &mut near);
+        }
+        near
+    };
+    let context = || if near_only { near().into() } else { old.bytes().into() };
+    correct(body, &mut out, &holes, context, &mut room)?;
     for (program, range) in found.iter().zip(&order.programs) {
         if let Some(flags) = program.flags {
             elf::inverse(&mut out[range.clone()], flags).ok_or(CodecError::Program)?;

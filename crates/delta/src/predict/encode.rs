@@ -41,7 +41,7 @@ pub(crate) fn copy(sides: &Sides<'_>, level: Level) -> Option<Body> {
 /// is gone.
 ///
 /// Both sides are transformed where they are, and what the proof compares with is read again: with all that is held besides, a program of 27 MB takes less than seven times its
-/// length at [`Level::Fast`], and at [`Level::Small`], whose index has every other place, less than ten times.
+/// length at [`Level::Fast`], and at [`Level::Small`], whose index has every other place, less than eight times.
 pub(crate) fn elf(
     source: &Source<'_>,
     read: &mut Option<Both>,
@@ -78,19 +78,20 @@ fn elf_of<'a>(
     level: Level,
 ) -> Option<(Body, Prepared<'a>)> {
     let order = Order::new(members, pairs.iter().map(|pair| pair.member));
-    let old = read_bases(&mut base, slices, pairs)?;
+    let mut old = read_bases(&mut base, slices, pairs)?;
     let mut target = order.gather(target);
     let (mut streams, mut next, mut parts) = (Streams::default(), 0, Vec::new());
     streams.put(Sort::Head, pairs.len() as u64);
     for (&ProgramPair { member, base: slice }, range) in pairs.iter().zip(&order.programs) {
-        let (old, old_bytes, bytes) = (find_program(&old, slice)?, &mut base[slices[slice].clone()], &mut target[range.clone()]);
+        let (_, old) = old.iter_mut().find(|(found, _)| *found == slice)?;
+        let (old_bytes, bytes) = (&mut base[slices[slice].clone()], &mut target[range.clone()]);
         let transformed = if transform { elf::forward(bytes) } else { None };
         let flags = transformed.as_ref().map_or(0, |transformed| u64::from(transformed.flags.0) + 1);
-        let new = Program::read(bytes, transformed.unwrap_or_default())?.only_for_alignment();
+        let mut new = Program::read(bytes, transformed.unwrap_or_default())?.only_for_alignment();
         let numbers = [(member - next) as u64, slice as u64, flags];
         put_head(numbers, &old.layout, &new.layout, &mut streams);
         next = member + 1;
-        let segments = program::align((old, old_bytes), (&new, bytes), effort(level));
+        let segments = program::align((old, old_bytes), (&mut new, bytes), effort(level))?;
         parts.push((slice, new.layout, segments));
     }
     let plain = &target[..order.plain_len];
@@ -103,7 +104,12 @@ fn elf_of<'a>(
     for (slice, layout, segments) in parts {
         body.program(&base[slices[slice].clone()], find_program(&old, slice)?, &layout, &segments)?;
     }
+    // Packing takes as much memory as references, and at this level so long that finding them again does not matter.
+    if level == Level::Small {
+        old.iter_mut().for_each(|(_, program)| program.forget());
+    }
     let body = body.pack(Shape::Code)?;
+    old.iter_mut().try_for_each(|(slice, program)| program.remember(&base[slices[*slice].clone()]))?;
     Some((body, Prepared { bytes: base.into(), slices, programs: old }))
 }
 

@@ -6,10 +6,8 @@ use crate::align::Segment;
 
 /// Old places to new ones: every place has one, also where no segment is.
 pub(crate) struct Map {
-    /// Where stretches of one drift begin, ascending; the first at 0.
-    starts: Vec<u32>,
-    /// What is added (wrapping) to an old place in each.
-    drifts: Vec<u32>,
+    /// Stretches of one drift, ascending; the first begins at 0.
+    stretches: Vec<Stretch>,
     /// For each page of old places, the last stretch that begins at or before its first place.
     pages: Vec<u32>,
     shift: u32,
@@ -17,33 +15,36 @@ pub(crate) struct Map {
     new_len: u32,
 }
 
+#[derive(Clone, Copy)]
+struct Stretch {
+    start: u32,
+    /// What is added (wrapping) to an old place.
+    drift: u32,
+}
+
 impl Map {
     /// Makes the map of an alignment between files of these lengths. Where segments overlap in the old, the longest one counts; what no segment covers moves with
     /// what is before it. Takes O(n log n) of the segments.
     pub fn new(segments: &[Segment], old_len: u32, new_len: u32) -> Self {
-        let (mut starts, mut drifts) = (vec![0], vec![0]);
+        let mut stretches = vec![Stretch { start: 0, drift: 0 }];
         for (start, drift) in owners(segments) {
-            if drifts.last() == Some(&drift) {
+            if stretches.last().is_some_and(|last| last.drift == drift) {
                 continue;
             }
-            if starts.last() == Some(&start) {
-                drifts.pop();
-                starts.pop();
-            }
-            starts.push(start);
-            drifts.push(drift);
+            stretches.pop_if(|last| last.start == start);
+            stretches.push(Stretch { start, drift });
         }
-        let shift = (old_len / (2 * starts.len() as u32).max(1024)).max(1).ilog2().max(4);
+        let shift = (old_len / (2 * stretches.len() as u32).max(1024)).max(1).ilog2().max(4);
         let mut last = 0;
         let pages = (0..=old_len >> shift)
             .map(|page| {
-                while starts.get(last + 1).is_some_and(|&start| start <= page << shift) {
+                while stretches.get(last + 1).is_some_and(|next| next.start <= page << shift) {
                     last += 1;
                 }
                 last as u32
             })
             .collect();
-        Self { starts, drifts, pages, shift, old_len, new_len }
+        Self { stretches, pages, shift, old_len, new_len }
     }
 
     /// Returns the new place of an old one. Places beyond the files (memory that no file holds) keep their distance to the ends.
@@ -54,11 +55,10 @@ impl Map {
         }
         let page = (old >> self.shift) as usize;
         let first = self.pages[page] as usize;
-        let end = self.pages.get(page + 1).map_or(self.starts.len(), |&last| last as usize + 1);
-        let at =
-            if end - first <= 1 { first } else { first + self.starts[first..end].partition_point(|&start| start <= old) - 1 };
+        let end = self.pages.get(page + 1).map_or(self.stretches.len(), |&last| last as usize + 1);
+        let n_more = if end - first <= 1 { 0 } else { self.stretches[first..end].partition_point(|next| next.start <= old) - 1 };
         // A drift that leads out of the new file is one of bytes that are gone; any place will do.
-        old.wrapping_add(self.drifts[at]).min(self.new_len)
+        old.wrapping_add(self.stretches[first + n_more].drift).min(self.new_len)
     }
 }
 

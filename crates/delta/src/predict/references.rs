@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::ops::Range;
 
 use crate::align::Segment;
 use crate::codec::CodecError;
@@ -34,11 +33,13 @@ pub(super) trait Truth {
 pub(super) fn predict(sides: &Sides<'_>, segments: &[Segment], truth: &mut impl Truth, out: &mut [u8]) -> Result<(), CodecError> {
     let Sides { old, old_layout, new_layout, references, map } = *sides;
     segments::copy(segments, old, out);
-    let mut learned = Learned::default();
+    let mut learned = Learned::new(old.len());
+    let mut next = 0;
     for segment in segments {
-        let first = references.partition_point(|reference| reference.at < segment.old);
+        next = first_from(segment.old, references, next);
         let end = u64::from(segment.old) + u64::from(segment.len);
-        for reference in references[first..].iter().take_while(|r| u64::from(r.at) + u64::from(r.width) <= end) {
+        for reference in references[next..].iter().take_while(|r| u64::from(r.at) + u64::from(r.width) <= end) {
+            next += 1;
             let Some(target) = reference.target(old_layout, old) else { continue };
             let at = segment.new + (reference.at - segment.old);
             let base = reference.base_place().map_or(reference.base, |base| learned.get(base, map));
@@ -49,11 +50,23 @@ pub(super) fn predict(sides: &Sides<'_>, segments: &[Segment], truth: &mut impl 
             let moved = Reference { at, base, ..*reference };
             if let Some(found) = truth.place(&moved, expected, out)? {
                 moved.write(new_layout, at, base, found, out);
-                learned.0.insert(target, found);
+                learned.insert(target, found);
             }
         }
     }
     Ok(())
+}
+
+/// Returns the number of the first reference that is not before a place, which is mostly one of the next few.
+fn first_from(place: u32, references: &[Reference], next: usize) -> usize {
+    const FEW: usize = 16;
+    let few = &references[next..references.len().min(next + FEW)];
+    let is_before = |reference: &Reference| reference.at < place;
+    let begins = next.checked_sub(1).is_none_or(|last| is_before(&references[last]));
+    match few.iter().position(|reference| !is_before(reference)) {
+        Some(nth) if begins => next + nth,
+        _ => references.partition_point(is_before),
+    }
 }
 
 /// The encoder's truth: the new file.
@@ -68,9 +81,8 @@ pub(super) struct Known<'a> {
 impl Truth for Known<'_> {
     #[inline]
     fn place(&mut self, reference: &Reference, expected: u32, out: &mut [u8]) -> Result<Option<u32>, CodecError> {
-        let range = reference.at as usize..reference.at as usize + usize::from(reference.width);
-        if out[range.clone()] != self.new[range.clone()]
-            && let Some(found) = self.found(reference, expected, range, out)
+        if reference.holds(out) != reference.holds(self.new)
+            && let Some(found) = self.found(reference, expected, out)
         {
             self.streams.put(Sort::Misses, self.right);
             self.streams.put_signed(sort(reference), i64::from(found) - i64::from(expected));
@@ -84,10 +96,10 @@ impl Truth for Known<'_> {
 
 impl Known<'_> {
     /// Returns the place that the new file's bytes mean, if that place means the bytes; writes it to try.
-    fn found(&self, reference: &Reference, expected: u32, range: Range<usize>, out: &mut [u8]) -> Option<u32> {
+    fn found(&self, reference: &Reference, expected: u32, out: &mut [u8]) -> Option<u32> {
         let found = reference.target(self.layout, self.new)?;
         reference.write(self.layout, reference.at, reference.base, found, out);
-        if out[range.clone()] == self.new[range] {
+        if reference.holds(out) == reference.holds(self.new) {
             return Some(found);
         }
         reference.write(self.layout, reference.at, reference.base, expected, out);
@@ -136,15 +148,47 @@ fn sort(reference: &Reference) -> Sort {
 }
 
 /// Where targets were found that the map has elsewhere.
-#[derive(Default)]
-struct Learned(HashMap<u32, u32, BuildHasherDefault<Multiply>>);
+struct Learned {
+    found: HashMap<u32, u32, BuildHasherDefault<Multiply>>,
+    /// A bit for each old place that something was found of: they lie near each other as the references do, unlike what is hashed. Places beyond the file share
+    /// [`BEYOND`] of them. Empty before the first: most programs teach little.
+    known: Vec<u64>,
+    old_len: usize,
+}
+
+/// Bits for places beyond the file: so many that those of a program's memory and the numbers in it hardly ever share one.
+const BEYOND: u32 = 1 << 19;
 
 impl Learned {
+    fn new(old_len: usize) -> Self {
+        Self { found: HashMap::default(), known: Vec::new(), old_len }
+    }
+
     #[inline]
     fn get(&self, old: u32, map: &Map) -> u32 {
-        // Most programs teach little: then nothing is looked up.
-        let found = if self.0.is_empty() { None } else { self.0.get(&old) };
+        let bit = self.bit(old);
+        let may_have = self.known.get(bit / 64).is_some_and(|bits| bits >> (bit % 64) & 1 > 0);
+        let found = if may_have { self.found.get(&old) } else { None };
         found.copied().unwrap_or_else(|| map.get(old))
+    }
+
+    #[inline]
+    fn bit(&self, old: u32) -> usize {
+        let place = old as usize;
+        if place < self.old_len {
+            place
+        } else {
+            self.old_len + (old.wrapping_mul(0x9e37_79b1) / (u32::MAX / BEYOND + 1)) as usize
+        }
+    }
+
+    fn insert(&mut self, old: u32, new: u32) {
+        if self.known.is_empty() {
+            self.known = vec![0; (self.old_len + BEYOND as usize) / 64 + 1];
+        }
+        let bit = self.bit(old);
+        self.known[bit / 64] |= 1 << (bit % 64);
+        self.found.insert(old, new);
     }
 }
 

@@ -72,6 +72,7 @@ pub(super) fn put_surroundings(segments: &[Segment], old: &[u8], new_len: usize,
     /// How much is taken before and behind, and at most between.
     const MARGIN: usize = 64;
     const BETWEEN: usize = 1 << 10;
+    out.reserve(old.len().min(segments.len() * (BETWEEN + 2 * MARGIN)));
     let mut done = 0..0;
     let none = Segment { old: 0, new: 0, len: 0 };
     let end = Segment { old: old.len() as u32, new: new_len as u32, len: 0 };

@@ -55,8 +55,104 @@ static ONE: [u8; 256] = one();
 static TWO: [u8; 256] = two();
 
 /// Measures the instruction at the start of a window; `None` if there is none such.
+///
+/// Nine of ten instructions are simple: at most a REX prefix, an opcode of one or two bytes, perhaps a ModRM. Hardly anything of theirs is decided by branches, of which
+/// a processor would guess two in each instruction wrong.
 #[inline]
 pub(super) fn measure(window: &[u8; WINDOW]) -> Option<Instruction> {
+    // Read once and shifted: each instruction waits for the length of the one before, so what counts is how long that takes.
+    let mut bytes = u64::from_le_bytes(*window.first_chunk().expect("eight of sixteen"));
+    let has_rex = bytes & 0xf0 == 0x40;
+    let rex = if has_rex { bytes as u8 } else { 0 };
+    bytes >>= 8 * u32::from(has_rex);
+    let mut at = 1 + u8::from(has_rex);
+    let mut op = bytes as u8;
+    let mut simple = SIMPLE_ONE[usize::from(op)];
+    if op == 0x0f {
+        at += 1;
+        bytes >>= 8;
+        op = bytes as u8;
+        simple = SIMPLE_TWO[usize::from(op)];
+    }
+    if simple == 0 || simple & WIDE != 0 && rex & 8 != 0 {
+        return measure_any(window);
+    }
+    let (modrm, sib) = ((bytes >> 8) as u8, (bytes >> 16) as u8);
+    let has_modrm = simple & HAS_MODRM != 0;
+    let without_base = modrm & 0xc7 == 4 && sib & 7 == 5;
+    let tail = if has_modrm { TAIL[usize::from(modrm)] + if without_base { 4 } else { 0 } } else { 0 };
+    let len = at + tail + (simple & N_IMMEDIATE);
+    let (operand, form) = if simple & RELATIVE != 0 {
+        (at, if simple & N_IMMEDIATE == 1 { Form::Short } else { Form::Branch })
+    } else if has_modrm && modrm & 0xc7 == 5 {
+        let takes = op == 0x8d && rex & 8 != 0;
+        (at + 1, if takes { Form::Take(modrm >> 3 & 7 | (rex & 4) << 1) } else { Form::Memory })
+    } else if op == 0x63 && has_modrm && modrm & 0xc7 == 4 && sib & 0xc0 == 0x80 && !without_base {
+        (0, Form::Entry(sib & 7 | (rex & 1) << 3))
+    } else {
+        (0, Form::Other)
+    };
+    Some(Instruction { len, operand, form })
+}
+
+/// What is known of a simple opcode, nothing of others: how long its immediate is,
+const N_IMMEDIATE: u8 = 7;
+/// whether it has a ModRM,
+const HAS_MODRM: u8 = 8;
+/// whether it jumps by its immediate,
+const RELATIVE: u8 = 0x10;
+/// whether the prefix for wide operands makes it longer,
+const WIDE: u8 = 0x20;
+/// and that it is simple at all.
+const SIMPLE: u8 = 0x80;
+
+static SIMPLE_ONE: [u8; 256] = simple(&ONE, false);
+static SIMPLE_TWO: [u8; 256] = simple(&TWO, true);
+
+const fn simple(flags: &[u8; 256], two: bool) -> [u8; 256] {
+    let mut table = [0; 256];
+    let mut op = 0;
+    while op < 256 {
+        let more_follows = if two { op == 0x38 || op == 0x3a } else { matches!(op, 0x0f | 0x62 | 0xc4 | 0xc5) };
+        let relative = if two { op & 0xf0 == 0x80 } else { matches!(op, 0x70..=0x7f | 0xe0..=0xe3 | 0xe8 | 0xe9 | 0xeb) };
+        let immediate = match flags[op] & 7 {
+            0 => Some(0),
+            IMM8 => Some(1),
+            IMM16 => Some(2),
+            IMM => Some(4),
+            IMM64 => Some(4 | WIDE),
+            _ => None,
+        };
+        if let (Some(immediate), false) = (immediate, more_follows || flags[op] & (BAD | PREFIX | TEST) != 0) {
+            let modrm = if flags[op] & MODRM != 0 { HAS_MODRM } else { 0 };
+            table[op] = SIMPLE | immediate | modrm | if relative { RELATIVE } else { 0 };
+        }
+        op += 1;
+    }
+    table
+}
+
+/// How long a ModRM is with the SIB and the displacement that follow it.
+static TAIL: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut modrm = 0;
+    while modrm < 256 {
+        let (mode, rm) = (modrm >> 6, modrm & 7);
+        let displacement = match mode {
+            0 if rm == 5 => 4,
+            1 => 1,
+            2 => 4,
+            _ => 0,
+        };
+        table[modrm] = 1 + displacement + if mode != 3 && rm == 4 { 1 } else { 0 };
+        modrm += 1;
+    }
+    table
+};
+
+/// The same for all instructions.
+#[inline(never)]
+fn measure_any(window: &[u8; WINDOW]) -> Option<Instruction> {
     let byte = |at: usize| window[at & (WINDOW - 1)];
     let (mut at, mut rex, mut narrow) = (0usize, 0u8, false);
     let mut op = byte(0);
@@ -258,6 +354,23 @@ mod tests {
         check(&[0x62, 0xf1, 0x7c, 0x48, 0x10, 0x05, 1, 2, 3, 4], 10, 6, Form::Memory);
         check(&[0x66, 0x0f, 0x3a, 0x0f, 0x05, 1, 2, 3, 4, 5], 10, 5, Form::Memory);
         check(&[0x8b, 0x84, 0x24, 1, 2, 3, 4], 7, 0, Form::Other);
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn simple_instructions_are_measured_like_all(
+            prefixes in proptest::collection::vec(proptest::prop_oneof![0x40_u8..0x50, proptest::prelude::Just(0x66), proptest::prelude::Just(0x0f)], 0..3),
+            rest in proptest::array::uniform16(proptest::prelude::any::<u8>()),
+        ) {
+            let mut window = rest;
+            window[..prefixes.len()].copy_from_slice(&prefixes);
+            for op in 0..=255 {
+                window[prefixes.len()] = op;
+                proptest::prop_assert_eq!(measure(&window), measure_any(&window), "{:x?}", window);
+            }
+        }
     }
 
     #[test]

@@ -48,10 +48,9 @@ pub(super) fn sort(bytes: &mut [u8], section: &Section, uses: &Uses, room: Range
     (0..).zip(&order).for_each(|(k, old)| new[*old as usize] = k);
     let mut steps = Vec::with_capacity(shards.len());
     for range in ranges(&shards) {
-        let mut expected: Vec<u32> = range.clone().collect();
-        expected.sort_unstable_by_key(|k| (first[*k as usize], new[*k as usize]));
+        let expected = by_first_use(range.clone().map(|k| (first[k as usize], new[k as usize])));
         let mut place = vec![0u32; expected.len()];
-        (0..).zip(&expected).for_each(|(rank, k)| place[(*k - range.start) as usize] = rank);
+        (0..).zip(&expected).for_each(|(rank, new)| place[(order[*new as usize] - range.start) as usize] = rank);
         let mut left = Left::new(expected.len());
         for rank in place {
             put_step(&mut steps, left.rank(rank as usize));
@@ -75,8 +74,8 @@ pub(super) fn unsort(bytes: &mut [u8], section: &Section, uses: &Uses, room: Ran
     }
     let mut at = room.start;
     let mut order = Vec::with_capacity(strings.n());
-    for mut expected in members {
-        expected.sort_unstable_by_key(|k| (first[*k as usize], *k));
+    for members in members {
+        let expected = by_first_use(members.into_iter().map(|k| (first[k as usize], k)));
         let mut left = Left::new(expected.len());
         for _ in 0..expected.len() {
             let step = step(&bytes[..room.end], &mut at)?;
@@ -248,6 +247,13 @@ fn first_uses(bytes: &[u8], strings: &Strings, sequence: &[u32]) -> Vec<u32> {
         }
     }
     first
+}
+
+/// Sorts strings by their first use and then by their numbers; returns those.
+fn by_first_use(strings: impl Iterator<Item = (u32, u32)>) -> Vec<u32> {
+    let mut keys: Vec<u64> = strings.map(|(first, number)| u64::from(first) << 32 | u64::from(number)).collect();
+    keys.sort_unstable();
+    keys.into_iter().map(|key| key as u32).collect()
 }
 
 /// Writes the strings in another order, and moves the offsets.

@@ -19,7 +19,8 @@ pub(super) fn scan(image: &Image, bytes: &[u8], section: &Section, found: &mut F
         let Some(header) = header(bytes, unit, section.name == b".debug_types") else { return };
         found.offset(header.tables_at, Part::Abbreviations, 4);
         if table.key != Some((header.tables, header.version)) {
-            table = Table { key: Some((header.tables, header.version)), ..Table::default() };
+            let only = found.only.is_some();
+            table = Table { key: Some((header.tables, header.version)), only_strings: only, ..Table::default() };
             let start = u64::from(tables.at) + u64::from(header.tables);
             let read = table.read(bytes, start, tables.end(), header.version, budget);
             budget = budget.saturating_sub(read);
@@ -65,6 +66,8 @@ struct Table {
     ranges: Vec<(u32, u32)>,
     n_declarations: usize,
     steps: Vec<Step>,
+    /// Whether nothing is wanted but offsets of strings: all else of fixed length is skipped, as much as there is at once.
+    only_strings: bool,
 }
 
 impl Table {
@@ -90,7 +93,8 @@ impl Table {
             if form == 0x21 {
                 uleb(bytes, at)?;
             }
-            self.add(from, step(attribute, form, version)?);
+            let step = step(attribute, form, version)?;
+            self.add(from, if self.only_strings { step.for_strings() } else { step });
         }
         // Numbers are given in order; a gap or two is no reason for a table as long as the largest.
         self.n_declarations += 1;

@@ -31,6 +31,21 @@ pub(super) enum Step {
     File(u8),
 }
 
+impl Step {
+    /// Returns what is left to do where only offsets of strings are wanted: the same way, and the same order of those.
+    pub fn for_strings(self) -> Step {
+        match self {
+            Step::Offset(Part::DebugStrings) => self,
+            Step::Offset(_) | Step::Entry | Step::Length => Step::Skip(4),
+            Step::Address | Step::Length8 => Step::Skip(8),
+            Step::File(0) => Step::Leb,
+            Step::File(width) => Step::Skip(width.into()),
+            // Whether a name comes late depends on the start of code.
+            Step::Start | Step::Skip(_) | Step::Leb | Step::Text | Step::Block(_) | Step::Expression => self,
+        }
+    }
+}
+
 const LOW_PC: u64 = 0x11;
 const HIGH_PC: u64 = 0x12;
 
