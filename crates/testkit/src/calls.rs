@@ -1,7 +1,8 @@
 //! A program's changes to files, call by call: it is killed before any one of them, or all are listed in their order.
 //!
 //! The program runs under ptrace, with all its threads. Counted are the system calls that change a file, make a change durable, or write to anybody else: a pipe.
-//! [`order`] says of such a list what a power cut could have taken; [`tree`] follows what a program starts, too.
+//! [`meddle`] also looks away from some, does something while the program stands before one, or answers in the kernel's place. [`order`] says of such a list what a
+//! power cut could have taken; [`tree`] follows what a program starts, too.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -11,6 +12,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{collections::HashMap, ffi::OsString, io, mem, ptr, thread};
+
+use crate::process::Run;
 
 pub mod order;
 pub mod tree;
@@ -66,22 +69,52 @@ pub struct Watched {
     pub n_begun: usize,
     /// Whether it was killed.
     pub killed: bool,
+    /// Its exit code, unless a signal ended it.
+    pub code: Option<i32>,
     /// What it wrote to its standard output.
     pub stdout: Vec<u8>,
 }
 
+/// What is done to a program that is watched.
+pub struct Meddling<'a> {
+    /// Whether a call counts; the others are made, and nobody hears of them.
+    pub counts: &'a (dyn Fn(&Call) -> bool + Sync),
+    /// The call, counted from 1 among those that count, that the program does not live to make.
+    pub kill_before: Option<usize>,
+    /// Done while the program stands before that call.
+    pub at_the_kill: &'a (dyn Fn() + Sync),
+    /// What a call comes to that is not made: a result, or an error number below zero. `None`: it is made. Of a sync the file is handed over; as long as it is kept, no
+    /// other file gets its inode.
+    pub answers: &'a (dyn Fn(&Call, Option<File>) -> Option<i64> + Sync),
+}
+
+impl Meddling<'_> {
+    /// Nothing is done to it.
+    pub const NONE: Meddling<'static> =
+        Meddling { counts: &|_| true, kill_before: None, at_the_kill: &|| (), answers: &|_, _| None };
+}
+
+/// Whether calls can be answered in the kernel's place on this kind of machine.
+pub const CAN_ANSWER: bool = cfg!(target_arch = "x86_64");
+
 /// Runs a program with a file as its input; `kill_before` names the call, counted from 1, that it does not live to make.
 #[track_caller]
 pub fn watch(program: &Path, args: &[OsString], stdin: &Path, kill_before: Option<usize>) -> Watched {
-    let input = File::open(stdin).unwrap_or_else(|error| panic!("{}: {error}", stdin.display()));
-    let mut command = Command::new(program);
-    command.args(args).stdin(input).stdout(Stdio::piped()).stderr(Stdio::null());
+    meddle(&Run::new(program).args(args), Some(stdin), &Meddling { kill_before, ..Meddling::NONE })
+}
+
+/// Runs a program, with a file as its input or none, and meddles; what it reports is thrown away.
+#[track_caller]
+pub fn meddle(run: &Run, stdin: Option<&Path>, meddling: &Meddling<'_>) -> Watched {
+    let open = |path: &Path| File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut command = run.command();
+    command.stdin(stdin.map_or_else(Stdio::null, |path| open(path).into())).stdout(Stdio::piped()).stderr(Stdio::null());
     // The thread that starts it is the one that traces it, and it hears of nothing else.
-    let watched = thread::spawn(move || trace(command, kill_before)).join();
+    let watched = thread::scope(|scope| scope.spawn(|| trace(command, meddling)).join());
     watched.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn trace(mut command: Command, kill_before: Option<usize>) -> Watched {
+fn trace(mut command: Command, meddling: &Meddling<'_>) -> Watched {
     // SAFETY: ptrace with PTRACE_TRACEME takes numbers only; it is one of the calls that a child may make before it is another program.
     unsafe { command.pre_exec(|| result(libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0)).map(drop)) };
     let mut child = command.spawn().unwrap_or_else(|error| panic!("start {:?}: {error}", command.get_program()));
@@ -91,25 +124,26 @@ fn trace(mut command: Command, kill_before: Option<usize>) -> Watched {
         stdout.read_to_end(&mut said).map(|_| said)
     });
     let pid = child.id() as libc::pid_t;
-    let mut tracer = Tracer { pid, kill_before, entered: HashMap::new(), calls: vec![], n_begun: 0, killed: false };
+    let mut tracer = Tracer { pid, meddling, entered: HashMap::new(), calls: vec![], n_begun: 0, killed: false, code: None };
     tracer.run();
     // Its end was heard already.
     mem::forget(child);
     let stdout = said.join().expect("a thread that only reads").expect("a pipe can be read");
-    Watched { calls: tracer.calls, n_begun: tracer.n_begun, killed: tracer.killed, stdout }
+    Watched { calls: tracer.calls, n_begun: tracer.n_begun, killed: tracer.killed, code: tracer.code, stdout }
 }
 
-struct Tracer {
+struct Tracer<'a> {
     pid: libc::pid_t,
-    kill_before: Option<usize>,
+    meddling: &'a Meddling<'a>,
     /// What each thread is in the middle of.
     entered: HashMap<libc::pid_t, Call>,
     calls: Vec<Call>,
     n_begun: usize,
     killed: bool,
+    code: Option<i32>,
 }
 
-impl Tracer {
+impl Tracer<'_> {
     fn run(&mut self) {
         let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_EXITKILL;
         self.wait_for(self.pid);
@@ -121,6 +155,7 @@ impl Tracer {
             if libc::WIFEXITED(status) || libc::WIFSIGNALED(status) {
                 // The first thread is the last to be heard of.
                 if tid == self.pid {
+                    self.code = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
                     return;
                 }
                 continue;
@@ -168,13 +203,22 @@ impl Tracer {
         // SAFETY: the kernel says that this is what it filled in.
         let entry = unsafe { info.u.entry };
         let Some((what, path, to)) = Caller(tid).meaning(entry.nr as libc::c_long, entry.args) else { return };
+        let call = Call { what, path, to, began: self.calls.len(), number: self.n_begun + 1 };
+        if !(self.meddling.counts)(&call) {
+            return;
+        }
         self.n_begun += 1;
-        self.entered.insert(tid, Call { what, path, to, began: self.calls.len(), number: self.n_begun });
-        if self.kill_before == Some(self.n_begun) {
+        if self.meddling.kill_before == Some(self.n_begun) {
+            (self.meddling.at_the_kill)();
             self.killed = true;
             // SAFETY: two numbers. The thread is stopped before its call, and will not make it.
             unsafe { libc::kill(self.pid, libc::SIGKILL) };
         }
+        let file = (what == What::Sync).then(|| Caller(tid).open(entry.args[0])).flatten();
+        if let Some(answer) = (self.meddling.answers)(&call, file) {
+            answer_instead(tid, answer);
+        }
+        self.entered.insert(tid, call);
     }
 }
 
@@ -244,6 +288,11 @@ impl Caller {
         fs::read_link(format!("/proc/{}/fd/{}", self.0, fd as i32)).unwrap_or_default()
     }
 
+    /// Opens what a descriptor stands for once more.
+    fn open(&self, fd: u64) -> Option<File> {
+        File::open(format!("/proc/{}/fd/{}", self.0, fd as i32)).ok()
+    }
+
     fn path(&self, dir: u64, path: u64) -> PathBuf {
         let path = PathBuf::from(OsString::from_vec(self.text(path)));
         match dir as i32 {
@@ -278,6 +327,27 @@ fn go_on(tid: libc::pid_t, signal: libc::c_int) {
     unsafe { libc::ptrace(libc::PTRACE_SYSCALL, tid, 0, signal) };
 }
 
+/// Lets a call that is about to be made come to nothing but this result.
+#[cfg(target_arch = "x86_64")]
+fn answer_instead(tid: libc::pid_t, answer: i64) {
+    // SAFETY: zeroes are a value of this struct of numbers.
+    let mut registers: libc::user_regs_struct = unsafe { mem::zeroed() };
+    // SAFETY: the kernel fills in this struct, and reads it again below. A thread that was killed meanwhile makes no call.
+    if unsafe { libc::ptrace(libc::PTRACE_GETREGS, tid, 0, ptr::from_mut(&mut registers)) } == -1 {
+        return;
+    }
+    // There is no call of this number, and for that one the kernel leaves the result as it is.
+    registers.orig_rax = u64::MAX;
+    registers.rax = answer as u64;
+    // SAFETY: as above.
+    unsafe { libc::ptrace(libc::PTRACE_SETREGS, tid, 0, ptr::from_mut(&mut registers)) };
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn answer_instead(_: libc::pid_t, _: i64) {
+    panic!("calls cannot be answered on this kind of machine");
+}
+
 fn info(tid: libc::pid_t) -> Option<libc::ptrace_syscall_info> {
     // SAFETY: zeroes are a value of this struct of numbers.
     let mut info: libc::ptrace_syscall_info = unsafe { mem::zeroed() };
@@ -309,6 +379,25 @@ mod tests {
         let (a, b) = (dir.join("a"), dir.join("b"));
         assert_eq!(calls[..3], [(What::Open, a.as_path()), (What::Write, &a), (What::Open, &b)], "{calls:?}");
         assert_eq!((calls[3].0, &watched.stdout[..], watched.killed), (What::Say, &b"done\n"[..], false));
+    }
+
+    #[test]
+    fn a_call_that_is_answered_is_not_made_and_the_program_believes_the_answer() {
+        if !CAN_ANSWER {
+            return eprintln!("not run: calls cannot be answered on this kind of machine");
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = fs::canonicalize(dir.path()).expect("it is there");
+        let python = "import os\nos.mkdir('a')\ntry: os.mkdir('b')\nexcept OSError as error: raise SystemExit(error.errno)\n";
+        let python = Run::new("python3").args(["-c", python]).dir(&dir);
+        let answers = |call: &Call, _| match call.path.file_name()?.to_str()? {
+            "a" => Some(0),
+            _ => Some(-i64::from(libc::EDQUOT)),
+        };
+        let counts = |call: &Call| call.what == What::Directory;
+        let watched = meddle(&python, None, &Meddling { counts: &counts, answers: &answers, ..Meddling::NONE });
+        assert_eq!((watched.code, watched.n_begun, watched.calls.len()), (Some(libc::EDQUOT), 2, 1), "{watched:?}");
+        assert!(!dir.join("a").exists() && !dir.join("b").exists());
     }
 
     #[test]

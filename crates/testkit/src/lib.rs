@@ -24,6 +24,7 @@ pub mod sshd;
 
 pub mod calls;
 pub mod faults;
+pub mod power;
 
 pub mod tls;
 

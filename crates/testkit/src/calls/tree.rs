@@ -25,6 +25,8 @@ pub struct Watch<'a> {
     pub follows: &'a (dyn Fn(&[String]) -> bool + Sync),
     /// The step, counted from 1, that the process which is about to make it does not live to make.
     pub kill_before: Option<usize>,
+    /// Done while it stands before that step.
+    pub at_the_kill: &'a (dyn Fn() + Sync),
     /// Asked again and again once the first program has ended: whether what goes on after it is over, too.
     pub is_over: &'a (dyn Fn() -> bool + Sync),
 }
@@ -155,6 +157,7 @@ impl Tree<'_> {
         let Some(step) = step(&Caller(tid), entry.nr as libc::c_long, entry.args) else { return };
         self.followed.steps.push(step);
         if self.watch.kill_before == Some(self.followed.steps.len()) {
+            (self.watch.at_the_kill)();
             self.followed.killed = Some(group as u32);
             // SAFETY: two numbers. The thread is stopped before its call, and will not make it.
             unsafe { libc::kill(group, libc::SIGKILL) };
@@ -265,7 +268,7 @@ mod tests {
         fs::write(&inner, format!("cd {}; echo 1 > a; echo 2 > b", dir.display())).expect("written");
         let script = format!("sh {} inner; echo 3 > {}/c", inner.display(), dir.display());
         let counts = |words: &[String]| words.contains(&"inner".to_owned());
-        let watch = Watch { counts: &counts, follows: &|_| true, kill_before, is_over: &|| true };
+        let watch = Watch { counts: &counts, follows: &|_| true, kill_before, at_the_kill: &|| (), is_over: &|| true };
         follow(&Run::new("sh").args(["-c", &script]), &watch)
     }
 
@@ -295,7 +298,8 @@ mod tests {
         for _ in 0..4 {
             ["ready", "enough"].iter().for_each(|name| drop(fs::remove_file(dir.path().join(name))));
             let is_over = || dir.path().join("ready").exists();
-            let watch = Watch { counts: &|_| false, follows: &|_| true, kill_before: None, is_over: &is_over };
+            let watch =
+                Watch { counts: &|_| false, follows: &|_| true, kill_before: None, at_the_kill: &|| (), is_over: &is_over };
             assert_eq!(follow(&run, &watch).code, Some(0));
             fs::write(dir.path().join("enough"), "").expect("written");
         }
@@ -305,7 +309,7 @@ mod tests {
     fn what_lives_on_is_let_go() {
         let run = Run::new("sh").args(["-c", "sleep 1000 & echo $! > pid; exit 3"]);
         let dir = tempfile::tempdir().expect("a directory");
-        let watch = Watch { counts: &|_| true, follows: &|_| true, kill_before: None, is_over: &|| true };
+        let watch = Watch { counts: &|_| true, follows: &|_| true, kill_before: None, at_the_kill: &|| (), is_over: &|| true };
         assert_eq!(follow(&run.dir(dir.path()), &watch).code, Some(3));
         let pid: u32 = fs::read_to_string(dir.path().join("pid")).expect("read").trim().parse().expect("a number");
         let status = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

@@ -1,0 +1,385 @@
+//! A disk whose power can be cut: a file system of its own, in a file, on a loop device.
+//!
+//! The cut is the ioctl by which ext4 and xfs stop at once without writing their journal: what was not on the disk by then is gone, and the next mount replays what was. It is
+//! made on a descriptor of the mounted directory, and only after the kernel has said that this descriptor is on a loop device over that very file, so that it can hit no other
+//! file system of the machine. What the hardware may lose besides, bytes that a disk said it had written, is not shown by this.
+//!
+//! Mounts are made in a mount namespace of one thread ([`alone`]) and of what it starts. Nobody else can hold such a file system, so that unmounting it really ends it; and when the
+//! thread ends, also by a panic, or the process by a signal, the kernel unmounts and detaches what is left.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::process::{Run, wait_until};
+use crate::survivors;
+
+/// What can be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Its journal is written every second.
+    Ext4,
+    /// Its log is written when somebody asks, or half a minute later.
+    Xfs,
+}
+
+/// A file that holds a file system, mounted or not.
+#[derive(Debug)]
+pub struct Image {
+    kind: Kind,
+    file: PathBuf,
+}
+
+/// A file system that is mounted; it is unmounted when this goes out of scope.
+#[derive(Debug)]
+pub struct Disk {
+    kind: Kind,
+    file: PathBuf,
+    dir: PathBuf,
+    /// What a cut is made on, until the disk is unmounted.
+    held: Option<File>,
+}
+
+/// Nothing that is waited for here takes longer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A file of nobody's, by which a journal is made to be written.
+const STRANGER: &str = "stranger";
+
+/// Runs a function on a thread with mounts of its own, which start as those of this one; an error says why that cannot be.
+///
+/// Needs root. Processes that the function starts see these mounts, and nobody else does.
+pub fn alone<T: Send>(run: impl FnOnce() -> T + Send) -> io::Result<T> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "mounts of its own need root"));
+    }
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            // SAFETY: a number; what is no longer shared is the namespace, the working directory and the umask of this thread alone.
+            done(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+            // SAFETY: NUL-terminated strings; from here on nothing that is mounted on either side is seen on the other.
+            done(unsafe {
+                libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null())
+            })?;
+            Ok(run())
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Kills every process that lives among the mounts of this thread, and waits until it is gone: whatever was started by what [`alone`] runs.
+#[track_caller]
+pub fn kill_all_alone() {
+    let namespace = |of: &str| fs::read_link(format!("/proc/{of}/ns/mnt")).ok();
+    let ours = namespace("thread-self").expect("a mounted /proc");
+    assert!(Some(&ours) != namespace("self").as_ref(), "that would be everybody");
+    let mine = std::process::id().to_string();
+    let gone = wait_until(PATIENCE, || {
+        let entries = fs::read_dir("/proc").expect("a mounted /proc").flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let here = names.filter(|name| *name != mine && name.parse::<u32>().is_ok() && namespace(name).as_ref() == Some(&ours));
+        // One that has ended and is not waited for has no namespace any more.
+        let pids: Vec<u32> = here.filter_map(|name| name.parse().ok()).collect();
+        pids.iter().for_each(|pid| survivors::send(*pid, libc::SIGKILL));
+        pids.is_empty().then_some(())
+    });
+    assert!(gone.is_some(), "processes among the mounts of a test do not die");
+}
+
+impl Kind {
+    /// The name by which it is mounted.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+        }
+    }
+
+    fn make(self, file: &Path) -> Run {
+        match self {
+            // Nothing is left to be initialised by a thread of the kernel while a test runs.
+            Self::Ext4 => Run::new("mkfs.ext4")
+                .args(["-q", "-F", "-b", "4096", "-J", "size=4", "-E", "lazy_itable_init=0,lazy_journal_init=0"])
+                .arg(file),
+            Self::Xfs => Run::new("mkfs.xfs").args(["-q", "-f"]).arg(file),
+        }
+    }
+
+    fn options(self) -> &'static str {
+        match self {
+            Self::Ext4 => "loop,commit=1",
+            // Copies of one image are still told apart by their loop devices.
+            Self::Xfs => "loop,nouuid",
+        }
+    }
+}
+
+impl Image {
+    /// Makes a file of this length with an empty file system; an error says why this machine cannot.
+    pub fn make(kind: Kind, file: &Path, len: u64) -> io::Result<Image> {
+        File::create(file)?.set_len(len)?;
+        let program = format!("mkfs.{}", kind.name());
+        if !["/usr/sbin", "/sbin", "/usr/bin"].iter().any(|dir| Path::new(dir).join(&program).exists()) && !is_on_path(&program) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no {program}")));
+        }
+        kind.make(file).ok();
+        Ok(Image::at(kind, file))
+    }
+
+    /// Takes a file that holds one already.
+    #[track_caller]
+    pub fn at(kind: Kind, file: &Path) -> Image {
+        Image { kind, file: fs::canonicalize(file).unwrap_or_else(|error| panic!("{}: {error}", file.display())) }
+    }
+
+    /// Makes another file with the same content, in the place of one that is there.
+    #[track_caller]
+    pub fn copy(&self, file: &Path) -> Image {
+        Run::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(&self.file).arg(file).ok();
+        Image::at(self.kind, file)
+    }
+
+    /// Mounts it; an error says why this machine cannot. Only in what [`alone`] runs.
+    pub fn mount(&self, dir: &Path) -> io::Result<Disk> {
+        let of = |thread: &str| fs::read_link(format!("/proc/{thread}/ns/mnt"));
+        assert_ne!(of("thread-self")?, of("self")?, "everybody would see this mount");
+        let mounted =
+            Run::new("mount").args(["-t", self.kind.name(), "-o", self.kind.options()]).arg(&self.file).arg(dir).output();
+        if mounted.code != Some(0) {
+            return Err(io::Error::other(mounted.stderr));
+        }
+        let mut disk = Disk { kind: self.kind, file: self.file.clone(), dir: dir.to_owned(), held: None };
+        disk.held = Some(disk.hold()?);
+        Ok(disk)
+    }
+}
+
+impl Disk {
+    /// Returns where it is mounted.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Cuts its power: nothing that is in memory only gets to the disk any more, not even the journal of what is done.
+    #[track_caller]
+    pub fn cut(&self) {
+        const FS_IOC_SHUTDOWN: libc::c_ulong = 0x8004_587d;
+        let without_the_journal: u32 = 2;
+        let held = self.held.as_ref().expect("it is mounted");
+        self.is_ours(held).unwrap_or_else(|error| panic!("the power of {} is not cut: {error}", self.dir.display()));
+        // SAFETY: the request reads one number, which lives until the call returns; the descriptor is on a file system of this test's own.
+        let result = unsafe { libc::ioctl(held.as_raw_fd(), FS_IOC_SHUTDOWN, &raw const without_the_journal) };
+        done(result).unwrap_or_else(|error| panic!("cut the power of {}: {error}", self.dir.display()));
+    }
+
+    /// Lets the journal be written, and no more than that: somebody syncs a file that nobody else has anything to do with. The journal holds what everybody did
+    /// until then, the names among it, and not the bytes of files.
+    #[track_caller]
+    pub fn write_journal(&self) {
+        let before = self.n_transactions();
+        self.touch().sync_all().expect("a stranger's file is synced");
+        assert!(before.is_none() || before < self.n_transactions(), "a sync of a stranger's file wrote no journal");
+    }
+
+    /// Waits until the kernel has written the journal by itself, as it does every second.
+    #[track_caller]
+    pub fn wait_for_journal(&self) {
+        let Some(before) = self.n_transactions() else { return self.write_journal() };
+        // When nobody does anything, there is nothing to write.
+        self.touch();
+        let written = wait_until(PATIENCE, || self.n_transactions().filter(|n| *n > before));
+        assert!(written.is_some(), "the journal is never written");
+    }
+
+    /// Unmounts it, as soon as nobody has anything open there: after this only a file is left.
+    #[track_caller]
+    pub fn unmount(mut self) {
+        self.held = None;
+        let mut last = None;
+        let gone = wait_until(PATIENCE, || self.try_unmount(0).map_err(|error| last = Some(error)).ok());
+        assert!(gone.is_some(), "unmount {}: {last:?}", self.dir.display());
+        std::mem::forget(self);
+    }
+
+    fn touch(&self) -> File {
+        let mut file = File::create(self.dir.join(STRANGER)).expect("a stranger's file");
+        file.write_all(b"nothing to do with it").expect("written");
+        file
+    }
+
+    /// Counts how often ext4's journal was written.
+    fn n_transactions(&self) -> Option<u64> {
+        if self.kind != Kind::Ext4 {
+            return None;
+        }
+        let device = self.loop_name(self.held.as_ref()?).ok()?;
+        let info = fs::read_to_string(format!("/proc/fs/jbd2/{device}-8/info")).ok()?;
+        info.split(' ').next()?.parse().ok()
+    }
+
+    fn hold(&self) -> io::Result<File> {
+        let held = File::open(&self.dir)?;
+        self.is_ours(&held)?;
+        Ok(held)
+    }
+
+    /// Says why this descriptor is not on the file system of this disk.
+    fn is_ours(&self, held: &File) -> io::Result<()> {
+        let above = self.dir.parent().ok_or_else(|| io::Error::other("it is the root"))?;
+        if held.metadata()?.dev() == fs::metadata(above)?.dev() || held.metadata()?.dev() == fs::metadata("/")?.dev() {
+            return Err(io::Error::other("nothing is mounted there"));
+        }
+        let device = self.loop_name(held)?;
+        let backing = fs::read_to_string(format!("/sys/block/{device}/loop/backing_file"))?;
+        if Path::new(backing.trim_end()) == self.file { Ok(()) } else { Err(io::Error::other(format!("it is on {backing}"))) }
+    }
+
+    /// Returns the name of the loop device that a descriptor is on.
+    fn loop_name(&self, held: &File) -> io::Result<String> {
+        const LOOP: u32 = 7;
+        let device = held.metadata()?.dev();
+        match (libc::major(device), libc::minor(device)) {
+            (LOOP, minor) => Ok(format!("loop{minor}")),
+            (major, minor) => Err(io::Error::other(format!("device {major}:{minor} is no loop device"))),
+        }
+    }
+
+    fn try_unmount(&self, flags: libc::c_int) -> io::Result<()> {
+        let dir = CString::new(self.dir.as_os_str().as_bytes())?;
+        // SAFETY: the pointer is a NUL-terminated string that lives until the call returns.
+        done(unsafe { libc::umount2(dir.as_ptr(), flags | libc::UMOUNT_NOFOLLOW) })
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.held = None;
+        // Detached: a process of a failed test may still hold a file in it. The loop device goes with the file system.
+        let _ = self.try_unmount(libc::MNT_DETACH);
+    }
+}
+
+fn is_on_path(program: &str) -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).exists()))
+}
+
+fn done(result: libc::c_int) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a test with a disk, or says why it cannot.
+    fn with_disk(kind: Kind, test: impl Fn(&Image, &Path) + Sync) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let run = || -> io::Result<()> {
+            let at = dir.path().join("disk");
+            fs::create_dir(&at)?;
+            let image = Image::make(kind, &dir.path().join("file"), 320 << 20)?;
+            image.mount(&at)?.unmount();
+            test(&image, &at);
+            Ok(())
+        };
+        match alone(run) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) | Err(error) => eprintln!("not run: {error}"),
+        }
+    }
+
+    /// What is there after a cut of files that were written: one synced, one not, with the journal written or not.
+    fn after_a_cut(image: &Image, at: &Path, is_written: bool) -> [Option<usize>; 2] {
+        let disk = image.mount(at).expect("mounted");
+        let write = |name: &str| {
+            let mut file = File::create(at.join(name)).expect("made");
+            file.write_all(&[b'x'; 5000]).expect("written");
+            file
+        };
+        write("synced").sync_all().expect("synced");
+        drop(write("unsynced"));
+        if is_written {
+            disk.write_journal();
+        }
+        disk.cut();
+        assert!(fs::write(at.join("late"), "x").is_err(), "it still works");
+        disk.unmount();
+        let disk = image.mount(at).expect("mounted again");
+        let bytes = |name: &str| fs::read(at.join(name)).ok().map(|bytes| bytes.iter().filter(|byte| **byte == b'x').count());
+        let found = [bytes("synced"), bytes("unsynced")];
+        ["synced", "unsynced"].iter().for_each(|name| drop(fs::remove_file(at.join(name))));
+        disk.unmount();
+        found
+    }
+
+    fn a_cut_takes_what_was_not_synced(kind: Kind) {
+        with_disk(kind, |image, at| {
+            let [synced, unsynced] = after_a_cut(image, at, false);
+            // The kernel may have written the journal by itself in between.
+            assert!(synced == Some(5000) && unsynced.is_none_or(|len| len == 0), "{kind:?}: {synced:?} {unsynced:?}");
+            // Its name is in the journal, and its bytes were in memory only.
+            assert_eq!(after_a_cut(image, at, true), [Some(5000), Some(0)], "{kind:?}");
+        });
+    }
+
+    #[test]
+    fn a_cut_takes_what_was_not_synced_from_ext4() {
+        a_cut_takes_what_was_not_synced(Kind::Ext4);
+    }
+
+    #[test]
+    fn a_cut_takes_what_was_not_synced_from_xfs() {
+        a_cut_takes_what_was_not_synced(Kind::Xfs);
+    }
+
+    #[test]
+    fn the_journal_is_written_by_itself_after_a_second() {
+        with_disk(Kind::Ext4, |image, at| {
+            let disk = image.mount(at).expect("mounted");
+            drop(File::create(at.join("name")).expect("made"));
+            disk.wait_for_journal();
+            disk.cut();
+            disk.unmount();
+            let disk = image.mount(at).expect("mounted again");
+            assert!(at.join("name").exists());
+            disk.unmount();
+        });
+    }
+
+    #[test]
+    fn only_its_own_disk_is_cut_and_nobody_else_sees_it() {
+        with_disk(Kind::Ext4, |image, at| {
+            let disk = image.mount(at).expect("mounted");
+            // This process as others see it has other mounts.
+            let mounts = |of: &str| fs::read_to_string(format!("/proc/{of}/mounts")).expect("a mounted /proc");
+            let line = format!(" {} ", at.display());
+            assert!(mounts("thread-self").contains(&line) && !mounts("self").contains(&line));
+            let elsewhere = Disk {
+                dir: at.parent().expect("a directory").to_owned(),
+                held: None,
+                file: image.file.clone(),
+                kind: image.kind,
+            };
+            assert!(elsewhere.hold().is_err());
+            let other = Disk { file: "/other".into(), held: None, dir: at.to_owned(), kind: image.kind };
+            assert!(other.hold().is_err());
+            std::mem::forget((elsewhere, other));
+            let sleeper = Run::new("sleep").arg("1000").dir(at).spawn();
+            kill_all_alone();
+            assert_eq!(sleeper.finish(PATIENCE).signal, Some(libc::SIGKILL));
+            disk.unmount();
+            assert!(fs::read_dir(at).expect("listed").next().is_none(), "nothing is mounted there");
+        });
+    }
+
+    #[test]
+    fn everybody_is_never_killed_and_no_mount_is_made_for_them() {
+        assert!(std::panic::catch_unwind(kill_all_alone).is_err());
+        let image = Image { kind: Kind::Ext4, file: "/nowhere".into() };
+        assert!(std::panic::catch_unwind(|| image.mount(Path::new("/mnt")).is_ok()).is_err());
+    }
+}
