@@ -1,5 +1,6 @@
 //! Where bytes come from: one trait for everything that can hand out a blob by its digest.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -184,7 +185,15 @@ const HASHED_LEN: usize = 128 << 10;
 
 /// Hashes a stream to its end; returns its digest and length.
 pub(crate) fn hash(reader: impl Read) -> io::Result<(Digest, u64)> {
-    hash_file(reader, None, &mut vec![])
+    thread_local! {
+        /// Else each file costs the making and clearing of a buffer that is longer than most files.
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(vec![]) };
+    }
+    // A reader that hashes while it is read has a buffer of its own.
+    BUFFER.with(|buffer| match buffer.try_borrow_mut() {
+        Ok(mut buffer) => hash_file(reader, None, &mut buffer),
+        Err(_) => hash_file(reader, None, &mut vec![]),
+    })
 }
 
 /// Hashes many files with one buffer. A file that has the length it announced and gave less than was asked for is at its end, and is not asked again.

@@ -8,7 +8,8 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
 
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
@@ -19,6 +20,9 @@ use crate::place::At as _;
 
 /// From so many files on (an image costs four to six syncs, never one a blob), one sync of the whole file system is cheaper than one of each (100,000 small files: seconds, not minutes).
 const SYNC_ALL_FROM: usize = 3;
+
+/// Threads that wait for a disk at once: they take no core meanwhile.
+const WAITING: usize = 32;
 
 /// How temporary names begin: one that is found while nobody writes is a leftover of a killed process, and may be removed.
 pub const TEMPORARY: &str = ".df-new-";
@@ -70,16 +74,27 @@ impl Pending {
         self.commit(to, mode, RenameFlags::NOREPLACE)
     }
 
-    /// Gives the file its name without syncing anything: for what may vanish.
-    pub(crate) fn rename_unsynced(mut self, to: &Path) -> io::Result<()> {
+    /// Gives the file its mode and syncs it; a name is given by [`Pending::rename_unsynced`].
+    ///
+    /// # Errors
+    /// The file is of no use then.
+    pub fn sync(&self, mode: u32) -> io::Result<()> {
+        self.file.set_permissions(fs::Permissions::from_mode(mode)).at("set mode of", &self.path)?;
+        self.file.sync_all().at("sync", &self.path)
+    }
+
+    /// Gives the file its name without syncing anything: for what may vanish, and for who synced it and syncs the directory together with others.
+    ///
+    /// # Errors
+    /// The file is thrown away.
+    pub fn rename_unsynced(mut self, to: &Path) -> io::Result<()> {
         fs::rename(&self.path, to).at("rename to", to)?;
         self.committed = true;
         Ok(())
     }
 
     fn commit(mut self, to: &Path, mode: u32, flags: RenameFlags) -> io::Result<()> {
-        self.file.set_permissions(fs::Permissions::from_mode(mode)).at("set mode of", &self.path)?;
-        self.file.sync_all().at("sync", &self.path)?;
+        self.sync(mode)?;
         rustix::fs::renameat_with(CWD, &self.path, CWD, to, flags).at("rename to", to)?;
         self.committed = true;
         sync_dir(parent(to))
@@ -113,6 +128,26 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::empty()).at("open directory", path)?;
     rustix::fs::fsync(fd).at("sync", path)
+}
+
+/// Does with each of these what waits for a disk, all at once: a journal that is written for one of them is written for all, and who comes a moment later waits
+/// for the next time.
+///
+/// # Errors
+/// The first of them.
+pub fn at_once<T: Sync>(all: &[T], sync: impl Fn(&T) -> io::Result<()> + Sync) -> io::Result<()> {
+    let next = AtomicUsize::new(0);
+    let work = || std::iter::from_fn(|| all.get(next.fetch_add(1, Ordering::Relaxed))).try_for_each(&sync);
+    thread::scope(|scope| {
+        // Where no thread is to be had, this one does it all.
+        let start = |_| thread::Builder::new().spawn_scoped(scope, work).ok();
+        let others: Vec<_> = (1..all.len().min(WAITING)).map_while(start).collect();
+        let ours = work();
+        let join = |other: thread::ScopedJoinHandle<'_, io::Result<()>>| {
+            other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        others.into_iter().map(join).fold(ours, |first, other| first.and(other))
+    })
 }
 
 /// Renames within one file system, replacing what had the name, and syncs both directories.
@@ -166,6 +201,23 @@ pub fn publish(tree: &Path, to: &Path) -> io::Result<()> {
     let renamed = rename_new(tree, to);
     set(if renamed.is_ok() { to } else { tree }, mode)?;
     renamed
+}
+
+/// Gives a file and a finished tree, both synced, their names, the file first, and syncs the directories that hold them. What had the file's name is replaced, the
+/// tree's must be free.
+///
+/// After a power cut in between, each of the two is there or is not.
+///
+/// # Errors
+/// `AlreadyExists` when the tree's name is taken; the file has its name then, durably.
+pub fn publish_beside(file: Pending, file_to: &Path, tree: &Path, to: &Path) -> io::Result<()> {
+    file.rename_unsynced(file_to)?;
+    if let Err(errno) = rustix::fs::renameat_with(CWD, tree, CWD, to, RenameFlags::NOREPLACE) {
+        sync_dir(parent(file_to))?;
+        // Only root may move a read-only directory; any other failure is told from there.
+        return if errno == Errno::EXIST { Err(errno).at("rename to", to) } else { publish(tree, to) };
+    }
+    at_once(&[parent(to), parent(tree), parent(file_to)], |directory| sync_dir(directory))
 }
 
 /// Remembers a file system from before the first write, to sync it after the last.

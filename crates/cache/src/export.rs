@@ -10,7 +10,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use df_core::{Digest, Entry, Hasher, Kind, Manifest, TreePath};
-use rayon::prelude::*;
 use rustix::fs::{AtFlags, CWD, Mode, RenameFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
@@ -299,18 +298,34 @@ fn make_link(top: &Beneath, path: &TreePath, target: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::symlinkat(target, parent, beneath::name(path.as_bytes()))?)
 }
 
-/// Syncs what was written, files before the directories that name them: a few by themselves, more at once with the whole file system, which waits for
-/// what other programs wrote, too.
-fn sync(top: &Beneath, file_system: &durable::FileSystem, manifest: &Manifest, files: &[&TreePath]) -> io::Result<()> {
+/// Syncs what was written, and a file beside it: a few by themselves, more at once with the whole file system, which waits for what other programs wrote, too.
+///
+/// Nothing of it has a name that counts, so files need not be there before the directories that name them.
+fn sync(
+    top: &Beneath,
+    file_system: &durable::FileSystem,
+    manifest: &Manifest,
+    files: &[&TreePath],
+    beside: &(dyn Fn() -> io::Result<()> + Sync),
+) -> io::Result<()> {
     const FEW: usize = 128;
-    let directories: Vec<&TreePath> = directories(manifest).collect();
-    if files.len() + directories.len() > FEW {
-        return file_system.sync();
+    enum One<'a> {
+        File(&'a TreePath),
+        Directory(&'a [u8]),
+        Beside,
     }
-    // All at once: a journal that is written for one of them is written for all.
-    files.par_iter().try_for_each(|path| rustix::fs::fsync(top.file(path.as_bytes())?))?;
-    directories.par_iter().try_for_each(|path| rustix::fs::fsync(top.directory(path.as_bytes())?))?;
-    Ok(rustix::fs::fsync(top.directory(b"")?)?)
+    let directories = directories(manifest).map(|path| One::Directory(path.as_bytes())).chain([One::Directory(b"")]);
+    // What takes longest begins first.
+    let all: Vec<One<'_>> = files.iter().map(|path| One::File(path)).chain([One::Beside]).chain(directories).collect();
+    if all.len() > FEW {
+        file_system.sync()?;
+        return beside();
+    }
+    durable::at_once(&all, |one| match one {
+        One::File(path) => Ok(rustix::fs::fsync(top.file(path.as_bytes())?)?),
+        One::Directory(path) => Ok(rustix::fs::fsync(top.directory(path)?)?),
+        One::Beside => beside(),
+    })
 }
 
 #[cfg(test)]

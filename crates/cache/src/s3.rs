@@ -37,6 +37,7 @@ mod recent;
 mod repair;
 mod verify;
 
+mod costs;
 mod failure;
 #[cfg(test)]
 mod model;

@@ -172,6 +172,14 @@ impl Growing {
     /// # Errors
     /// The tree is not complete, and can be gone on with.
     pub fn finish(self, source: &dyn Blobs) -> Result<Exported, ExportError> {
+        self.finish_with(source, &|| Ok(()))
+    }
+
+    /// As [`Self::finish`]; `beside` syncs what the caller wrote elsewhere, in the same round.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn finish_with(self, source: &dyn Blobs, beside: &(dyn Fn() -> io::Result<()> + Sync)) -> Result<Exported, ExportError> {
         let files = group(&self.manifest);
         let there = self.there.into_inner().unwrap_or_else(PoisonError::into_inner);
         let top = &self.top;
@@ -185,7 +193,7 @@ impl Growing {
             _ => Ok(()),
         })?;
         seal_directories(top, &self.manifest)?;
-        sync(top, &self.file_system, &self.manifest, &placed.unsynced).map_err(ExportError::Sync)?;
+        sync(top, &self.file_system, &self.manifest, &placed.unsynced, beside).map_err(ExportError::Sync)?;
         Ok(placed.exported)
     }
 

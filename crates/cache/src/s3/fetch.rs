@@ -2,16 +2,22 @@
 //!
 //! What is wanted is known beforehand, so places that lie near each other in a pack are asked for together, and ahead of whoever takes the blobs. Nobody has to take them in
 //! that order: what is asked for earlier is loaded at once, and what was let go already is read by itself.
+//!
+//! In memory are at most 448 MiB of packs as they are stored, in whatever order blobs are taken ([`ahead`]), and on each thread that takes one a piece of 8 MiB. Of older blobs that
+//! others are changes of, the last 128 MiB and one of at most 64 MiB that is being made; as much once more when something had to be read again.
+
+mod ahead;
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+pub(super) use ahead::Room;
+use ahead::{Ahead, Range};
 use df_core::Digest;
 
 use super::S3Store;
-use super::format::name::{Reference, Space};
 use super::format::pack;
 use super::format::slot::{self, DEPTH, PIECE_LEN, PREFIX_LEN, Slot};
 use super::index::{Found, Index, Place};
@@ -24,8 +30,8 @@ use crate::store::ReadError;
 const GAP: u64 = 64 << 10;
 /// A request asks for half of what is wanted, and for no less than this and no more than that: few requests for much, and two on their way at least.
 const RANGE_LEN: (u64, u64) = (16 << 20, 64 << 20);
-/// Bytes that are loaded ahead at most.
-const AHEAD: u64 = 256 << 20;
+/// Four of the longest ranges ahead of whoever takes blobs, and two more for threads that take them elsewhere in the image.
+const ROOM: Room = Room { ahead: 256 << 20, most: 384 << 20 };
 /// Requests before the first of them: the head, the root table, the manifest, and two documents for whoever asks who vouches for it.
 const BEFORE: u64 = 5;
 /// Requests on their way at most.
@@ -37,17 +43,10 @@ pub struct Fetch {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Bytes of a pack that one request brings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Range {
-    pack: Reference,
-    start: u64,
-    end: u64,
-}
-
 /// Where blobs lie.
 struct Placed {
     index: Arc<Index>,
+    cache: [u8; 16],
     /// Each with when it is wanted.
     places: Vec<(usize, Place)>,
     /// Length and pieces of each blob.
@@ -63,7 +62,6 @@ struct Wanted {
 struct Inner {
     store: S3Store,
     index: Arc<Index>,
-    ranges: Vec<Range>,
     pieces: HashMap<(Digest, u32), Wanted>,
     /// Length and pieces of each blob.
     blobs: HashMap<Digest, (u64, u32)>,
@@ -71,27 +69,7 @@ struct Inner {
     prefixes: Recent,
     /// Held by who makes one of them: its pieces are there for one.
     making: Mutex<()>,
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-struct State {
-    ranges: Vec<Loaded>,
-    /// Pieces of each range that nobody took yet.
-    left: Vec<usize>,
-    /// Bytes that are loaded or being loaded.
-    bytes: u64,
-    /// The first range that nobody has begun to load, or one before it.
-    next: usize,
-    stopped: bool,
-}
-
-enum Loaded {
-    NotYet,
-    OnItsWay,
-    Here(Arc<Vec<u8>>),
-    /// Taken by all, or failed: who asks reads it alone, and hears why that fails.
-    Gone,
+    ahead: Ahead,
 }
 
 impl S3Store {
@@ -100,7 +78,11 @@ impl S3Store {
     /// # Errors
     /// Those of reading the head, the root table and the index.
     pub fn fetch(&self, blobs: &[(Digest, u64)]) -> Result<Fetch, ReadError> {
-        let Placed { index, places, blobs: known } = self.place(blobs)?;
+        self.fetch_within(blobs, ROOM)
+    }
+
+    pub(super) fn fetch_within(&self, blobs: &[(Digest, u64)], room: Room) -> Result<Fetch, ReadError> {
+        let Placed { index, cache, places, blobs: known } = self.place(blobs)?;
         let (ranges, of) = plan(&places, range_len(&places));
         let mut left = vec![0; ranges.len()];
         let mut pieces = HashMap::new();
@@ -108,22 +90,12 @@ impl S3Store {
             left[range] += 1;
             pieces.insert((slot.digest, slot.part), Wanted { range, slot });
         }
-        let loaded = ranges.iter().map(|_| Loaded::NotYet).collect();
-        let state = Mutex::new(State { ranges: loaded, left, bytes: 0, next: 0, stopped: false });
-        let inner = Arc::new(Inner {
-            store: self.clone(),
-            index,
-            ranges,
-            pieces,
-            blobs: known,
-            prefixes: Recent::default(),
-            making: Mutex::new(()),
-            state,
-            changed: Condvar::new(),
-        });
-        let threads = (0..THREADS.min(inner.ranges.len())).map(|_| {
+        let ahead = Ahead::new(self.clone(), cache, ranges, left, room);
+        let (prefixes, making) = (Recent::default(), Mutex::new(()));
+        let inner = Arc::new(Inner { store: self.clone(), index, pieces, blobs: known, prefixes, making, ahead });
+        let threads = (0..THREADS.min(inner.ahead.n_ranges())).map(|_| {
             let inner = inner.clone();
-            thread::spawn(move || inner.load_ahead())
+            thread::spawn(move || inner.ahead.load_all())
         });
         Ok(Fetch { threads: threads.collect(), inner })
     }
@@ -143,11 +115,12 @@ impl S3Store {
     /// Finds where blobs lie, and what they are changes of.
     fn place(&self, blobs: &[(Digest, u64)]) -> Result<Placed, ReadError> {
         let none = || ReadError::Store(io::ErrorKind::NotFound.into());
-        let mut index = self.with_newer(self.last_view()?.ok_or_else(none)?, |view| self.index(view))?;
+        let look = |view: &Arc<View>| Ok::<_, ReadError>((view.head.cache, self.index(view)?));
+        let (mut cache, mut index) = self.with_newer(self.last_view()?.ok_or_else(none)?, look)?;
         if blobs.iter().any(|&(digest, len)| index.find(digest, Some(len)).is_none()) {
-            index = self.with_view(|view| self.index(view))?.ok_or_else(none)?;
+            (cache, index) = self.with_view(look)?.ok_or_else(none)?;
         }
-        let mut placed = Placed { index: index.clone(), places: vec![], blobs: HashMap::new() };
+        let mut placed = Placed { index: index.clone(), cache, places: vec![], blobs: HashMap::new() };
         let mut older = HashSet::new();
         for (order, &(digest, len)) in blobs.iter().enumerate() {
             let Some(found) = index.find(digest, Some(len)) else { continue };
@@ -162,14 +135,24 @@ impl S3Store {
 impl Fetch {
     /// Returns how many pieces were not taken yet.
     pub(super) fn n_left(&self) -> usize {
-        self.inner.state().left.iter().sum()
+        self.inner.ahead.n_left()
+    }
+
+    /// Returns the most bytes of packs that were in memory so far.
+    #[track_caller]
+    pub(super) fn peak(&self) -> u64 {
+        self.inner.ahead.peak()
+    }
+
+    /// Returns how many bytes were put aside; none when that cannot be done.
+    pub(super) fn aside(&self) -> Option<u64> {
+        self.inner.ahead.aside()
     }
 }
 
 impl Drop for Fetch {
     fn drop(&mut self) {
-        self.inner.state().stopped = true;
-        self.inner.changed.notify_all();
+        self.inner.ahead.stop();
         for thread in self.threads.drain(..) {
             // It can only have panicked; whoever waits for its range would have said so.
             let _ = thread.join();
@@ -242,79 +225,29 @@ fn plan(places: &[(usize, Place)], most: u64) -> (Vec<Range>, Vec<usize>) {
 }
 
 impl Inner {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Loads one range after the other, as far ahead as there is room.
-    fn load_ahead(&self) {
-        let mut state = self.state();
-        while !state.stopped {
-            while state.next < self.ranges.len() && !matches!(state.ranges[state.next], Loaded::NotYet) {
-                state.next += 1;
-            }
-            let next = state.next;
-            if next == self.ranges.len() {
-                return;
-            }
-            let len = self.ranges[next].end - self.ranges[next].start;
-            if state.bytes > 0 && state.bytes + len > AHEAD {
-                state = self.wait(state);
-                continue;
-            }
-            state = self.load(state, next);
-        }
-    }
-
-    /// Loads a range that nobody has begun to load.
-    fn load<'a>(&'a self, mut state: MutexGuard<'a, State>, at: usize) -> MutexGuard<'a, State> {
-        let Range { pack, start, end } = self.ranges[at];
-        state.ranges[at] = Loaded::OnItsWay;
-        state.bytes += end - start;
-        drop(state);
-        // An empty range cannot be asked for.
-        let read =
-            if start == end { Ok(vec![]) } else { self.store.objects.get_range(&pack.name.key(Space::Pack), start, end - start) };
-        state = self.state();
-        state.ranges[at] = match read {
-            Ok(bytes) => Loaded::Here(Arc::new(bytes)),
-            Err(_) => {
-                state.bytes -= end - start;
-                Loaded::Gone
-            }
-        };
-        self.changed.notify_all();
-        state
-    }
-
     /// Returns a piece, checked.
     fn piece(&self, digest: Digest, part: u32) -> io::Result<Vec<u8>> {
         let Wanted { slot, .. } = self.pieces.get(&(digest, part)).ok_or_else(|| absent(digest))?;
         let making = slot.prefix().map(|_| self.making.lock().unwrap_or_else(PoisonError::into_inner));
-        let loaded = self.loaded(digest, part, DEPTH);
-        drop(making);
-        match loaded {
+        let piece = match self.loaded(digest, part, DEPTH) {
             Some(bytes) => Ok(bytes),
             // From another copy, or by a newer head, or with an error that says why.
-            None => Ok(self.store.read_part_of(&self.index, digest, slot.len, part)?),
-        }
+            None => self.store.read_part_of(&self.index, digest, slot.len, part),
+        };
+        // Not before that: it needs what it is a change of, too.
+        drop(making);
+        Ok(piece?)
     }
 
     /// Returns a piece of what was loaded ahead, checked; nothing when it is not there or not whole.
     fn loaded(&self, digest: Digest, part: u32, depth: u8) -> Option<Vec<u8>> {
         let Wanted { range, slot } = self.pieces.get(&(digest, part))?;
-        let bytes = self.take(*range)?;
-        let start = (u64::from(slot.offset) - self.ranges[*range].start) as usize;
-        let stored = bytes.get(start..start + slot.stored as usize)?;
         let prefix = match slot.prefix() {
             None => Arc::default(),
             Some((prefix, _)) => self.prefix(prefix, depth.checked_sub(1)?)?,
         };
-        pack::decode(slot, stored, &prefix).ok()
+        let start = (u64::from(slot.offset) - self.ahead.start(*range)) as usize;
+        self.ahead.take(*range, start..start + slot.stored as usize, |stored| pack::decode(slot, stored, &prefix).ok())?
     }
 
     fn prefix(&self, digest: Digest, depth: u8) -> Option<Arc<Vec<u8>>> {
@@ -329,28 +262,6 @@ impl Inner {
         let bytes = Arc::new(bytes);
         self.prefixes.keep(digest, depth, bytes.clone());
         Some(bytes)
-    }
-
-    /// Returns the bytes of a range; nothing when they are gone already.
-    fn take(&self, at: usize) -> Option<Arc<Vec<u8>>> {
-        let mut state = self.state();
-        loop {
-            match &state.ranges[at] {
-                Loaded::NotYet => state = self.load(state, at),
-                Loaded::OnItsWay => state = self.wait(state),
-                Loaded::Gone => return None,
-                Loaded::Here(bytes) => {
-                    let bytes = bytes.clone();
-                    state.left[at] = state.left[at].saturating_sub(1);
-                    if state.left[at] == 0 {
-                        state.ranges[at] = Loaded::Gone;
-                        state.bytes -= self.ranges[at].end - self.ranges[at].start;
-                        self.changed.notify_all();
-                    }
-                    return Some(bytes);
-                }
-            }
-        }
     }
 }
 
@@ -406,5 +317,18 @@ mod tests {
         let expected =
             [(2, 0, 10 + 31 * mib), (1, 100, 160 + gap), (1, 161 + 2 * gap, 171 + 2 * gap), (2, 10 + 31 * mib, 10 + 33 * mib)];
         assert_eq!((rows.as_slice(), of.as_slice()), (&expected[..], &[0, 1, 1, 2, 0, 3, 1][..]));
+    }
+
+    #[test]
+    fn a_get_of_one_pack_is_two_requests_when_it_is_much_and_none_is_longer_than_a_pack() {
+        const MIB: u64 = 1 << 20;
+        let pieces = |n: u32| (0..n).map(|at| (0, place(1, at * (PIECE_LEN as u32), PIECE_LEN as u32))).collect::<Vec<_>>();
+        // Pieces, what a request asks for, how many there are.
+        for (n, len, requests) in
+            [(0, 16, 0), (1, 16, 1), (2, 16, 1), (3, 20, 2), (4, 24, 2), (7, 36, 2), (14, 64, 2), (24, 64, 3)]
+        {
+            let places = pieces(n);
+            assert_eq!((range_len(&places), plan(&places, len * MIB).0.len()), (len * MIB, requests), "{n} pieces");
+        }
     }
 }

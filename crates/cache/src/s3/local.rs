@@ -1,8 +1,9 @@
 //! What was read from the bucket and never changes there, kept beside: root tables, segments, manifests. Anything of it may vanish; what is read is checked.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use df_core::{Digest, ImageId};
@@ -63,6 +64,18 @@ impl Local {
                 let _ = fs::remove_file(entry.path());
             }
         }
+    }
+
+    /// Makes a file that has no name any more, and goes with whoever holds it.
+    pub(crate) fn nameless(&self, cache: [u8; 16]) -> io::Result<File> {
+        let directory = self.of(cache);
+        fs::create_dir_all(&directory)?;
+        // Who is killed between these two leaves nothing in it, and under a name that is swept.
+        let path = directory.join(format!(".{}-{:?}-aside", std::process::id(), std::thread::current().id()));
+        let _ = fs::remove_file(&path);
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        fs::remove_file(&path)?;
+        Ok(file)
     }
 
     fn write(&self, cache: [u8; 16], name: &str, bytes: &[u8]) -> io::Result<()> {

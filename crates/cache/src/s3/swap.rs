@@ -222,8 +222,8 @@ impl S3Store {
             tried.push((attempt, done));
             (self.options.pause)(commit::backoff(n, self.random_number()));
             view = self.view()?.ok_or(BucketError::HeadLost)?;
-            if let Some(at) = self.find_done(&tried, &view.head)? {
-                return Ok(tried.swap_remove(at).1);
+            if let Some(done) = self.find_done(&mut tried, &view.head)? {
+                return Ok(done);
             }
         }
         Err(BucketError::Contended { tries: TRIES }.into())
@@ -448,24 +448,39 @@ impl S3Store {
         Ok(reference)
     }
 
-    /// Returns which of the attempts made a head that this one follows.
-    fn find_done<T>(&self, tried: &[(Attempt, T)], head: &Head) -> Result<Option<usize>, BucketError> {
-        for (at, (attempt, _)) in tried.iter().enumerate() {
-            let mut outcome = commit::outcome(attempt, head);
-            while let Outcome::Ask(older) = outcome {
-                let key = log_key(older.sequence, older.txid);
-                let object = self.objects.get(&key, LOG_LEN)?;
-                let record = Record::decode(&object.bytes).map_err(|source| BucketError::Damaged { key: key.clone(), source })?;
-                if record.head.sequence != older.sequence {
-                    return Err(BucketError::Damaged { key, source: FormatError("it is the record of another commit") });
-                }
-                outcome = commit::outcome(attempt, &record.head);
-            }
-            if outcome == Outcome::Done {
-                return Ok(Some(at));
+    /// Returns which of the attempts made a head that this one follows; forgets those of which nothing says that any more.
+    ///
+    /// Whoever stops so long that a collection removed the records since is not told. Then the plan is made again, by what the bucket holds now: should the attempt have been done, it is done
+    /// twice, as by somebody who types it twice. What it names is looked at anew, as after any swap that did not hold, and the fence of whoever condemned or swept what it had sent is above
+    /// its session. It cannot be done later either: its condition names a head that is there no more, and never will be again.
+    fn find_done<T>(&self, tried: &mut Vec<(Attempt, T)>, head: &Head) -> Result<Option<T>, BucketError> {
+        let mut at = 0;
+        while let Some((attempt, _)) = tried.get(at) {
+            match self.outcome(attempt, head)? {
+                Some(Outcome::Done) => return Ok(Some(tried.swap_remove(at).1)),
+                Some(_) => at += 1,
+                None => drop(tried.swap_remove(at)),
             }
         }
         Ok(None)
+    }
+
+    /// Returns what became of an attempt, by a head and the records before it; nothing when one of these is gone.
+    fn outcome(&self, attempt: &Attempt, head: &Head) -> Result<Option<Outcome>, BucketError> {
+        let mut outcome = commit::outcome(attempt, head);
+        while let Outcome::Ask(older) = outcome {
+            let key = log_key(older.sequence, older.txid);
+            let object = match self.objects.get(&key, LOG_LEN) {
+                Err(ObjectError::Absent { .. }) => return Ok(None),
+                result => result?,
+            };
+            let record = Record::decode(&object.bytes).map_err(|source| BucketError::Damaged { key: key.clone(), source })?;
+            if record.head.sequence != older.sequence {
+                return Err(BucketError::Damaged { key, source: FormatError("it is the record of another commit") });
+            }
+            outcome = commit::outcome(attempt, &record.head);
+        }
+        Ok(Some(outcome))
     }
 
     /// Reads the head again; `None` when it is the one of the view.

@@ -14,6 +14,9 @@ use super::{Options, S3Store};
 /// A moment.
 const NOW: Timestamp = Timestamp(1_000);
 
+/// What writers keep in the head: nothing, so that each table is an object of its own, or what is small, so that there may be no such object.
+const BOTH: [usize; 2] = [0, KEPT_LEN];
+
 /// Options whose numbers follow from `seed`; nothing waits.
 fn options(seed: u8) -> Options {
     let grace = Duration::ZERO;
@@ -33,29 +36,38 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::keeping(0)
+    }
+
+    /// One whose writers keep tables of up to so many bytes in the head.
+    fn keeping(kept_len: usize) -> Self {
         Self {
             bucket: Arc::new(MemoryObjects::new()),
             directory: tempfile::tempdir().expect("a directory"),
             next: AtomicU8::new(0),
             grace: Duration::ZERO,
-            kept_len: 0,
+            kept_len,
         }
+    }
+
+    /// Options of somebody who writes here, with a directory of the test's own.
+    fn options(&self, seed: u8) -> Options {
+        Options { grace: self.grace, kept_len: self.kept_len, ..options(seed) }
     }
 
     /// Opens the cache as somebody who was never here.
     fn store(&self) -> S3Store {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
-        let options = Options { grace: self.grace, kept_len: self.kept_len, ..options(n) };
-        S3Store::open(self.bucket.clone(), &self.directory.path().join(n.to_string()), options)
+        S3Store::open(self.bucket.clone(), &self.directory.path().join(n.to_string()), self.options(n))
     }
 }
 
 #[test]
 fn keeps_the_contract() {
-    for kept_len in [0, KEPT_LEN] {
+    for kept_len in BOTH {
         let benches = std::cell::RefCell::new(vec![]);
         crate::contract::run(|| {
-            let bench = Bench { kept_len, ..Bench::new() };
+            let bench = Bench::keeping(kept_len);
             let store = bench.store();
             benches.borrow_mut().push(bench);
             store
@@ -67,6 +79,7 @@ mod conditions;
 mod counting;
 mod derived;
 mod flips;
+mod healing;
 mod hostile;
 mod keeping;
 mod killed;
@@ -74,5 +87,6 @@ mod losing;
 mod mending;
 mod overtaken;
 mod remains;
+mod room;
 mod sweeping;
 mod versions;

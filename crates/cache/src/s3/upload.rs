@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::S3Store;
 use super::failure::BucketError;
 use super::format::name::{Name, Reference, Space};
-use super::format::pack::{self, FULL, PACK_LEN, Piece};
+use super::format::pack::{self, FULL, PACK_LEN, Piece, UNPACKED_LEN};
 use super::format::slot::{self, PIECE_LEN, Slot};
 use super::prefix::{self, Older};
 use super::swap::Run;
@@ -128,7 +128,7 @@ impl S3Store {
 fn make_packs(blobs: &[(Digest, u64)], upload: &Upload<'_>, sender: &SyncSender<Ready>) -> Result<(), Stop> {
     let (mut long, short): (Vec<_>, Vec<_>) = blobs.iter().copied().partition(|&(_, len)| slot::n_parts(len) > 1);
     long.sort_by_key(|&(_, len)| std::cmp::Reverse(len));
-    let mut open = Open { works: vec![], bytes: 0, pieces: vec![], stored: 0 };
+    let mut open = Open { works: vec![], bytes: 0, pieces: vec![], fill: Fill::default() };
     for (digest, len) in long {
         cut(digest, len, upload, |work, cost| open.push(work, cost, upload, sender))?;
     }
@@ -139,14 +139,42 @@ fn make_packs(blobs: &[(Digest, u64)], upload: &Upload<'_>, sender: &SyncSender<
     open.close(upload, sender)
 }
 
-/// The pack that is being filled, by the length of what is stored: few requests, however well it compresses.
+/// The pack that is being filled.
 struct Open {
     /// What is compressed next, by all cores.
     works: Vec<Work>,
     bytes: u64,
     pieces: Vec<Piece>,
-    /// What they take in a pack, with their rows.
+    fill: Fill,
+}
+
+/// What is in a pack: it is filled by the length of what is stored, so that few requests bring much. But whoever is killed sends all of what was in packs that are not there yet again, so there is
+/// a bound of what it is unpacked, too.
+#[derive(Default)]
+struct Fill {
+    /// With what rows take.
     stored: u64,
+    unpacked: u64,
+}
+
+impl Fill {
+    /// Adds a piece, to the next pack when this one has no room for it; then it returns true.
+    fn add(&mut self, stored: u64, unpacked: u64) -> bool {
+        let is_full = self.stored + stored + ROW_COST > ROOM || self.unpacked + unpacked > UNPACKED_LEN;
+        if is_full {
+            *self = Self::default();
+        }
+        self.stored += stored + ROW_COST;
+        self.unpacked += unpacked;
+        is_full
+    }
+}
+
+/// Returns how many packs some blobs make at most: when nothing of them can be compressed, and each pack ends where the longest piece just does not fit.
+pub(crate) fn most_packs(lens: impl Iterator<Item = u64> + Clone) -> u64 {
+    let longest = lens.clone().max().unwrap_or(0).min(PIECE_LEN);
+    let takes: u64 = lens.map(|len| len + ROW_COST * u64::from(slot::n_parts(len))).sum();
+    takes.div_ceil(ROOM - longest - ROW_COST)
 }
 
 impl Open {
@@ -160,18 +188,15 @@ impl Open {
         self.bytes = 0;
         let works = std::mem::take(&mut self.works);
         for piece in works.into_par_iter().map(|work| piece(work, upload)).collect::<Result<Vec<_>, PutError>>()? {
-            let takes = piece.stored.len() as u64 + ROW_COST;
-            if self.stored + takes > ROOM {
+            if self.fill.add(piece.stored.len() as u64, piece.slot.part_len() as u64) {
                 self.close(upload, sender)?;
             }
-            self.stored += takes;
             self.pieces.push(piece);
         }
         Ok(())
     }
 
     fn close(&mut self, upload: &Upload<'_>, sender: &SyncSender<Ready>) -> Result<(), Stop> {
-        self.stored = 0;
         let pieces = std::mem::take(&mut self.pieces);
         if pieces.is_empty() {
             return Ok(());
@@ -250,5 +275,57 @@ fn source_error(digest: Digest) -> impl Fn(io::Error) -> PutError {
     move |source| match source.kind() {
         io::ErrorKind::InvalidData => PutError::WrongBytes { digest },
         _ => PutError::Source { digest, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns how many packs blobs make that cannot be compressed.
+    fn n_packs(lens: &[u64]) -> u64 {
+        let mut fill = Fill::default();
+        let pieces = lens.iter().flat_map(|&len| (0..slot::n_parts(len)).map(move |part| slot::part_len(len, part) as u64));
+        let n_full = pieces.filter(|&len| fill.add(len, len)).count() as u64;
+        n_full + u64::from(fill.stored > 0)
+    }
+
+    #[test]
+    fn no_blobs_make_more_packs_than_the_most_of_them() {
+        const MIB: u64 = 1 << 20;
+        let table: [(Vec<u64>, u64); 8] = [
+            (vec![], 0),
+            (vec![0], 1),
+            (vec![5_000; 12_000], 1),
+            (vec![16 * MIB; 64], 19),
+            (vec![8 * MIB - 1; 70], 11),
+            (vec![0; 1_000_000], 2),
+            (vec![300 * MIB + 1], 6),
+            ([vec![4 * MIB; 30], vec![100; 9_000]].concat(), 3),
+        ];
+        for (lens, most) in table {
+            assert_eq!(most_packs(lens.iter().copied()), most, "{} blobs", lens.len());
+            assert!(n_packs(&lens) <= most && n_packs(&lens) + 2 >= most, "{} blobs, {} packs", lens.len(), n_packs(&lens));
+        }
+        let mut state = 7_u64;
+        for n in 0..300 {
+            let mut next = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state >> 33
+            };
+            let lens: Vec<u64> = (0..1 + n).map(|_| next() % (1 << (next() % 26))).collect();
+            assert!(n_packs(&lens) <= most_packs(lens.iter().copied()), "{lens:?}");
+        }
+    }
+
+    #[test]
+    fn a_pack_ends_when_it_is_full_or_would_be_long_to_send_again() {
+        let n_before = |stored: u64, unpacked: u64| {
+            let mut fill = Fill::default();
+            (0..).take_while(|_| !fill.add(stored, unpacked)).count() as u64
+        };
+        assert_eq!(n_before(8 << 20, 8 << 20), 7);
+        assert_eq!(n_before(700, 8 << 20), 32, "of zeros");
+        assert_eq!(n_before(0, 0), ROOM / ROW_COST);
     }
 }

@@ -8,7 +8,8 @@
 //! trailer = offset of the footer u64, BLAKE3 of all before the trailer, "dfpack02"       48 bytes
 //! ```
 //!
-//! A pack has at most 64 MiB; a writer closes one when the next piece might not fit. Older programs closed theirs when its blobs had 32 MiB. What an index loses is found again in the footers.
+//! A pack has at most 64 MiB; a writer closes one when the next piece might not fit, or when its pieces would be more than 256 MiB unpacked. Older programs closed theirs when its blobs had 32 MiB.
+//! What an index loses is found again in the footers.
 
 use df_core::Digest;
 
@@ -17,6 +18,8 @@ use super::{BODY_LEN, FormatError, Reader, Writer, open, seal};
 
 /// No pack is longer.
 pub(crate) const PACK_LEN: u64 = 64 << 20;
+/// What a writer puts into one pack is no longer than that, unpacked: zeros would make one of a hundred gigabytes, and whoever is killed before it is there would send all of them again.
+pub(crate) const UNPACKED_LEN: u64 = 256 << 20;
 /// Blobs of so many bytes are compressed at once; twice what one half-dead pack brings when packs are written again.
 pub(crate) const FULL: u64 = 32 << 20;
 const MAGIC: &[u8; 4] = b"dfp\x02";

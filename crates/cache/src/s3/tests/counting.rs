@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use df_core::{Digest, Manifest, Release};
 
-use super::super::Item;
 use super::super::format::head::KEPT_LEN;
 use super::super::memory::{Action, Fate};
 use super::super::objects::Objects as _;
-use super::{Bench, NOW};
+use super::super::{Item, S3Store};
+use super::{BOTH, Bench, NOW};
 use crate::blobs::{Blobs, Bytes, Nothing};
 use crate::contract::{Source, assert_whole, image, release};
 use crate::document::Document;
@@ -31,7 +31,7 @@ fn counted(rows: &[(&str, usize)]) -> BTreeMap<String, usize> {
 }
 
 /// Makes an image of many files that nothing can compress.
-fn files(n: usize, len: usize, salt: u64) -> (Manifest, Source) {
+pub(super) fn files(n: usize, len: usize, salt: u64) -> (Manifest, Source) {
     let mut bytes = vec![0; n * len];
     let mut state = salt | 1;
     for word in bytes.chunks_exact_mut(8) {
@@ -214,6 +214,38 @@ fn a_get_takes_few_requests_and_only_what_is_lacking() {
     assert_whole(&other, &partly, &few);
 }
 
+#[test]
+fn a_put_takes_no_more_requests_than_were_told_whatever_it_is() {
+    let documents: [(Document, &[u8]); 2] = [(Document::Sbom, b"what of"), (Document::Provenance, b"how")];
+    for kept_len in BOTH {
+        let bench = Bench::keeping(kept_len);
+        let put = |images: &[(Manifest, Source)], first: u64, documents| {
+            let all: Source = images.iter().flat_map(|(_, blobs)| blobs.clone()).collect();
+            let releases: Vec<_> =
+                (first..).zip(images).map(|(n, (manifest, _))| release("greeter", n, manifest.image())).collect();
+            let items: Vec<_> = images
+                .iter()
+                .zip(&releases)
+                .map(|((manifest, _), release)| Item { documents, ..item(manifest, release) })
+                .collect();
+            let told = bench.store().requests_of_put(&items).expect("read");
+            let (store, start) = (bench.store(), bench.bucket.calls().len());
+            store.contents().expect("read");
+            items.iter().for_each(|item| drop(store.lacking(item.manifest).expect("read")));
+            store.put_items(&items, &all, NOW).expect("put");
+            let (taken, told) = (bench.bucket.calls().len() - start, (told.get + told.put) as usize);
+            assert!(taken <= told, "{first}: {taken}, not {told}: {:?}", since(&bench, start));
+            assert!(told <= taken + 4, "{first}: {taken}, and {told} are told");
+        };
+        let small = |n: u64| image(&[&n.to_le_bytes()]);
+        put(&[small(1), small(2), small(3)], 1, &documents[..]);
+        (4..24).for_each(|n| put(&[small(n)], n, &[]));
+        put(&[files(400, 2048, 7)], 24, &documents);
+        put(&[files(9, 8 << 20, 9), small(99)], 25, &[]);
+        put(&[small(99)], 26, &documents);
+    }
+}
+
 /// A source that is told what arrived.
 struct Told<'a>(&'a Source, AtomicU64);
 
@@ -254,6 +286,26 @@ fn what_was_read_has_not_arrived_before_its_pack_is_there() {
     let (result, arrived) = put();
     assert!(result.is_ok_and(|added| added.n_blobs == 0));
     assert_eq!(arrived, 0, "nothing was lacking");
+}
+
+/// A pack of nothing but zeros had room for a hundred gigabytes of them.
+#[test]
+fn a_put_that_is_killed_has_not_more_to_send_again_because_it_compresses_well() {
+    let bench = Bench::new();
+    let zeros = vec![0; (300 << 20) + 1];
+    let (manifest, blobs) = image(&[&zeros]);
+    let packs = |bench: &Bench, start| since(bench, start).get("put p").copied().unwrap_or(0);
+    let told = Told(&blobs, AtomicU64::new(0));
+    bench.bucket.decide(|call| if call.key.starts_with("log/0") { Fate::Lost } else { Fate::Done });
+    let directory = bench.directory.path().join("writer");
+    let open = |seed| S3Store::open(bench.bucket.clone(), &directory, bench.options(seed));
+    open(100).put_image(&manifest, &told, NOW).expect_err("killed");
+    bench.bucket.behave();
+    let start = bench.bucket.calls().len();
+    assert_eq!(packs(&bench, 0), 2, "of 256 MiB, and the rest");
+    open(101).put_image(&manifest, &told, NOW).expect("put");
+    assert_eq!(packs(&bench, start), 0);
+    assert_eq!(bench.store().verify().expect("read"), []);
 }
 
 #[test]

@@ -1,17 +1,18 @@
 //! A head that keeps small tables and segments in it, and a view that was read before a commit began.
 
-use df_core::Timestamp;
+use df_core::{Release, Timestamp};
 
+use super::super::Item;
 use super::super::format::head::{Head, KEPT_LEN};
 use super::killed::{assert_there, example, put};
 use super::{Bench, NOW};
 use crate::blobs::Nothing;
-use crate::contract::{Source, assert_whole, image};
+use crate::contract::{Source, assert_whole, image, release};
 use crate::gc;
 use crate::store::Store;
 
 fn keeping() -> Bench {
-    Bench { kept_len: KEPT_LEN, ..Bench::new() }
+    Bench::keeping(KEPT_LEN)
 }
 
 fn head(bench: &Bench) -> Head {
@@ -31,21 +32,38 @@ fn let_go_of_all(store: &dyn Store) {
 fn tables_grow_out_of_the_head_and_the_segments_in_it_become_one() {
     let bench = keeping();
     let mut all = vec![];
+    let mut roots_are_kept = vec![];
     for n in 0..40_u64 {
         let blobs: Vec<Vec<u8>> = (0..9).map(|m| (100 * n + m).to_le_bytes().to_vec()).collect();
         let (manifest, source) = image(&blobs.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        bench.store().put_image(&manifest, &source, NOW).expect("put");
-        all.push((manifest, source));
+        let releases: Vec<Release> = (0..9).map(|m| release("greeter", 9 * n + m, manifest.image())).collect();
+        let item = |release| Item { manifest: &manifest, release: Some(release), documents: &[] };
+        bench.store().put_items(&releases.iter().map(item).collect::<Vec<_>>(), &source, NOW).expect("put");
         let head = head(&bench);
-        let kept = head.segments.iter().filter(|segment| head.kept(segment).is_some()).count();
-        assert!(kept <= 1 && head.kept.len() <= kept + 1, "{n}: {kept} segments of {} objects", head.kept.len());
+        let roots = head.kept(&head.roots.expect("a table")).is_some();
+        let segments = head.segments.iter().filter(|segment| head.kept(segment).is_some()).count();
+        assert!(segments <= 1, "{n}: {segments} segments");
+        assert_eq!(head.kept.len(), segments + usize::from(roots), "{n}: nothing else lies there");
+        roots_are_kept.push(roots);
+        all.push((manifest, source, releases));
     }
-    assert_eq!(head(&bench).segments.len(), objects(&bench, "i/") + 1, "each is in the head or beside it");
+    let n_kept = roots_are_kept.iter().take_while(|kept| **kept).count();
+    assert!((1..40).contains(&n_kept) && !roots_are_kept[n_kept..].contains(&true), "{roots_are_kept:?}");
+    assert_eq!(objects(&bench, "t/"), 40 - n_kept, "each is in the head or beside it");
+    assert_eq!(head(&bench).segments.len(), objects(&bench, "i/") + 1, "so are segments");
     assert!(objects(&bench, "i/") > 0 && head(&bench).segments.len() < 6);
-    for (manifest, source) in &all {
+    let there = bench.store().releases().expect("read");
+    assert!(there.iter().map(|stored| &stored.release).eq(all.iter().flat_map(|(_, _, releases)| releases)), "in their order");
+    for (manifest, source, _) in &all {
         assert_whole(&bench.store(), manifest, source);
     }
     assert_eq!(bench.store().verify().expect("read"), []);
+    // And back into it.
+    let_go_of_all(&bench.store());
+    assert!(head(&bench).kept(&head(&bench).roots.expect("a table")).is_some());
+    assert_eq!((objects(&bench, "t/"), objects(&bench, "i/")), (0, 0));
+    let (manifest, source, _) = all.last().expect("some");
+    assert_whole(&bench.store(), manifest, source);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::super::S3Store;
 use super::super::format::head::KEPT_LEN;
 use super::super::format::name::hex;
 use super::super::memory::{Action, Fate};
-use super::{Bench, NOW};
+use super::{BOTH, Bench, NOW};
 use crate::contract::{Source, assert_whole, image, release};
 use crate::gc;
 use crate::store::Store;
@@ -58,10 +58,14 @@ pub(super) fn at_every_request(make: impl Fn() -> Bench, act: impl Fn(&S3Store),
     }
 }
 
-fn with_one() -> Bench {
-    let bench = Bench::new();
+fn one(kept_len: usize) -> Bench {
+    let bench = Bench::keeping(kept_len);
     put(&bench.store(), 1).expect("put");
     bench
+}
+
+fn with_one() -> Bench {
+    one(0)
 }
 
 /// One whose next writers keep small tables in the head.
@@ -70,13 +74,11 @@ fn with_one_from_before() -> Bench {
 }
 
 fn keeping() -> Bench {
-    Bench { kept_len: KEPT_LEN, ..Bench::new() }
+    Bench::keeping(KEPT_LEN)
 }
 
 fn keeping_one() -> Bench {
-    let bench = keeping();
-    put(&bench.store(), 1).expect("put");
-    bench
+    one(KEPT_LEN)
 }
 
 #[test]
@@ -180,80 +182,86 @@ fn whatever_another_does_between_two_requests_nothing_is_lost() {
 
 #[test]
 fn a_session_below_the_fence_does_not_commit_what_a_collection_takes_for_an_orphan() {
-    let bench = with_one();
-    let (store, collector) = (bench.store(), bench.store());
-    let swaps = AtomicU64::new(0);
-    bench.bucket.decide(move |call| {
-        let is_swap = call.action == Action::Put && call.key == "head";
-        // A collection swaps the head too: it is not interrupted itself.
-        if is_swap && swaps.fetch_add(1, Ordering::Relaxed) < 2 {
-            let before = swaps.swap(100, Ordering::Relaxed);
-            let plan = gc::plan(&collector.contents().expect("read"), &gc::NOTHING);
-            collector.collect(&plan).expect("collected");
-            swaps.store(before, Ordering::Relaxed);
-        }
-        Fate::Done
-    });
-    put(&store, 2).expect("put");
-    bench.bucket.behave();
-    assert_there(&bench, 2);
-    assert_eq!(bench.store().verify().expect("read"), []);
+    for kept_len in BOTH {
+        let bench = one(kept_len);
+        let (store, collector) = (bench.store(), bench.store());
+        let swaps = AtomicU64::new(0);
+        bench.bucket.decide(move |call| {
+            let is_swap = call.action == Action::Put && call.key == "head";
+            // A collection swaps the head too: it is not interrupted itself.
+            if is_swap && swaps.fetch_add(1, Ordering::Relaxed) < 2 {
+                let before = swaps.swap(100, Ordering::Relaxed);
+                let plan = gc::plan(&collector.contents().expect("read"), &gc::NOTHING);
+                collector.collect(&plan).expect("collected");
+                swaps.store(before, Ordering::Relaxed);
+            }
+            Fate::Done
+        });
+        put(&store, 2).expect("put");
+        bench.bucket.behave();
+        assert_there(&bench, 2);
+        assert_eq!(bench.store().verify().expect("read"), []);
+    }
 }
 
 #[test]
 fn a_swap_whose_answer_was_lost_is_found_and_done_once_however_many_follow() {
-    for followers in [0, 1, 70] {
-        let bench = with_one();
-        let (store, other) = (bench.store(), bench.store());
-        let bucket = bench.bucket.clone();
-        let once = AtomicU64::new(0);
-        // The answer to the swap is lost; before the head is read again, others commit.
-        bench.bucket.decide(move |call| match (call.action, call.key.as_str(), once.load(Ordering::Relaxed)) {
-            (Action::Put, "head", 0) => {
-                once.store(1, Ordering::Relaxed);
-                Fate::Unanswered
-            }
-            (Action::Get, "head", 1) => {
-                once.store(2, Ordering::Relaxed);
-                for n in 0..followers {
-                    put(&other, 10 + n).expect("put");
+    for kept_len in BOTH {
+        for followers in [0, 1, 70] {
+            let bench = one(kept_len);
+            let (store, other) = (bench.store(), bench.store());
+            let bucket = bench.bucket.clone();
+            let once = AtomicU64::new(0);
+            // The answer to the swap is lost; before the head is read again, others commit.
+            bench.bucket.decide(move |call| match (call.action, call.key.as_str(), once.load(Ordering::Relaxed)) {
+                (Action::Put, "head", 0) => {
+                    once.store(1, Ordering::Relaxed);
+                    Fate::Unanswered
                 }
-                Fate::Done
-            }
-            _ => Fate::Done,
-        });
-        let (manifest, blobs, release) = example(2);
-        let added = store.put(&release, &manifest, &blobs, NOW).expect("found");
-        assert_eq!(added.n_blobs, 2, "what the lost swap did");
-        bucket.behave();
-        assert_there(&bench, 2);
-        let releases = bench.store().releases().expect("read");
-        assert_eq!(releases.len(), 2 + usize::from(followers));
-        assert_eq!(releases[1].release, release, "it was the second, whatever followed");
-        let packs: Vec<_> = bench.bucket.keys().into_iter().filter(|key| key.starts_with("p/")).collect();
-        assert_eq!(packs.len(), 2 + usize::from(followers), "nothing was sent twice");
+                (Action::Get, "head", 1) => {
+                    once.store(2, Ordering::Relaxed);
+                    for n in 0..followers {
+                        put(&other, 10 + n).expect("put");
+                    }
+                    Fate::Done
+                }
+                _ => Fate::Done,
+            });
+            let (manifest, blobs, release) = example(2);
+            let added = store.put(&release, &manifest, &blobs, NOW).expect("found");
+            assert_eq!(added.n_blobs, 2, "what the lost swap did");
+            bucket.behave();
+            assert_there(&bench, 2);
+            let releases = bench.store().releases().expect("read");
+            assert_eq!(releases.len(), 2 + usize::from(followers));
+            assert_eq!(releases[1].release, release, "it was the second, whatever followed");
+            let packs: Vec<_> = bench.bucket.keys().into_iter().filter(|key| key.starts_with("p/")).collect();
+            assert_eq!(packs.len(), 2 + usize::from(followers), "nothing was sent twice");
+        }
     }
 }
 
 #[test]
 fn eight_writers_at_once_lose_nothing() {
-    let bench = Arc::new(Bench::new());
-    std::thread::scope(|scope| {
+    for kept_len in BOTH {
+        let bench = Arc::new(Bench::keeping(kept_len));
+        std::thread::scope(|scope| {
+            for writer in 0..8_u8 {
+                let bench = bench.clone();
+                scope.spawn(move || {
+                    let store = bench.store();
+                    for n in 0..6 {
+                        put(&store, 10 * writer + n).expect("put");
+                    }
+                });
+            }
+        });
+        assert_eq!(bench.store().releases().expect("read").len(), 48);
         for writer in 0..8_u8 {
-            let bench = bench.clone();
-            scope.spawn(move || {
-                let store = bench.store();
-                for n in 0..6 {
-                    put(&store, 10 * writer + n).expect("put");
-                }
-            });
+            assert_there(&bench, 10 * writer + 5);
         }
-    });
-    assert_eq!(bench.store().releases().expect("read").len(), 48);
-    for writer in 0..8_u8 {
-        assert_there(&bench, 10 * writer + 5);
+        assert_eq!(bench.store().verify().expect("read"), []);
     }
-    assert_eq!(bench.store().verify().expect("read"), []);
 }
 
 #[test]
@@ -299,16 +307,18 @@ fn what_a_killed_put_had_sent_is_not_sent_again() {
 
 #[test]
 fn what_was_sent_before_a_collection_is_sent_again() {
-    let bench = with_one();
-    let directory = bench.directory.path().join("writer");
-    let open = |seed| S3Store::open(bench.bucket.clone(), &directory, super::options(seed));
-    bench.bucket.decide(|call| if call.key.starts_with("log/") { Fate::Lost } else { Fate::Done });
-    put(&open(100), 2).expect_err("killed");
-    bench.bucket.behave();
-    let other = bench.store();
-    let plan = gc::plan(&other.contents().expect("read"), &gc::NOTHING);
-    other.collect(&plan).expect("collected, and the orphan with it");
-    put(&open(101), 2).expect("put");
-    assert_there(&bench, 2);
-    assert_eq!(bench.store().verify().expect("read"), []);
+    for kept_len in BOTH {
+        let bench = one(kept_len);
+        let directory = bench.directory.path().join("writer");
+        let open = |seed| S3Store::open(bench.bucket.clone(), &directory, bench.options(seed));
+        bench.bucket.decide(|call| if call.key.starts_with("log/") { Fate::Lost } else { Fate::Done });
+        put(&open(100), 2).expect_err("killed");
+        bench.bucket.behave();
+        let other = bench.store();
+        let plan = gc::plan(&other.contents().expect("read"), &gc::NOTHING);
+        other.collect(&plan).expect("collected, and the orphan with it");
+        put(&open(101), 2).expect("put");
+        assert_there(&bench, 2);
+        assert_eq!(bench.store().verify().expect("read"), []);
+    }
 }

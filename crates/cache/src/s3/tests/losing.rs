@@ -8,7 +8,7 @@ use df_core::{AppName, Digest, Release, ReleaseId};
 use super::super::put::Item;
 use super::killed::{assert_there, example, put};
 use super::mending::{all_there, elsewhere, flip, keys, source, spoil, three};
-use super::{Bench, NOW};
+use super::{BOTH, Bench, NOW};
 use crate::blobs::{Blobs, Bytes, Nothing};
 use crate::contract::{Source, assert_whole};
 use crate::document::Document;
@@ -65,7 +65,7 @@ fn releases_that_a_lost_root_table_named_come_back_from_another_copy_in_their_or
 #[test]
 fn a_head_that_is_lost_with_the_newest_table_takes_no_image_with_it_and_no_release_that_another_copy_has() {
     for has_copy in [true, false] {
-        let bench = three();
+        let bench = three(0);
         let before = keys(&bench, "t/");
         put(&bench.store(), 4).expect("put");
         let other = elsewhere(&bench);
@@ -100,7 +100,7 @@ fn a_cache_of_one_commit_comes_back_without_its_table() {
 
 #[test]
 fn releases_of_one_commit_come_back_in_the_order_in_which_they_were_put() {
-    let bench = three();
+    let bench = three(0);
     let (before, examples) = (keys(&bench, "t/"), [7, 6, 5, 9, 8, 4].map(example));
     let items = examples.iter().map(|(manifest, _, release)| Item { manifest, release: Some(release), documents: &[] });
     let blobs: Source = examples.iter().flat_map(|(_, blobs, _)| blobs.clone()).collect();
@@ -119,7 +119,7 @@ fn releases_of_one_commit_come_back_in_the_order_in_which_they_were_put() {
 
 #[test]
 fn what_a_later_commit_let_go_of_is_not_said_to_be_lost() {
-    let bench = three();
+    let bench = three(0);
     put(&bench.store(), 4).expect("put");
     let keep = crate::Policy { count: 2, older: df_core::Timestamp(i64::MAX) };
     bench.store().collect(&gc::plan(&bench.store().contents().expect("read"), &keep)).expect("collected");
@@ -134,13 +134,15 @@ fn what_a_later_commit_let_go_of_is_not_said_to_be_lost() {
 
 #[test]
 fn a_commit_of_which_only_a_damaged_record_is_left_is_said_to_be_lost() {
-    let bench = three();
-    flip(&bench, &keys(&bench, "log/0000000000000004-")[0], 30);
-    remove(&bench, &["head".into()]);
-    let repaired = bench.store().repair(&Nothing).expect("repaired");
-    assert_eq!(repaired.rebuilt[0], "the head, as commit 3 made it");
-    assert_eq!(repaired.gone, ["what commit 4 did is lost: its record is damaged"]);
-    (1..3).for_each(|n| assert_there(&bench, n));
+    for kept_len in BOTH {
+        let bench = three(kept_len);
+        flip(&bench, &keys(&bench, "log/0000000000000004-")[0], 30);
+        remove(&bench, &["head".into()]);
+        let repaired = bench.store().repair(&Nothing).expect("repaired");
+        assert_eq!(repaired.rebuilt[0], "the head, as commit 3 made it");
+        assert_eq!(repaired.gone, ["what commit 4 did is lost: its record is damaged"]);
+        (1..3).for_each(|n| assert_there(&bench, n));
+    }
 }
 
 /// Another copy that does something before it hands out its first blob, and cannot always be asked.
@@ -175,25 +177,27 @@ impl Blobs for Other<'_> {
 
 #[test]
 fn a_document_that_somebody_attaches_during_a_repair_is_not_thrown_away() {
-    let (bench, bundle) = (three(), include_bytes!("../../../../core/testdata/attestations-v1.json"));
-    let (_, _, release) = example(2);
-    let attach = || {
-        let is_new = bench.store().attach(&release.app, release.id(), Document::Attestations, bundle).expect("attached");
-        assert!(is_new);
-    };
-    attach();
-    remove(&bench, &keys(&bench, "a/"));
-    spoil(&bench, Digest::of(&[1; 1000]));
-    let repaired = bench.store().repair(&Other::new(&attach)).expect("repaired");
-    assert_eq!((repaired.healed, repaired.gone), (vec![Digest::of(&[1; 1000])], vec![]));
-    let found = bench.store().attached(&release.app, release.id(), Document::Attestations).expect("read");
-    assert!(found.is_some(), "it was acknowledged");
-    all_there(&bench);
+    for kept_len in BOTH {
+        let (bench, bundle) = (three(kept_len), include_bytes!("../../../../core/testdata/attestations-v1.json"));
+        let (_, _, release) = example(2);
+        let attach = || {
+            let is_new = bench.store().attach(&release.app, release.id(), Document::Attestations, bundle).expect("attached");
+            assert!(is_new);
+        };
+        attach();
+        remove(&bench, &keys(&bench, "a/"));
+        spoil(&bench, Digest::of(&[1; 1000]));
+        let repaired = bench.store().repair(&Other::new(&attach)).expect("repaired");
+        assert_eq!((repaired.healed, repaired.gone), (vec![Digest::of(&[1; 1000])], vec![]));
+        let found = bench.store().attached(&release.app, release.id(), Document::Attestations).expect("read");
+        assert!(found.is_some(), "it was acknowledged");
+        all_there(&bench);
+    }
 }
 
 #[test]
 fn what_another_copy_cannot_be_asked_for_is_not_taken_for_gone() {
-    let bench = three();
+    let bench = three(0);
     let (_, _, release) = example(2);
     bench.store().attach(&release.app, release.id(), Document::Sbom, b"what of").expect("attached");
     let first = keys(&bench, "t/");

@@ -7,7 +7,7 @@ use df_core::Digest;
 use super::super::S3Store;
 use super::super::format::name::Space;
 use super::killed::{assert_there, at_every_request, example, put};
-use super::{Bench, NOW};
+use super::{BOTH, Bench, NOW};
 use crate::blobs::Nothing;
 use crate::contract::{Source, assert_whole};
 use crate::document::Document;
@@ -16,8 +16,8 @@ use crate::scrub::{Damaged, Repaired};
 use crate::store::Store;
 
 /// A cache with three releases.
-pub(super) fn three() -> Bench {
-    let bench = Bench::new();
+pub(super) fn three(kept_len: usize) -> Bench {
+    let bench = Bench::keeping(kept_len);
     for n in 1..4 {
         put(&bench.store(), n).expect("put");
     }
@@ -66,74 +66,85 @@ pub(super) fn keys(bench: &Bench, prefix: &str) -> Vec<String> {
 
 #[test]
 fn a_repair_brings_back_the_same_bytes_whatever_was_damaged() {
-    let bench = three();
-    let n = bench.bucket.peek(&packs_of(&bench, Digest::of(b"shared"))[0]).expect("there").len();
-    for at in (0..n).step_by(23) {
-        let bench = three();
-        let pack = &packs_of(&bench, Digest::of(b"shared"))[0];
-        flip(&bench, pack, at);
-        assert!(bench.store().verify().expect("read").iter().any(|damage| matches!(damage.what, Damaged::Pack(_))), "byte {at}");
+    for kept_len in BOTH {
+        let bench = three(kept_len);
+        let n = bench.bucket.peek(&packs_of(&bench, Digest::of(b"shared"))[0]).expect("there").len();
+        for at in (0..n).step_by(23) {
+            let bench = three(kept_len);
+            let pack = &packs_of(&bench, Digest::of(b"shared"))[0];
+            flip(&bench, pack, at);
+            assert!(
+                bench.store().verify().expect("read").iter().any(|damage| matches!(damage.what, Damaged::Pack(_))),
+                "byte {at}"
+            );
+            let repaired = bench.store().repair(&source()).expect("repaired");
+            assert_eq!(
+                (repaired.lost, repaired.images, repaired.rebuilt, repaired.gone),
+                (vec![], vec![], vec![], vec![]),
+                "byte {at}"
+            );
+            all_there(&bench);
+        }
+        let bench = three(kept_len);
+        for key in keys(&bench, "p/") {
+            bench.bucket.set(&key, None);
+        }
         let repaired = bench.store().repair(&source()).expect("repaired");
-        assert_eq!(
-            (repaired.lost, repaired.images, repaired.rebuilt, repaired.gone),
-            (vec![], vec![], vec![], vec![]),
-            "byte {at}"
-        );
+        assert_eq!((repaired.lost, repaired.images), (vec![], vec![]));
         all_there(&bench);
     }
-    let bench = three();
-    for key in keys(&bench, "p/") {
-        bench.bucket.set(&key, None);
-    }
-    let repaired = bench.store().repair(&source()).expect("repaired");
-    assert_eq!((repaired.lost, repaired.images), (vec![], vec![]));
-    all_there(&bench);
 }
 
 #[test]
 fn what_is_whole_in_a_damaged_pack_needs_no_other_copy() {
-    let bench = three();
-    let pack = &packs_of(&bench, Digest::of(b"shared"))[0];
-    // The end of the trailer: every blob is whole.
-    flip(&bench, pack, bench.bucket.peek(pack).expect("there").len() - 1);
-    let repaired = bench.store().repair(&Nothing).expect("repaired");
-    assert_eq!((repaired.lost, repaired.images), (vec![], vec![]));
-    all_there(&bench);
+    for kept_len in BOTH {
+        let bench = three(kept_len);
+        let pack = &packs_of(&bench, Digest::of(b"shared"))[0];
+        // The end of the trailer: every blob is whole.
+        flip(&bench, pack, bench.bucket.peek(pack).expect("there").len() - 1);
+        let repaired = bench.store().repair(&Nothing).expect("repaired");
+        assert_eq!((repaired.lost, repaired.images), (vec![], vec![]));
+        all_there(&bench);
+    }
 }
 
 #[test]
 fn a_repair_that_is_killed_at_any_request_is_completed_by_the_next_and_never_makes_it_worse() {
-    let damage = |bench: &Bench| {
-        spoil(bench, Digest::of(&[1; 1000]));
-        bench.bucket.set(&packs_of(bench, Digest::of(&[3; 1000]))[0], None);
-    };
-    let make = || {
-        let bench = three();
-        damage(&bench);
-        bench
-    };
-    at_every_request(
-        make,
-        |store| drop(store.repair(&source())),
-        |bench, n| {
-            // What was whole before is whole now.
-            assert_there(bench, 2);
-            let repaired = bench.store().repair(&source()).unwrap_or_else(|error| panic!("after request {n}: {error:?}"));
-            assert_eq!(repaired.lost, []);
-            all_there(bench);
-        },
-    );
+    for kept_len in BOTH {
+        let damage = |bench: &Bench| {
+            spoil(bench, Digest::of(&[1; 1000]));
+            bench.bucket.set(&packs_of(bench, Digest::of(&[3; 1000]))[0], None);
+        };
+        let make = || {
+            let bench = three(kept_len);
+            damage(&bench);
+            bench
+        };
+        at_every_request(
+            make,
+            |store| drop(store.repair(&source())),
+            |bench, n| {
+                // What was whole before is whole now.
+                assert_there(bench, 2);
+                let repaired = bench.store().repair(&source()).unwrap_or_else(|error| panic!("after request {n}: {error:?}"));
+                assert_eq!(repaired.lost, []);
+                all_there(bench);
+            },
+        );
+    }
 }
 
 #[test]
 fn nothing_that_is_whole_goes_when_nobody_has_another_copy() {
-    let bench = three();
-    spoil(&bench, Digest::of(&[1; 1000]));
-    let before: BTreeSet<String> = keys(&bench, "p/").into_iter().collect();
-    bench.store().repair(&Nothing).expect("repaired as far as can be");
-    assert!(before.is_subset(&keys(&bench, "p/").into_iter().collect()), "a repair deletes no pack");
-    for n in 2..4 {
-        assert_there(&bench, n);
+    for kept_len in BOTH {
+        let bench = three(kept_len);
+        spoil(&bench, Digest::of(&[1; 1000]));
+        let before: BTreeSet<String> = keys(&bench, "p/").into_iter().collect();
+        bench.store().repair(&Nothing).expect("repaired as far as can be");
+        assert!(before.is_subset(&keys(&bench, "p/").into_iter().collect()), "a repair deletes no pack");
+        for n in 2..4 {
+            assert_there(&bench, n);
+        }
     }
 }
 
@@ -156,28 +167,30 @@ fn lose_more(bench: &Bench, keys: &[String]) -> Repaired {
 
 #[test]
 fn a_lost_or_damaged_head_is_made_again_from_the_log() {
-    let bench = three();
-    let sequence = bench.store().view().expect("read").expect("there").head.sequence;
-    put(&bench.store(), 4).expect("put");
-    bench.bucket.set("head", None);
-    // Nobody takes it for a new cache.
-    put(&bench.store(), 5).expect_err("the head is lost");
-    let words = lose(&bench, &["head".into()]);
-    assert_eq!(words, [format!("the head, as commit {} made it", sequence + 1)]);
-    all_there(&bench);
-    assert_there(&bench, 4);
-    assert_eq!(bench.store().view().expect("read").expect("there").head.sequence, sequence + 2);
-    flip(&bench, "head", 30);
-    bench.store().contents().expect_err("damaged");
-    lose(&bench, &[]);
-    all_there(&bench);
-    put(&bench.store(), 5).expect("put");
-    assert_there(&bench, 5);
+    for kept_len in BOTH {
+        let bench = three(kept_len);
+        let sequence = bench.store().view().expect("read").expect("there").head.sequence;
+        put(&bench.store(), 4).expect("put");
+        bench.bucket.set("head", None);
+        // Nobody takes it for a new cache.
+        put(&bench.store(), 5).expect_err("the head is lost");
+        let words = lose(&bench, &["head".into()]);
+        assert_eq!(words, [format!("the head, as commit {} made it", sequence + 1)]);
+        all_there(&bench);
+        assert_there(&bench, 4);
+        assert_eq!(bench.store().view().expect("read").expect("there").head.sequence, sequence + 2);
+        flip(&bench, "head", 30);
+        bench.store().contents().expect_err("damaged");
+        lose(&bench, &[]);
+        all_there(&bench);
+        put(&bench.store(), 5).expect("put");
+        assert_there(&bench, 5);
+    }
 }
 
 #[test]
 fn a_lost_index_is_made_again_from_the_ends_of_packs() {
-    let bench = three();
+    let bench = three(0);
     let start = bench.bucket.calls().len();
     let words = lose(&bench, &keys(&bench, "i/"));
     assert_eq!(words, ["the index, from the ends of 3 packs"]);
@@ -204,7 +217,7 @@ fn a_lost_index_is_made_again_from_the_ends_of_packs() {
 
 #[test]
 fn a_lost_root_table_is_that_of_an_older_commit() {
-    let bench = three();
+    let bench = three(0);
     let view = bench.store().view().expect("read").expect("there");
     let Repaired { rebuilt, gone, .. } =
         lose_more(&bench, &[view.head.roots.expect("a table").name.key(Space::Table).to_string()]);
@@ -233,28 +246,30 @@ pub(super) fn elsewhere(bench: &Bench) -> crate::DiskStore {
 
 #[test]
 fn a_lost_document_comes_back_from_another_copy_or_is_said_to_be_lost() {
-    let bench = three();
-    let other = elsewhere(&bench);
-    let (_, _, release) = example(2);
-    let attach = |document, bytes| bench.store().attach(&release.app, release.id(), document, bytes).expect("attached");
-    attach(Document::Sbom, b"what of".as_slice());
-    attach(Document::Provenance, b"how".as_slice());
-    for key in keys(&bench, "a/") {
-        bench.bucket.set(&key, None);
+    for kept_len in BOTH {
+        let bench = three(kept_len);
+        let other = elsewhere(&bench);
+        let (_, _, release) = example(2);
+        let attach = |document, bytes| bench.store().attach(&release.app, release.id(), document, bytes).expect("attached");
+        attach(Document::Sbom, b"what of".as_slice());
+        attach(Document::Provenance, b"how".as_slice());
+        for key in keys(&bench, "a/") {
+            bench.bucket.set(&key, None);
+        }
+        assert_eq!(bench.store().verify().expect("read").len(), 2);
+        let repaired = bench.store().repair(&other).expect("repaired");
+        let id = release.id();
+        let lost = format!("the provenance of release {id} is lost: no other copy has it; a build of its commit makes it again");
+        assert_eq!((repaired.rebuilt, repaired.gone), (vec![format!("the sbom of release {id}, from another copy")], vec![lost]));
+        let attached = |document| bench.store().attached(&release.app, id, document).expect("read");
+        assert_eq!((attached(Document::Sbom), attached(Document::Provenance)), (Some(b"what of".to_vec()), None));
+        all_there(&bench);
     }
-    assert_eq!(bench.store().verify().expect("read").len(), 2);
-    let repaired = bench.store().repair(&other).expect("repaired");
-    let id = release.id();
-    let lost = format!("the provenance of release {id} is lost: no other copy has it; a build of its commit makes it again");
-    assert_eq!((repaired.rebuilt, repaired.gone), (vec![format!("the sbom of release {id}, from another copy")], vec![lost]));
-    let attached = |document| bench.store().attached(&release.app, id, document).expect("read");
-    assert_eq!((attached(Document::Sbom), attached(Document::Provenance)), (Some(b"what of".to_vec()), None));
-    all_there(&bench);
 }
 
 #[test]
 fn what_this_machine_remembers_is_enough() {
-    let bench = three();
+    let bench = three(0);
     let store = bench.store();
     all_there(&bench);
     let view = store.view().expect("read").expect("there");
@@ -269,95 +284,105 @@ fn what_this_machine_remembers_is_enough() {
 
 #[test]
 fn the_head_and_the_index_may_go_at_once() {
-    let bench = three();
-    let (_, _, release) = example(2);
-    bench.store().attach(&release.app, release.id(), Document::Sbom, b"what of").expect("attached");
-    lose(&bench, &[keys(&bench, "i/"), vec!["head".into()]].concat());
-    all_there(&bench);
-    let words = lose(&bench, &["df-cache.json".into()]);
-    assert_eq!(words, ["df-cache.json"]);
-    all_there(&bench);
-    assert_eq!(bench.store().attached(&release.app, release.id(), Document::Sbom).expect("read"), Some(b"what of".to_vec()));
+    for kept_len in BOTH {
+        let bench = three(kept_len);
+        let (_, _, release) = example(2);
+        bench.store().attach(&release.app, release.id(), Document::Sbom, b"what of").expect("attached");
+        lose(&bench, &[keys(&bench, "i/"), vec!["head".into()]].concat());
+        all_there(&bench);
+        let words = lose(&bench, &["df-cache.json".into()]);
+        assert_eq!(words, ["df-cache.json"]);
+        all_there(&bench);
+        assert_eq!(bench.store().attached(&release.app, release.id(), Document::Sbom).expect("read"), Some(b"what of".to_vec()));
+    }
 }
 
 #[test]
 fn two_records_of_one_moment_are_both_kept() {
-    let bench = three();
-    // Both plan against the same head; one swap holds, the other one's writer dies before it tries again.
-    let (other, bucket) = (bench.store(), bench.bucket.clone());
-    let once = std::sync::atomic::AtomicBool::new(false);
-    bucket.decide(move |call| {
-        use super::super::memory::{Action, Fate};
-        if call.action == Action::Put && call.key == "head" && !once.swap(true, std::sync::atomic::Ordering::Relaxed) {
-            put(&other, 4).expect("put");
-            return Fate::Lost;
-        }
-        Fate::Done
-    });
-    put(&bench.store(), 5).expect_err("dead");
-    bucket.behave();
-    let words = lose(&bench, &["head".into()]);
-    assert!(words.iter().any(|word| word.starts_with("what 2 commits")), "{words:?}");
-    all_there(&bench);
-    assert_there(&bench, 4);
-    assert_there(&bench, 5);
+    for kept_len in BOTH {
+        let bench = three(kept_len);
+        // Both plan against the same head; one swap holds, the other one's writer dies before it tries again.
+        let (other, bucket) = (bench.store(), bench.bucket.clone());
+        let once = std::sync::atomic::AtomicBool::new(false);
+        bucket.decide(move |call| {
+            use super::super::memory::{Action, Fate};
+            if call.action == Action::Put && call.key == "head" && !once.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                put(&other, 4).expect("put");
+                return Fate::Lost;
+            }
+            Fate::Done
+        });
+        put(&bench.store(), 5).expect_err("dead");
+        bucket.behave();
+        let words = lose(&bench, &["head".into()]);
+        assert!(words.iter().any(|word| word.starts_with("what 2 commits")), "{words:?}");
+        all_there(&bench);
+        assert_there(&bench, 4);
+        assert_there(&bench, 5);
+    }
 }
 
 #[test]
 fn making_it_again_may_be_killed_at_any_request() {
-    let make = || {
-        let bench = three();
-        let lost = [keys(&bench, "i/"), vec!["head".into()]].concat();
-        lost.iter().for_each(|key| bench.bucket.set(key, None));
-        bench
-    };
-    at_every_request(
-        make,
-        |store: &S3Store| drop(store.rebuild()),
-        |bench, n| {
-            bench.store().rebuild().unwrap_or_else(|error| panic!("after request {n}: {error:?}"));
-            all_there(bench);
-        },
-    );
+    for kept_len in BOTH {
+        let make = || {
+            let bench = three(kept_len);
+            let lost = [keys(&bench, "i/"), vec!["head".into()]].concat();
+            lost.iter().for_each(|key| bench.bucket.set(key, None));
+            bench
+        };
+        at_every_request(
+            make,
+            |store: &S3Store| drop(store.rebuild()),
+            |bench, n| {
+                bench.store().rebuild().unwrap_or_else(|error| panic!("after request {n}: {error:?}"));
+                all_there(bench);
+            },
+        );
+    }
 }
 
 #[test]
 fn who_is_under_way_while_it_is_made_again_loses_nothing() {
-    for n in 0.. {
-        let bench = three();
-        let (store, mender) = (bench.store(), bench.store());
-        let bucket = bench.bucket.clone();
-        let asked = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
-        let counted = asked.clone();
-        bench.bucket.decide(move |_| {
-            if counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == n {
-                bucket.set("head", None);
-                mender.rebuild().expect("made again");
+    for kept_len in BOTH {
+        for n in 0.. {
+            let bench = three(kept_len);
+            let (store, mender) = (bench.store(), bench.store());
+            let bucket = bench.bucket.clone();
+            let asked = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+            let counted = asked.clone();
+            bench.bucket.decide(move |_| {
+                if counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == n {
+                    bucket.set("head", None);
+                    mender.rebuild().expect("made again");
+                }
+                super::super::memory::Fate::Done
+            });
+            let _ = put(&store, 4);
+            bench.bucket.behave();
+            if asked.load(std::sync::atomic::Ordering::Relaxed) <= n {
+                break;
             }
-            super::super::memory::Fate::Done
-        });
-        let _ = put(&store, 4);
-        bench.bucket.behave();
-        if asked.load(std::sync::atomic::Ordering::Relaxed) <= n {
-            break;
+            all_there(&bench);
+            put(&bench.store(), 4).expect("put");
+            assert_there(&bench, 4);
+            assert_eq!(bench.store().verify().expect("read"), []);
         }
-        all_there(&bench);
-        put(&bench.store(), 4).expect("put");
-        assert_there(&bench, 4);
-        assert_eq!(bench.store().verify().expect("read"), []);
     }
 }
 
 #[test]
 fn blobs_that_a_source_has_wrongly_are_not_taken() {
-    let bench = three();
-    spoil(&bench, Digest::of(&[1; 1000]));
-    let wrong: Source = source().into_keys().map(|digest| (digest, b"wrong".to_vec())).collect();
-    let repaired = bench.store().repair(&wrong).expect("as far as can be");
-    assert_eq!(repaired.healed, []);
-    (2..4).for_each(|n| assert_there(&bench, n));
-    let (manifest, blobs, release) = example(1);
-    bench.store().put(&release, &manifest, &blobs, NOW).expect("put again");
-    all_there(&bench);
-    assert_whole(&bench.store(), &manifest, &blobs);
+    for kept_len in BOTH {
+        let bench = three(kept_len);
+        spoil(&bench, Digest::of(&[1; 1000]));
+        let wrong: Source = source().into_keys().map(|digest| (digest, b"wrong".to_vec())).collect();
+        let repaired = bench.store().repair(&wrong).expect("as far as can be");
+        assert_eq!(repaired.healed, []);
+        (2..4).for_each(|n| assert_there(&bench, n));
+        let (manifest, blobs, release) = example(1);
+        bench.store().put(&release, &manifest, &blobs, NOW).expect("put again");
+        all_there(&bench);
+        assert_whole(&bench.store(), &manifest, &blobs);
+    }
 }

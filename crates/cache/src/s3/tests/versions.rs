@@ -6,7 +6,7 @@ use df_core::{Manifest, Release};
 
 use super::super::Item;
 use super::super::memory::{Action, Call};
-use super::{Bench, NOW};
+use super::{BOTH, Bench, NOW};
 use crate::blobs::{Blobs as _, Bytes};
 use crate::contract::{Source, assert_whole, image, release};
 use crate::store::Store;
@@ -62,27 +62,29 @@ fn ten_versions_take_little_more_than_one_and_each_is_whole_by_itself() {
 
 #[test]
 fn a_collection_keeps_what_a_kept_version_is_a_change_of() {
-    let versions = versions(9, 200_000);
-    let source = all(&versions);
-    let bench = Bench::new();
-    let store = bench.store();
-    for (manifest, _, release) in &versions {
-        store.put(release, manifest, &source, NOW).expect("put");
-    }
-    let policy = Policy { count: 1, older: df_core::Timestamp(i64::MAX) };
-    for _ in 0..2 {
+    for kept_len in BOTH {
+        let versions = versions(9, 200_000);
+        let source = all(&versions);
+        let bench = Bench::keeping(kept_len);
+        let store = bench.store();
+        for (manifest, _, release) in &versions {
+            store.put(release, manifest, &source, NOW).expect("put");
+        }
+        let policy = Policy { count: 1, older: df_core::Timestamp(i64::MAX) };
+        for _ in 0..2 {
+            store.collect(&gc::plan(&store.contents().expect("read"), &policy)).expect("collected");
+            let (manifest, blobs, _) = versions.last().expect("some");
+            assert_whole(&bench.store(), manifest, blobs);
+            assert_eq!(bench.store().verify().expect("read"), []);
+        }
+        // What its older versions are gone is stored whole again by whoever puts it.
+        let policy = gc::NOTHING;
         store.collect(&gc::plan(&store.contents().expect("read"), &policy)).expect("collected");
-        let (manifest, blobs, _) = versions.last().expect("some");
+        assert!(!bench.bucket.keys().iter().any(|key| key.starts_with("p/")));
+        let (manifest, blobs, release) = &versions[8];
+        store.put(release, manifest, blobs, NOW).expect("put");
         assert_whole(&bench.store(), manifest, blobs);
-        assert_eq!(bench.store().verify().expect("read"), []);
     }
-    // What its older versions are gone is stored whole again by whoever puts it.
-    let policy = gc::NOTHING;
-    store.collect(&gc::plan(&store.contents().expect("read"), &policy)).expect("collected");
-    assert!(!bench.bucket.keys().iter().any(|key| key.starts_with("p/")));
-    let (manifest, blobs, release) = &versions[8];
-    store.put(release, manifest, blobs, NOW).expect("put");
-    assert_whole(&bench.store(), manifest, blobs);
 }
 
 #[test]

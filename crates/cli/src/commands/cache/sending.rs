@@ -71,10 +71,9 @@ impl<'a> Freight<'a> {
             let mut requests = Some(0);
             let mut reason = format!("{} not there, before compression", count(fresh.len(), "file"));
             // All go in one commit: the last one says what that costs.
-            if self.place.bucket().is_some() && n + 1 == self.releases.len() {
-                let stats = self.place.store().stats().map_err(|error| self.place.unread(&error))?;
-                let of_put = if stats.n_packs == 0 { costs::of_first_put } else { costs::of_put };
-                let work = of_put(told.values().sum(), self.n_documents());
+            if let Some(bucket) = self.place.bucket().filter(|_| n + 1 == self.releases.len()) {
+                let work = self.with_items(|items| bucket.requests_of_put(items));
+                let work = costs::of_put(work.map_err(|error| self.place.unread(&error))?);
                 requests = Some(costs::estimate(&work).requests);
                 reason = format!("{reason}; in all {}", costs::words(&work));
             }
@@ -120,13 +119,8 @@ impl<'a> Freight<'a> {
     }
 
     fn commit(&self, session: &Session, bucket: &S3Store, source: &Counting<'_>) -> Result<(), Failure> {
-        let documents = self.documents();
-        let documents: Vec<Vec<(Document, &[u8])>> =
-            documents.iter().map(|kept| kept.iter().map(|(document, bytes)| (*document, bytes.as_slice())).collect()).collect();
-        let items: Vec<Item<'_>> = (self.releases.iter().zip(&self.manifests).zip(&documents))
-            .map(|((release, manifest), documents)| Item { manifest, release: Some(release), documents })
-            .collect();
-        let added = bucket.put_items(&items, source, now()).map_err(|error| self.place.unwritten(&error))?;
+        let added =
+            self.with_items(|items| bucket.put_items(items, source, now())).map_err(|error| self.place.unwritten(&error))?;
         let Some(newest) = self.releases.last() else { return Ok(()) };
         let why = match self.releases.len() {
             1 => format!("release of {}", newest.commit.short()),
@@ -146,8 +140,15 @@ impl<'a> Freight<'a> {
         self.releases.iter().map(all).collect()
     }
 
-    fn n_documents(&self) -> u64 {
-        self.documents().iter().map(|kept| kept.len() as u64).sum()
+    /// Does something with what goes in one commit.
+    fn with_items<T>(&self, act: impl FnOnce(&[Item<'_>]) -> T) -> T {
+        let documents = self.documents();
+        let documents: Vec<Vec<(Document, &[u8])>> =
+            documents.iter().map(|kept| kept.iter().map(|(document, bytes)| (*document, bytes.as_slice())).collect()).collect();
+        let items: Vec<Item<'_>> = (self.releases.iter().zip(&self.manifests).zip(&documents))
+            .map(|((release, manifest), documents)| Item { manifest, release: Some(release), documents })
+            .collect();
+        act(&items)
     }
 
     fn stored(&self, session: &Session, added: Added, release: &Release, why: String) {
