@@ -293,7 +293,7 @@ impl Courier {
         if let Err(end) = self.check(&reached) {
             return end;
         }
-        match self.bring(&mut reached).await {
+        match self.bring_and(&mut reached, true).await {
             Ok(()) => {
                 reached.connection.close().await;
                 NodeEnd::Done
@@ -330,6 +330,11 @@ impl Courier {
 
     /// Brings the image to a node that was surveyed, and tells how it went.
     pub async fn bring(&self, reached: &mut Reached) -> Result<(), NodeEnd> {
+        self.bring_and(reached, false).await
+    }
+
+    /// As [`Self::bring`]; `is_last`: and ends the session with that.
+    async fn bring_and(&self, reached: &mut Reached, is_last: bool) -> Result<(), NodeEnd> {
         let label = reached.connection.node.label();
         let bar = self.output.progress().spinner(&label);
         let mut told = |progress| match progress {
@@ -346,6 +351,7 @@ impl Courier {
             credentials: &self.freight.credentials,
             stage,
             through: self.freight.through.as_ref().map(|(through, _)| &**through),
+            is_last,
         };
         let copied = df_fleet::transfer::copy(reached, &errand, &mut told).await;
         drop(bar);

@@ -136,7 +136,7 @@ mod tests {
                 env: [("RUST_LOG".to_owned(), "info".to_owned())].into(),
                 env_file: None,
                 user: None,
-                limits: RunLimits { memory: None, nofile: Some(4096) },
+                limits: RunLimits { memory: None, nofile: Some(4096), pids: None },
                 ports: [(
                     http.clone(),
                     Port {

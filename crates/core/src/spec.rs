@@ -222,16 +222,19 @@ fn is_first_epoch(epoch: &u32) -> bool {
     *epoch == FIRST_EPOCH
 }
 
-/// Resource limits of a program, as in setrlimit(2).
+/// What a version may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunLimits {
-    /// Bytes of address space (RLIMIT_AS).
+    /// Bytes of memory of all its processes together, where the node's kernel counts them; else of address space of each (RLIMIT_AS).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
-    /// Open descriptors (RLIMIT_NOFILE).
+    /// Open descriptors of each of its processes (RLIMIT_NOFILE).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nofile: Option<u64>,
+    /// Processes and threads at once; older nodes refuse a release that names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u64>,
 }
 
 /// One port of a program.

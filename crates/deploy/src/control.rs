@@ -72,11 +72,14 @@ pub fn read_wanted(layout: &Layout, app: &AppName) -> Option<Wanted> {
     serde_json::from_slice(&fs::read(layout.app(app).join("wanted.json")).ok()?).ok()
 }
 
-/// Writes down what is wanted of an application, durably.
+/// Writes down what is wanted of an application, durably; what is written already is only made sure of.
 ///
 /// # Errors
 /// It cannot be written.
 pub fn write_wanted(layout: &Layout, app: &AppName, wanted: &Wanted) -> io::Result<()> {
+    if read_wanted(layout, app).as_ref() == Some(wanted) {
+        return durable::sync_dir(&layout.app(app));
+    }
     let json = serde_json::to_vec(wanted).expect("plain data");
     durable::write(&layout.app(app).join("wanted.json"), &json, 0o644)
 }
@@ -146,11 +149,15 @@ pub fn forward<R: Read, W: Write>(layout: &Layout, request: &Request, talk: &mut
         // An older one does what is asked as well; the next who comes tries again.
         let _ = replace(layout, false);
     }
-    let stream = match ensure_running(layout) {
-        Ok(stream) => stream,
-        Err(error) => return talk.reply(&Reply::Fault(fault(FaultKind::Failed, chain(&error)))),
-    };
-    // One that is about to be gone may take a connection, and no question.
+    match ensure_running(layout) {
+        Ok(stream) => relay(stream, request, talk),
+        Err(error) => talk.reply(&Reply::Fault(fault(FaultKind::Failed, chain(&error)))),
+    }
+}
+
+/// Asks a supervisor, and relays what it says.
+fn relay<R: Read, W: Write>(stream: UnixStream, request: &Request, talk: &mut Conversation<R, W>) -> Result<(), TalkError> {
+    // One that is about to be gone may take a connection, and no question: then nobody knows what becomes of what was asked, and another can be asked.
     let mut session = match Asking::open(stream).and_then(|mut session| session.ask(request).map(|()| session)) {
         Ok(session) => session,
         Err(error) => return talk.reply(&Reply::Fault(fault(FaultKind::Unknown, chain(&error)))),
@@ -318,6 +325,32 @@ impl Asking {
 mod tests {
     use super::*;
     use df_core::Timestamp;
+
+    #[test]
+    fn a_supervisor_that_goes_before_it_can_be_asked_says_nothing_of_what_serves() {
+        let request = Request::Verify { app: "greeter".parse().expect("a name") };
+        for takes_the_question in [false, true] {
+            let (ours, theirs) = UnixStream::pair().expect("a pair");
+            if takes_the_question {
+                // It goes on taking what is written until the other end of the connection is closed too.
+                theirs.shutdown(std::net::Shutdown::Write).expect("closed");
+            } else {
+                theirs.shutdown(std::net::Shutdown::Both).expect("closed");
+            }
+            let mut said = vec![];
+            let mut talk = Conversation::open(io::empty(), &mut said).expect("memory takes all");
+            relay(ours, &request, &mut talk).expect("the operator is there");
+            drop(talk);
+            let mut session = OperatorSession::new();
+            let _ = session.hello();
+            let _ = session.request(&request);
+            let heard: Vec<Heard<FromNode>> = session.receive(&said).expect("the protocol").into_iter().collect();
+            let faults = heard.iter().filter(
+                |heard| matches!(heard, Heard::Message(FromNode::Reply(Reply::Fault(fault))) if fault.kind == FaultKind::Unknown),
+            );
+            assert_eq!(faults.count(), 1, "{takes_the_question}: {heard:?}");
+        }
+    }
 
     #[test]
     fn a_program_that_starts_again_after_a_crash_keeps_nobody_out() {

@@ -63,6 +63,11 @@ pub fn find() -> Result<PathBuf, FrontError> {
     look(&path, &USUAL).ok_or(FrontError::NoProxy)
 }
 
+/// Returns the haproxy that a supervisor finds whatever its PATH, which is none of a session's.
+pub fn usual() -> Option<PathBuf> {
+    look(OsStr::new(""), &USUAL)
+}
+
 /// Returns the ports of a version as its program sees them: those behind a proxy are free ports of a loopback address, new ones at each call.
 ///
 /// # Errors

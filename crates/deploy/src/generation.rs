@@ -3,8 +3,9 @@
 //! A generation's directory appears by one rename, complete and synced. `record.json` (format 1) holds the whole release, so that going back needs
 //! nothing but the node. Numbers only grow: the highest ever given is kept in `sequence`, also when its generation was collected.
 
-use std::fs;
-use std::io;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use df_cache::durable;
@@ -13,6 +14,11 @@ use df_wire::message::{Generation, GenerationResult};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::{Layout, make_dir};
+
+/// What a generation's record is called in its directory.
+const RECORD: &str = "record.json";
+/// Where the highest number is that was given.
+const SEQUENCE: &str = "sequence";
 
 /// What is known of a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +127,7 @@ pub fn list(layout: &Layout, app: &AppName) -> Result<Vec<Record>, RecordError> 
 /// # Errors
 /// It is not there, or is not a record.
 pub fn read(layout: &Layout, app: &AppName, number: u64) -> Result<Record, RecordError> {
-    let path = layout.generation(app, number).join("record.json");
+    let path = layout.generation(app, number).join(RECORD);
     let bytes = fs::read(&path).map_err(at(&path))?;
     let stored: Stored = serde_json::from_slice(&bytes).map_err(|source| RecordError::Json { path: path.clone(), source })?;
     if stored.format != 1 {
@@ -148,7 +154,7 @@ pub fn read(layout: &Layout, app: &AppName, number: u64) -> Result<Record, Recor
 pub fn create(layout: &Layout, release: &Release, from: u64, who: &str, now: Timestamp) -> Result<Record, RecordError> {
     let generations = layout.generations(&release.app);
     make_dir(&generations).map_err(at(&generations))?;
-    let number = take_number(layout, &release.app)?;
+    let number = next_number(layout, &release.app)?;
     let record = Record {
         number,
         release: release.clone(),
@@ -158,15 +164,29 @@ pub fn create(layout: &Layout, release: &Release, from: u64, who: &str, now: Tim
         result: GenerationResult::Unknown,
         why: String::new(),
     };
-    let temporary = generations.join(format!(".{number}"));
-    make_dir(&temporary).map_err(at(&temporary))?;
-    let link = temporary.join("image");
-    let target = format!("../../../../store/{}", release.image);
-    std::os::unix::fs::symlink(target, &link).map_err(at(&link))?;
-    write(&temporary, &record)?;
     let path = layout.generation(&release.app, number);
-    durable::rename(&temporary, &path).map_err(at(&path))?;
+    make(layout, &record, &path).map_err(at(&path))?;
     Ok(record)
+}
+
+/// Makes a generation's directory, and notes that its number is given: all that has no name yet is synced in one round, then all names.
+fn make(layout: &Layout, record: &Record, path: &Path) -> io::Result<()> {
+    let (app, generations) = (layout.app(&record.release.app), layout.generations(&record.release.app));
+    let mut sequence = durable::Pending::beside(&app)?;
+    sequence.file().write_all(record.number.to_string().as_bytes())?;
+    let temporary = generations.join(format!(".{}", record.number));
+    DirBuilder::new().mode(0o755).create(&temporary)?;
+    fs::set_permissions(&temporary, Permissions::from_mode(0o755))?;
+    std::os::unix::fs::symlink(format!("../../../../store/{}", record.release.image), temporary.join("image"))?;
+    let mut file = File::create_new(temporary.join(RECORD))?;
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    file.write_all(&encode(record))?;
+    let syncs: [&(dyn Fn() -> io::Result<()> + Sync); 3] =
+        [&|| sequence.sync(0o644), &|| file.sync_all(), &|| durable::sync_dir(&temporary)];
+    durable::at_once(&syncs, |sync| sync())?;
+    sequence.rename_unsynced(&app.join(SEQUENCE))?;
+    fs::rename(&temporary, path)?;
+    durable::at_once(&[app, generations], |directory| durable::sync_dir(directory))
 }
 
 /// Writes down how a generation went.
@@ -231,7 +251,11 @@ pub fn clear_current(layout: &Layout, app: &AppName) -> Result<(), RecordError> 
 }
 
 fn write(dir: &Path, record: &Record) -> Result<(), RecordError> {
-    let path = dir.join("record.json");
+    let path = dir.join(RECORD);
+    durable::write(&path, &encode(record), 0o644).map_err(at(&path))
+}
+
+fn encode(record: &Record) -> Vec<u8> {
     let stored = Stored {
         format: 1,
         number: record.number,
@@ -242,12 +266,11 @@ fn write(dir: &Path, record: &Record) -> Result<(), RecordError> {
         result: record.result,
         why: record.why.clone(),
     };
-    let json = serde_json::to_vec(&stored).expect("a record is plain data");
-    durable::write(&path, &json, 0o644).map_err(at(&path))
+    serde_json::to_vec(&stored).expect("a record is plain data")
 }
 
-fn take_number(layout: &Layout, app: &AppName) -> Result<u64, RecordError> {
-    let path = layout.app(app).join("sequence");
+fn next_number(layout: &Layout, app: &AppName) -> Result<u64, RecordError> {
+    let path = layout.app(app).join(SEQUENCE);
     let given = match fs::read_to_string(&path) {
         Ok(text) => text.trim().parse().unwrap_or(0),
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
@@ -255,9 +278,7 @@ fn take_number(layout: &Layout, app: &AppName) -> Result<u64, RecordError> {
     };
     // Both are looked at: a sequence that was lost or damaged must not give a number twice.
     let used = names(&layout.generations(app))?.iter().filter_map(|name| number(name.trim_start_matches('.'))).max();
-    let next = used.unwrap_or(0).max(given) + 1;
-    durable::write(&path, next.to_string().as_bytes(), 0o644).map_err(at(&path))?;
-    Ok(next)
+    Ok(used.unwrap_or(0).max(given) + 1)
 }
 
 /// Reads a generation's number as it is written in a name: decimal, no sign, no leading zero.

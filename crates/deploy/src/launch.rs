@@ -7,6 +7,7 @@
 
 mod apply;
 mod channel;
+mod limits;
 mod sys;
 mod user;
 
@@ -26,10 +27,14 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 pub use apply::launch_main;
+pub use limits::Limits;
 pub use user::{Ids, UserError, is_mapped, lookup, numbers};
 
 /// Listeners that one program can get.
 pub const MAX_LISTENERS: usize = 64;
+/// Why nothing is started with a limit that would not hold.
+pub const NO_PIDS: &str =
+    "nobody can count its processes here (run.limits.pids): that needs df-node as root, or under systemd 254 or newer";
 
 /// What to start and how. Without `Debug`, because the environment may hold secrets.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,23 +62,18 @@ struct Order {
     spec: LaunchSpec,
     /// The cgroup to enter, if that is possible.
     cgroup: Option<PathBuf>,
+    /// The groups to enter in any case: they count what it uses.
+    counting: Vec<PathBuf>,
 }
 
 impl Order {
     fn of(spec: &LaunchSpec, members: &Members) -> Self {
         let mut spec = spec.clone();
         spec.env.insert(MARK.into(), members.mark().into());
-        Self { spec, cgroup: members.cgroup().map(Path::to_owned) }
+        spec.limits = spec.limits.of_each(members);
+        let counting = members.counting().map(Path::to_owned).collect();
+        Self { spec, cgroup: members.cgroup().map(Path::to_owned), counting }
     }
-}
-
-/// Limits of one process, for itself and each of its children.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Open descriptors (RLIMIT_NOFILE).
-    pub nofile: Option<u64>,
-    /// Addresses it may map (RLIMIT_AS). Not memory used: a program that reserves much and touches little needs a high one.
-    pub address_space_bytes: Option<u64>,
 }
 
 /// How to start `df-node launch`: by default this very executable, also after its file was replaced.
@@ -128,7 +128,13 @@ impl Launcher {
         timeout: Duration,
     ) -> Result<Process, LaunchError> {
         check(spec, listeners.len()).map_err(|reason| LaunchError::Refused { program: spec.program.clone(), reason })?;
-        let members = Members::new().map_err(|source| LaunchError::Launcher { program: spec.program.clone(), source })?;
+        let program = || spec.program.clone();
+        let members = Members::new(spec.limits.bounds());
+        let members = members.map_err(|source| LaunchError::Launcher { program: program(), source })?;
+        if spec.limits.pids.is_some() && !members.pids_are_kept() {
+            members.forget();
+            return Err(LaunchError::Refused { program: program(), reason: NO_PIDS });
+        }
         self.spawn_with(members, spec, listeners, log, timeout)
     }
 

@@ -4,10 +4,21 @@ use df_core::Endpoint;
 use df_wire::message::OwnQueue;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 /// How much of a C library is looked at for its versions, which lie in its first quarter.
 const LIBC_LEN: u64 = 8 << 20;
+/// How long those strings may be.
+const STRINGS_LEN: usize = 1 << 20;
+/// Kinds of segments (System V ABI): what is brought to memory, and what tells the loader of the rest.
+const PT_LOAD: u32 = 1;
+/// See [`PT_LOAD`].
+const PT_DYNAMIC: u32 = 2;
+/// Where the strings are in memory.
+const DT_STRTAB: u64 = 5;
+/// How long they are.
+const DT_STRSZ: u64 = 10;
 /// Where programs that load programs lie.
 const LOADERS: [&str; 4] = ["/lib", "/lib64", "/lib32", "/libx32"];
 /// Whether the kernel moves connections from a listener that closes to another of its group (Linux 5.14).
@@ -29,10 +40,44 @@ pub fn libc() -> Option<String> {
     let beside = loaders.iter().filter_map(|loader| Some(fs::canonicalize(loader).ok()?.with_file_name("libc.so.6")));
     let usual = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6", "/usr/lib/libc.so.6", "/lib/aarch64-linux-gnu/libc.so.6"];
     beside.chain(usual.map(PathBuf::from)).find_map(|path| {
-        let mut bytes = vec![];
-        File::open(path).ok()?.take(LIBC_LEN).read_to_end(&mut bytes).ok()?;
-        newest_version(&bytes)
+        let file = File::open(path).ok()?;
+        let names = strings(&file).and_then(|names| newest_version(&names));
+        names.or_else(|| {
+            let mut bytes = vec![];
+            file.take(LIBC_LEN).read_to_end(&mut bytes).ok()?;
+            newest_version(&bytes)
+        })
     })
+}
+
+/// Reads the strings that a library's dynamic symbols and versions are named by, which are a small part of it; `None` where it is not as expected.
+fn strings(file: &File) -> Option<Vec<u8>> {
+    let read = |offset: u64, len: u64| {
+        let mut bytes = vec![0; usize::try_from(len).ok().filter(|len| *len <= STRINGS_LEN)?];
+        file.read_exact_at(&mut bytes, offset).ok().map(|()| bytes)
+    };
+    let number = |bytes: &[u8], at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+    let short = |bytes: &[u8], at: usize| Some(u64::from(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?)));
+    let word = |bytes: &[u8]| Some(u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?));
+    let head = read(0, 64)?;
+    // 64 bits, little-endian.
+    if !head.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let (entry_len, n_entries) = (short(&head, 54)?, short(&head, 56)?);
+    let table = read(number(&head, 32)?, entry_len * n_entries)?;
+    // Kind, offset in the file, address, length in the file.
+    let entry = |entry: &[u8]| Some((word(entry)?, number(entry, 8)?, number(entry, 16)?, number(entry, 32)?));
+    let segments: Vec<_> = table.chunks_exact(usize::try_from(entry_len).ok()?.max(1)).filter_map(entry).collect();
+    let (_, offset, _, len) = segments.iter().copied().find(|(kind, ..)| *kind == PT_DYNAMIC)?;
+    let dynamic = read(offset, len)?;
+    let value = |tag| dynamic.chunks_exact(16).find_map(|pair| number(pair, 8).filter(|_| number(pair, 0) == Some(tag)));
+    let (address, len) = (value(DT_STRTAB)?, value(DT_STRSZ)?);
+    let is_in = |(kind, _, start, len): &(u32, u64, u64, u64)| {
+        *kind == PT_LOAD && address.checked_sub(*start).is_some_and(|at| at < *len)
+    };
+    let (_, offset, start, _) = segments.iter().copied().find(is_in)?;
+    read(offset.checked_add(address - start)?, len)
 }
 
 /// Returns the programs that load other programs (`/lib64/ld-linux-x86-64.so.2`), by the paths that programs name them by.
@@ -105,6 +150,10 @@ mod tests {
     #[test]
     fn this_machine_says_the_version_that_its_library_says_of_itself() {
         let found = libc().expect("this test is linked to one");
+        let by_strings = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"]
+            .iter()
+            .find_map(|loader| strings(&File::open(fs::canonicalize(loader).ok()?.with_file_name("libc.so.6")).ok()?));
+        assert_eq!(newest_version(&by_strings.expect("a library as they are")), Some(found.clone()));
         // SAFETY: the library returns a static text.
         let said = unsafe { std::ffi::CStr::from_ptr(libc::gnu_get_libc_version()) }.to_str().expect("ASCII");
         let numbers = |version: &str| numbers(version.as_bytes()).expect("a version");

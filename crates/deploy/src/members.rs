@@ -1,12 +1,13 @@
 //! Which processes belong to one run of a version, and their end: those too that left its process group, its session and their parents.
 //!
-//! Where one can be made below our own, a cgroup knows them all: who is born in it stays in it, and an ordinary user cannot leave. It has no controllers, so it works
-//! beside other processes, in a unit of systemd that was delegated and in a tree that is root's. Elsewhere they are found by what they inherit: a variable with a number that
-//! only df and the run know, and their descent. What hides from that has cleared its environment *and* lost its parents. [`end`](Members::end) then stops whoever it finds
+//! Where one can be made below our own, a cgroup knows them all: who is born in it stays in it, and an ordinary user cannot leave. It needs no controllers, so it works
+//! beside other processes, in a unit of systemd that was delegated and in a tree that is root's; where there are some, it keeps the run within its [`Bounds`] too. Elsewhere they are
+//! found by what they inherit: a variable with a number that only df and the run know, and their descent. What hides from that has cleared its environment *and* lost its parents. [`end`](Members::end) then stops whoever it finds
 //! until nobody new is found, since who is stopped starts nobody, and only then kills.
 //!
 //! A number that the kernel gives to another process meanwhile is nobody's death: each process is held by a pidfd, and looked at again behind it.
 
+mod bounds;
 mod cgroup;
 mod table;
 
@@ -22,6 +23,11 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
+pub use bounds::{Bounds, Exceeded, counts_pids, size};
+pub use cgroup::OWN;
+
+use bounds::Kept;
+
 /// The variable that marks a run's processes.
 pub const MARK: &str = "DF_RUN";
 
@@ -34,6 +40,9 @@ pub struct Members {
     /// Their cgroup, if they have one.
     #[serde(default)]
     cgroup: Option<PathBuf>,
+    /// What the kernel keeps it within.
+    #[serde(default)]
+    kept: Kept,
 }
 
 /// Tells the number of a run's first process, for as long as it lives.
@@ -64,10 +73,11 @@ pub fn sweep() {
 }
 
 impl Members {
-    /// Draws the mark of a new run, and makes a cgroup for it where that is possible.
-    pub fn new() -> io::Result<Self> {
+    /// Draws the mark of a new run, and makes a cgroup for it where that is possible. What it may use is kept as far as the kernel can do that here.
+    pub fn new(bounds: Bounds) -> io::Result<Self> {
         let mut members = Self::marked()?;
         members.cgroup = cgroup::make(&members.mark);
+        members.kept = bounds::keep(bounds, &members.mark, members.cgroup());
         Ok(members)
     }
 
@@ -75,7 +85,7 @@ impl Members {
     fn marked() -> io::Result<Self> {
         let mut bytes = [0; 16];
         File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-        Ok(Self { mark: bytes.iter().map(|byte| format!("{byte:02x}")).collect(), cgroup: None })
+        Ok(Self { mark: bytes.iter().map(|byte| format!("{byte:02x}")).collect(), ..Self::default() })
     }
 
     /// Returns the value of [`MARK`] for the run.
@@ -86,6 +96,26 @@ impl Members {
     /// Returns the cgroup that the run's first process has to enter by itself.
     pub fn cgroup(&self) -> Option<&Path> {
         self.cgroup.as_deref()
+    }
+
+    /// Returns the groups that the first process must have entered, or it may use what it likes.
+    pub fn counting(&self) -> impl Iterator<Item = &Path> {
+        self.kept.groups()
+    }
+
+    /// Returns whether the kernel keeps the memory of all its processes within a bound.
+    pub fn memory_is_kept(&self) -> bool {
+        self.kept.memory()
+    }
+
+    /// Returns whether the kernel keeps the number of its processes within a bound.
+    pub fn pids_are_kept(&self) -> bool {
+        self.kept.pids()
+    }
+
+    /// Returns what the run ran into; to be asked before it is ended or forgotten.
+    pub fn exceeded(&self) -> Option<Exceeded> {
+        self.kept.exceeded()
     }
 
     /// Gives up the cgroup if the first process has not entered it: who is born elsewhere would not be found there. If it has, and has ended already, it counts who is
@@ -130,13 +160,14 @@ impl Members {
                 return false;
             }
         }
-        self.cgroup.iter().for_each(|cgroup| cgroup::remove(cgroup));
+        self.forget();
         true
     }
 
-    /// Forgets the run's cgroup if nobody is in it.
+    /// Forgets the run's cgroups if nobody is in them.
     pub fn forget(&self) {
         self.cgroup.iter().for_each(|cgroup| cgroup::remove(cgroup));
+        self.kept.remove();
     }
 
     fn find(&self, first: First<'_>) -> Held {
@@ -205,4 +236,4 @@ fn send(pidfd: &OwnedFd, signal: Signal) {
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

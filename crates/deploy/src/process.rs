@@ -4,7 +4,7 @@
 //! and adopts a process only if boot, number and start time agree.
 
 use crate::listeners;
-use crate::members::Members;
+use crate::members::{Exceeded, Members};
 use df_core::Endpoint;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -121,6 +121,11 @@ impl Process {
         members.settle();
         self.record.members = members;
         self
+    }
+
+    /// Returns what it and all that it started ran into; to be asked before the last of them is killed.
+    pub fn exceeded(&self) -> Option<Exceeded> {
+        self.record.members.exceeded()
     }
 
     /// Holds a process that a former supervisor started.

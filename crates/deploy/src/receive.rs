@@ -173,9 +173,10 @@ fn name(
     applied: Applied,
     landing: Landing<'_>,
 ) -> Result<Received, ReceiveError> {
-    landing.finish(&Sources(base)).map_err(ReceiveError::Export)?;
-    store::adopt(layout, image, &applied.manifest, &work.tree())
-        .map_err(|source| ReceiveError::Io { path: layout.image(image), source })?;
+    let io = |source| ReceiveError::Io { path: layout.image(image), source };
+    let candidate = store::Candidate::new(work.dir(), &applied.manifest).map_err(io)?;
+    landing.finish(&Sources(base), &|| candidate.sync()).map_err(ReceiveError::Export)?;
+    candidate.adopt(layout, &work.tree()).map_err(io)?;
     Ok(Received { reused: applied.reused_len })
 }
 

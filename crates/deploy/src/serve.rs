@@ -18,7 +18,7 @@ use crate::lock::{Lock, LockError};
 use crate::receive::{self, Parcel, ReceiveError};
 use crate::store::StoreError;
 use crate::trust::TrustError;
-use crate::{control, fetch, generation, handing, held, history, logs, machine, staged, store, trust, unit};
+use crate::{control, fetch, front, generation, handing, held, history, logs, machine, staged, store, trust, unit};
 
 /// Bytes of the signatures of one request: twice those of 1 GiB in blocks of 704 bytes, which is the most that df asks for.
 const SIGNATURES_LEN: u64 = 64 << 20;
@@ -289,6 +289,7 @@ fn survey(layout: &Layout) -> Result<Survey, Box<Fault>> {
         // One that cannot be read admits nothing; what serves may still be seen and go back.
         trust: Some(Trust { pinned: trust::pinned(layout).ok().flatten() }),
         hands_out: true,
+        proxy: Some(front::usual().map(|path| path.display().to_string()).unwrap_or_default()),
         boot: Some(unit::boot(layout, &unit::look())),
         apps,
     })

@@ -1,10 +1,11 @@
 //! The images that a node holds.
 //!
-//! An image is held when its directory has its name: everything was checked and synced before. Its manifest is there before and goes after it.
+//! An image is held when its manifest and its directory have their names: everything was checked and synced before. The manifest gets its name before the
+//! directory, and loses it after it. A directory alone is no image: it takes the place of one when that is received again.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -66,19 +67,47 @@ pub fn manifest(layout: &Layout, image: ImageId) -> Result<Manifest, StoreError>
     Manifest::decode(&bytes).map_err(|_| StoreError::Damaged(image))
 }
 
-/// Gives an image its name: from here on it is held.
-///
-/// `tree` is complete, checked and synced, and lies on the same file system. After a crash midway the image is held or it is not.
-///
-/// One that is held already is read back: what is damaged changes places with the new tree in one step, so that its path is never missing; what is well stays.
-///
-/// # Errors
-/// The manifest cannot be written or the tree not renamed.
-pub fn adopt(layout: &Layout, image: ImageId, manifest: &Manifest, tree: &Path) -> io::Result<()> {
-    durable::write(&layout.manifest(image), &manifest.encode(), 0o444)?;
-    match durable::publish(tree, &layout.image(image)) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => mend(layout, image, manifest, tree),
-        other => other,
+/// An image that is about to be held: its manifest is written, and has no name yet.
+pub struct Candidate<'a> {
+    manifest: &'a Manifest,
+    written: durable::Pending,
+}
+
+impl<'a> Candidate<'a> {
+    /// Writes a manifest into a directory of the same file system, which is swept when this was killed.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn new(directory: &Path, manifest: &'a Manifest) -> io::Result<Self> {
+        let mut written = durable::Pending::beside(directory)?;
+        written.file().write_all(&manifest.encode())?;
+        Ok(Self { manifest, written })
+    }
+
+    /// Syncs what was written, before [`Self::adopt`].
+    ///
+    /// # Errors
+    /// It is of no use then.
+    pub fn sync(&self) -> io::Result<()> {
+        self.written.sync(0o444)
+    }
+
+    /// Gives the image its name: from here on it is held.
+    ///
+    /// `tree` is complete, checked and synced, and lies on the same file system. After a crash midway the image is held or it is not.
+    ///
+    /// One that is held already is read back: what is damaged changes places with the new tree in one step, so that its path is never missing; what is well
+    /// stays.
+    ///
+    /// # Errors
+    /// A name cannot be given.
+    pub fn adopt(self, layout: &Layout, tree: &Path) -> io::Result<()> {
+        let Self { manifest, written } = self;
+        let image = manifest.image();
+        match durable::publish_beside(written, &layout.manifest(image), tree, &layout.image(image)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => mend(layout, image, manifest, tree),
+            other => other,
+        }
     }
 }
 

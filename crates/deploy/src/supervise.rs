@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use df_core::{AppName, Endpoint, Release};
 use df_wire::message::{AppState, FaultKind, Program, Running, Survey};
 use df_wire::{Reply, Request};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{FlockOperation, flock};
 use rustix::net::sockopt;
 
@@ -308,16 +308,7 @@ impl Supervisor {
     /// Waits until somebody connects, the holder dies or something else is to be done.
     fn wait(&self, own: &Own, pause: Duration) -> io::Result<()> {
         let link = own.keeper.as_ref().and_then(Keeper::link);
-        let watched = [own.listener.as_fd(), self.wake.as_fd()].into_iter().chain(link.map(AsFd::as_fd));
-        let mut watched: Vec<PollFd<'_>> = watched.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-        let pause = Timespec::try_from(pause).expect("a short time");
-        match poll(&mut watched, Some(&pause)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        // Nobody waits for it to be raised a second time before it was read.
-        let _ = rustix::io::read(self.wake, &mut [0; 8]);
-        Ok(())
+        signals::wait([own.listener.as_fd()].into_iter().chain(link.map(AsFd::as_fd)), self.wake, pause)
     }
 
     /// Sees to it that a holder lives; returns when to look again.
@@ -501,6 +492,7 @@ impl Supervisor {
             lock: None,
             trust: None,
             hands_out: false,
+            proxy: None,
             boot: None,
             apps: states.collect(),
         }))

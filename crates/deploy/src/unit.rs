@@ -15,6 +15,7 @@ use df_core::Hasher;
 use df_wire::message::Boot;
 
 use crate::layout::Layout;
+use crate::members::OWN;
 pub use found::{Found, look};
 pub use notify::Notify;
 pub use systemctl::{install, refresh, start};
@@ -120,7 +121,8 @@ fn name(root: &Path, usual: &Path) -> String {
 ///
 /// - Ended by itself (status 0) means that nothing is wanted: it stays ended. Whatever else ended it, it is started again; `Restart=on-failure` would take a stray SIGTERM for an
 ///   order. No limit of starts: what serves goes on meanwhile, and without a supervisor nobody could deploy what mends it.
-/// - `KillMode=process` and `OOMPolicy=continue`: the programs are no part of the supervisor's life. `Delegate=yes`: it makes groups for them.
+/// - `KillMode=process` and `OOMPolicy=continue`: the programs are no part of the supervisor's life. `Delegate=yes`: it makes groups for them. `DelegateSubgroup=`: it is in none above
+///   theirs, so those can count what a program uses, and systemd can start the next supervisor beside them; before systemd 254 it means nothing, and nothing counts.
 /// - The store of descriptors lives as long as the unit runs or starts again. Not longer (`FileDescriptorStorePreserve=yes`): after `systemctl stop` and the end of a program
 ///   nobody would accept, and clients would hang instead of being refused.
 /// - Only systemd 254 and newer say by themselves that there is a store; `FDSTORE` says it to all.
@@ -153,6 +155,7 @@ fn text(layout: &Layout, program: &Path, scope: Scope) -> Result<String, WhyNot>
          SuccessExitStatus=143\n\
          KillMode=process\n\
          Delegate=yes\n\
+         DelegateSubgroup={OWN}\n\
          OOMPolicy=continue\n\
          TasksMax=infinity\n\
          FileDescriptorStoreMax={MAX_STORED}\n\

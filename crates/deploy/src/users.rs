@@ -381,6 +381,31 @@ mod tests {
         assert_eq!(path(&machine).exists(), may);
     }
 
+    /// Set where the test binary runs itself in a namespace: the node.
+    const INSIDE: &str = "DF_TEST_ROOT_OF_A_NAMESPACE";
+
+    #[test]
+    fn root_of_a_namespace_that_does_not_have_the_numbers_gives_none() {
+        if let Some(root) = std::env::var_os(INSIDE) {
+            let beside = |name: &str| Path::new(&root).join(name);
+            let layout = Layout { root: root.clone().into(), data: beside("data"), tmp: beside("tmp"), is_machine: true };
+            assert!(rustix::process::geteuid().is_root());
+            return begin(&layout).expect("begun");
+        }
+        let (dir, name) = (
+            tempfile::tempdir().expect("a directory"),
+            "users::tests::root_of_a_namespace_that_does_not_have_the_numbers_gives_none",
+        );
+        if !std::process::Command::new("unshare").args(["-Ur", "true"]).status().is_ok_and(|status| status.success()) {
+            return eprintln!("this machine lets us make no namespace of users");
+        }
+        let program = std::env::current_exe().expect("this test");
+        let mut unshare = std::process::Command::new("unshare");
+        let output = unshare.arg("-Ur").arg(program).args(["--exact", name]).env(INSIDE, dir.path()).output().expect("it starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(!dir.path().join("users.json").exists(), "nobody could become one of the numbers");
+    }
+
     #[test]
     fn a_session_that_begins_late_takes_nobody_its_number() {
         let (_dir, layout) = fixture::layout();

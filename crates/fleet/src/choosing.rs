@@ -308,6 +308,13 @@ impl Chosen {
     }
 }
 
+/// Returns what a delta can be to: images that a node holds, and what came of others in receives that were cut. All files of the image itself may have come in such a one: it has no name yet, and
+/// is not held.
+fn bases(survey: &Survey, app: &AppName, image: ImageId) -> Vec<ImageId> {
+    let partials = survey.incoming.iter().filter_map(|it| it.partial).filter(|partial| *partial != image);
+    plan::bases(survey, app).into_iter().chain(partials).collect()
+}
+
 impl Deltas {
     /// Chooses how the image gets to a node, and counts on it that this is done.
     ///
@@ -317,8 +324,7 @@ impl Deltas {
         if !wish.full && survey.images.contains(&self.image()) {
             return Ok(Chosen::held(&wish));
         }
-        let partials = survey.incoming.iter().filter_map(|it| it.partial);
-        let bases: Vec<ImageId> = plan::bases(survey, app).into_iter().chain(partials).collect();
+        let bases = bases(survey, app, self.image());
         let (deltas, incoming) = (self.clone(), survey.incoming.clone());
         // It reads manifests, and may wait.
         let chosen = spawn_blocking(move || {

@@ -54,6 +54,8 @@ pub struct Connection {
     line: Line,
     child: Child,
     input: Option<ChildStdin>,
+    /// All was said in order, and the node was told so by the end of its input.
+    has_said_farewell: bool,
     output: ChildStdout,
     /// Listens to standard error until the node is done talking; then its last words are in `words`.
     said: Option<JoinHandle<Vec<u8>>>,
@@ -186,6 +188,11 @@ impl Connection {
         self.input.is_some()
     }
 
+    /// Returns whether the session ended before all was said.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.input.is_none() && !self.has_said_farewell
+    }
+
     async fn open_through(node: &Node, options: &Options, line: Line, requests: &[Request]) -> Result<Self, NodeError> {
         let patience = match &line {
             Line::Shared(place) if place.is_open => options.patience.min(SHARED),
@@ -226,6 +233,7 @@ impl Connection {
             line,
             child,
             input: Some(input),
+            has_said_farewell: false,
             output,
             said,
             words: String::new(),

@@ -192,6 +192,7 @@ mod tests {
             lock: None,
             trust: None,
             hands_out: true,
+            proxy: None,
             boot: None,
             apps: apps.collect(),
         }

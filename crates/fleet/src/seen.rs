@@ -14,8 +14,9 @@
 //! loose sense: whatever is missing, damaged or of another format counts as nothing seen, and nothing but time depends on it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::fs::{File, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use df_core::{AppName, ImageId, Timestamp};
@@ -81,7 +82,13 @@ impl Seen {
         let surplus = seen.nodes.len().saturating_sub(N_NODES);
         seen.nodes.drain(..surplus);
         let json = serde_json::to_vec(&Stored { format: FORMAT, nodes: seen.nodes }).expect("plain data");
-        df_cache::durable::write(&state.join(NAME), &json, 0o644)
+        // By rename, so that nobody reads half of it; a power cut may take it, and no copy waits for a disk because of that.
+        let mut fresh = tempfile::Builder::new()
+            .prefix(df_cache::durable::TEMPORARY)
+            .permissions(Permissions::from_mode(0o644))
+            .tempfile_in(state)?;
+        fresh.write_all(&json)?;
+        fresh.persist(state.join(NAME)).map(drop).map_err(|error| error.error)
     }
 
     /// Returns what was seen of a node.

@@ -112,6 +112,8 @@ pub struct Errand<'a> {
     pub stage: Option<&'a str>,
     /// Where nodes fetch the bytes from; `None`: they are sent.
     pub through: Option<&'a Through>,
+    /// Whether nothing else is asked of the node afterwards: its session ends with the copy, without a round trip for that.
+    pub is_last: bool,
 }
 
 /// Brings an image to a node that was surveyed.
@@ -346,6 +348,7 @@ async fn walk(
         said.extend([Say::Ask(receive), Say::Bytes { delta, from }]);
     }
     said.extend(stage.as_ref().map(Say::Ask));
+    said.extend(errand.is_last.then_some(Say::Farewell));
     let (mut has_sent, mut meter) = (false, Meter::default());
     let begun = Instant::now();
     let mut sent = |n_bytes| {
@@ -356,7 +359,7 @@ async fn walk(
     let exchanged = connection.exchange(&said, &mut sent).await;
     let replies = exchanged.map_err(|error| Stumble { error, at_bytes: false, has_sent, is_cut: true })?;
     let mut replies = replies.into_iter();
-    let is_cut = !connection.is_open();
+    let is_cut = connection.is_cut();
     let stumble = |error, at_bytes| Stumble { error, at_bytes, has_sent, is_cut };
     if lock.is_some() {
         expect(&mut replies, |reply| matches!(reply, Reply::Done)).map_err(|error| stumble(error, false))?;

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use df_build::Repository;
 use df_cache::store::Store as _;
-use df_core::spec::{BuildTool, Sandbox};
+use df_core::spec::{BuildTool, Handoff, RunSection, Sandbox};
 use df_core::text::escape;
 use df_fleet::message::{Boot, Survey};
 use df_fleet::{Address, Node};
@@ -223,8 +223,21 @@ fn of_node(node: &Node, survey: &Survey, config: &Config) -> Vec<Finding> {
     if let Some(lock) = &survey.lock {
         findings.push(Finding::there(name("lock"), format!("{} is at work since {}: {}", lock.who, lock.since, lock.command)));
     }
+    let wants_proxy = |run: &RunSection| run.ports.values().any(|port| port.handoff == Handoff::Proxy);
+    if config.run.as_ref().is_some_and(wants_proxy) {
+        findings.push(proxy(name("haproxy"), survey.proxy.as_deref()));
+    }
     findings.push(boot(&name("boot"), survey.boot.as_ref(), node, config));
     findings
+}
+
+/// Says whether a node has what `handoff: proxy` needs.
+fn proxy(name: String, found: Option<&str>) -> Finding {
+    match found {
+        Some("") => Finding::lacking(name, "there is none, and df.yaml says handoff: proxy", "apt install haproxy"),
+        Some(path) => Finding::there(name, escape(path.as_bytes())),
+        None => Finding::there(name, "its df-node is too old to say"),
+    }
 }
 
 /// Says what starts the node's supervisor when its machine starts.

@@ -47,7 +47,7 @@ pub(crate) const SECTIONS: &[(&str, &[&str])] = &[
             "data_epoch",
         ],
     ),
-    ("run.limits", &["memory", "nofile"]),
+    ("run.limits", &["memory", "nofile", "pids"]),
     ("run.ports.*", &["listen", "handoff", "connections", "mode"]),
     ("verify[]", &["http", "tcp", "command", "target"]),
     ("verify[].http", &["port", "path", "status"]),

@@ -308,5 +308,6 @@ fn limits(value: &Value<'_>) -> Result<RunLimits, Fault> {
     Ok(RunLimits {
         memory: section.option("memory", |value| value.size(1 << 20, 1 << 50))?,
         nofile: section.option("nofile", |value| value.whole(16, 1 << 20))?,
+        pids: section.option("pids", |value| value.whole(1, 1 << 16))?,
     })
 }

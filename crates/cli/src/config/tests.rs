@@ -145,6 +145,10 @@ fn numbers_outside_their_range_are_refused_with_it() {
             "limits: { nofile: 1 }",
             "6:21: run.limits.nofile: a whole number from 16 to 1048576, in decimal digits without quotes, is needed, not \"1\"",
         ),
+        (
+            "limits: { pids: 0 }",
+            "6:19: run.limits.pids: a whole number from 1 to 65536, in decimal digits without quotes, is needed, not \"0\"",
+        ),
         ("exclusive: yes", "6:14: run.exclusive: true or false is needed, not \"yes\""),
         ("exclusive: 'true'", "6:14: run.exclusive: true or false is needed, not \"true\""),
         ("drain: 2d", "6:10: run.drain: a length of time from 0s to 1d (500ms, 30s, 5m, 2h, 30d) is needed, not \"2d\""),

@@ -5,12 +5,12 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Resource, Signal, getrlimit};
 
@@ -151,20 +151,8 @@ impl Front {
         let next = [opening, deadline].into_iter().flatten().min();
         let pause = next.map_or(Duration::from_secs(3600), |next| next.saturating_duration_since(Instant::now()));
         let children = [Some(&self.program), self.proxy.as_ref()].into_iter().flatten().filter(|child| !child.has_ended);
-        let watched = children
-            .map(|child| child.process.pidfd())
-            .chain([self.told.as_fd()])
-            .chain(self.said.as_ref().map(|said| said.as_fd()));
-        let mut watched: Vec<PollFd<'_>> =
-            watched.map(|fd: BorrowedFd<'_>| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
-        let pause = Timespec::try_from(pause).expect("an hour at most");
-        match poll(&mut watched, Some(&pause)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        // Nobody waits for it to be raised a second time before it was read.
-        let _ = rustix::io::read(self.told, &mut [0; 8]);
-        Ok(())
+        let watched = children.map(|child| child.process.pidfd()).chain(self.said.as_ref().map(|said| said.as_fd()));
+        signals::wait(watched, self.told, pause)
     }
 
     /// Returns what has happened since, the ends of processes last: what a program said before it ended was said first.

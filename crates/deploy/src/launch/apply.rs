@@ -1,9 +1,9 @@
 //! The launcher: what `df-node launch` does before it becomes the program.
 
 use super::channel::{self, Step};
-use super::{Ids, LaunchSpec, Limits, Order, sys};
+use super::{Ids, LaunchSpec, Order, sys};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Resource, Rlimit, chdir, getegid, geteuid, getrlimit, setrlimit, setsid, umask};
+use rustix::process::{chdir, getegid, geteuid, setsid, umask};
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -39,12 +39,15 @@ pub fn launch_main() -> ! {
 type Failure = (Step, io::Error);
 
 fn run(channel: UnixStream) -> Result<Infallible, (UnixStream, Failure)> {
-    let (Order { spec, cgroup }, listeners) = match channel::receive(&channel) {
+    let (Order { spec, cgroup, counting }, listeners) = match channel::receive(&channel) {
         Ok(orders) => orders,
         Err(error) => return Err((channel, (Step::Orders, error))),
     };
     // As who we are still; where it does not work, the supervisor finds it otherwise, and sees that we are not in it.
     let _ = cgroup.map(|cgroup| std::fs::write(cgroup.join("cgroup.procs"), "0"));
+    if let Err(error) = counting.iter().try_for_each(|group| std::fs::write(group.join("cgroup.procs"), "0")) {
+        return Err((channel, (Step::Limits, error)));
+    }
     let first_free = FIRST_LISTENER + listeners.len() as RawFd;
     let channel = match rustix::io::fcntl_dupfd_cloexec(&channel, first_free) {
         Ok(moved) => {
@@ -66,7 +69,7 @@ fn become_program(spec: &LaunchSpec, listeners: Vec<OwnedFd>, channel: &UnixStre
     setsid().map_err(|e| (Step::Session, e.into()))?;
     umask(Mode::from_raw_mode(0o022));
     sys::reset_signals();
-    set_limits(&spec.limits).map_err(at(Step::Limits))?;
+    spec.limits.set().map_err(at(Step::Limits))?;
     spec.user.as_ref().map_or(Ok(()), change_user).map_err(at(Step::User))?;
     set_no_new_privs(true).map_err(|e| (Step::Privileges, e.into()))?;
     // As the user: a directory that only root can enter is found out here, and not by the program.
@@ -112,17 +115,6 @@ fn arrange_descriptors(listeners: Vec<OwnedFd>, channel: &UnixStream) -> io::Res
         let _ = listener.into_raw_fd();
     }
     sys::close_from(first_free, channel.as_fd())
-}
-
-fn set_limits(limits: &Limits) -> io::Result<()> {
-    for (resource, limit) in [(Resource::Nofile, limits.nofile), (Resource::As, limits.address_space_bytes)] {
-        if let Some(limit) = limit {
-            let same = getrlimit(resource).maximum == Some(limit);
-            setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })
-                .or_else(|error| if same { Ok(()) } else { Err(error) })?;
-        }
-    }
-    Ok(())
 }
 
 /// Becomes the user with its groups and nobody else's; groups first, since afterwards we may not.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::listeners::Group;
+use crate::members;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
@@ -168,8 +169,20 @@ fn it_leads_a_session_without_ignored_or_blocked_signals_or_new_privileges() {
 #[test]
 fn limits_are_set() {
     let mut spec = script("ulimit -n; ulimit -v; ulimit -Hn");
-    spec.limits = Limits { nofile: Some(123), address_space_bytes: Some(1 << 30) };
-    check(&spec, "123\n1048576\n123");
+    spec.limits = Limits { nofile: Some(123), memory: Some(1 << 30), pids: None };
+    let counted = members::tests::counts();
+    check(&spec, if counted { "123\nunlimited\n123" } else { "123\n1048576\n123" });
+}
+
+/// What holds is said as it is.
+#[test]
+fn who_is_limited_alone_is_not_said_to_be_limited_together() {
+    let limits = Limits { nofile: None, memory: Some(300 << 20), pids: Some(7) };
+    let alone =
+        "address space 300M for each of its processes, because nobody counts their memory here, 7 processes and threads at once";
+    assert_eq!(limits.in_words(&Members::default()).as_deref(), Some(alone));
+    assert_eq!(limits.of_each(&Members::default()), limits);
+    assert_eq!(Limits { nofile: Some(1), ..Limits::default() }.in_words(&Members::default()), None);
 }
 
 #[test]

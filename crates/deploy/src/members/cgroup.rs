@@ -1,7 +1,8 @@
-//! A cgroup for a run, below the one that we are in ourselves.
+//! A cgroup for a run, below the one that we are in ourselves, or beside it.
 //!
-//! Only the second version of cgroups is used, alone or beside the first: its membership needs no controller. Nothing here enables one: a cgroup that hands controllers on may
-//! hold no process itself, and systemd could not put the next supervisor back into its unit.
+//! Who belongs to a run is told by the second version of cgroups, alone or beside the first: its membership needs no controller. A cgroup that hands controllers on may hold no
+//! process itself, and systemd could not put the next supervisor back into a unit that does. So our units have the supervisor in a cgroup of its own ([`OWN`], systemd 254 and newer): what
+//! is above that is free for runs and for what counts them ([`super::bounds`]).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,16 +15,60 @@ const LEAVING: Duration = Duration::from_millis(200);
 /// Before that, nobody may have entered yet for whom it was made.
 const YOUNG: Duration = Duration::from_secs(300);
 
+/// The cgroup in which a unit of ours has its supervisor; it lies in that of the unit, where runs get theirs.
+pub const OWN: &str = "df-supervisor";
+/// The trees of the first version in which groups of runs are made, by their controllers.
+const COUNTING: [&str; 2] = ["memory", "pids"];
+
+/// The trees of cgroups, and where we are in each.
+pub struct Trees {
+    /// /proc/self/mountinfo
+    mounts: String,
+    /// /proc/self/cgroup
+    own: String,
+}
+
+impl Trees {
+    /// Reads them; nothing where there are none.
+    pub fn read() -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        Some(Self { mounts, own: fs::read_to_string("/proc/self/cgroup").ok()? })
+    }
+
+    /// Returns where groups of runs are made in the tree of the second version.
+    pub fn ours(&self) -> Option<PathBuf> {
+        let own = second(&self.mounts, &self.own)?;
+        Some(if own.ends_with(OWN) { own.parent()?.to_owned() } else { own })
+    }
+
+    /// Returns where they are made in the tree of the first version that has this controller.
+    pub fn ours_with(&self, controller: &str) -> Option<PathBuf> {
+        first(&self.mounts, &self.own, controller)
+    }
+
+    /// Returns whether a cgroup is that of our unit, in which nobody is.
+    pub fn is_our_unit(&self, cgroup: &Path) -> bool {
+        second(&self.mounts, &self.own).is_some_and(|own| own == cgroup.join(OWN))
+    }
+}
+
 /// Makes one for a run; nothing where we may not, or there are none.
 pub fn make(mark: &str) -> Option<PathBuf> {
-    let path = our_place()?.join(format!("df-{mark}"));
+    make_in(&Trees::read()?.ours()?, mark)
+}
+
+/// Makes one for a run at a place.
+pub fn make_in(place: &Path, mark: &str) -> Option<PathBuf> {
+    let path = place.join(format!("df-{mark}"));
     fs::create_dir(&path).ok()?;
     Some(path)
 }
 
 /// Removes those of runs that have ended and whose supervisor was killed before it could: empty ones beside those that we make. The kernel keeps one in which somebody is.
 pub fn sweep() {
-    if let Some(place) = our_place() {
+    let Some(trees) = Trees::read() else { return };
+    let counting = COUNTING.iter().map(|controller| trees.ours_with(controller));
+    for place in counting.chain([trees.ours()]).flatten() {
         sweep_in(&place, SystemTime::now());
     }
 }
@@ -91,19 +136,29 @@ fn is_lower_hex(byte: u8) -> bool {
     byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)
 }
 
-fn our_place() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    place(&mounts, &own)
+/// Returns where our own cgroup of the second version is visible, from /proc/self/mountinfo and /proc/self/cgroup.
+fn second(mounts: &str, own: &str) -> Option<PathBuf> {
+    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    visible(mounts, own, |kind, _| kind == "cgroup2")
 }
 
-/// Returns where our own cgroup is visible, from /proc/self/mountinfo and /proc/self/cgroup.
-fn place(mounts: &str, own: &str) -> Option<PathBuf> {
-    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+/// Returns where our own cgroup of the first version with this controller is visible.
+fn first(mounts: &str, own: &str, controller: &str) -> Option<PathBuf> {
+    let has = |list: &str| list.split(',').any(|name| name == controller);
+    let own = own.lines().find_map(|line| {
+        let (list, path) = line.split_once(':')?.1.split_once(':')?;
+        has(list).then_some(path)
+    })?;
+    visible(mounts, own, |kind, options| kind == "cgroup" && has(options))
+}
+
+/// Returns where a cgroup is visible: below the mount whose kind and options are those of its tree.
+fn visible(mounts: &str, own: &str, is_it: impl Fn(&str, &str) -> bool) -> Option<PathBuf> {
     let (root, point) = mounts.lines().find_map(|line| {
         let (before, after) = line.split_once(" - ")?;
+        let (kind, options) = (after.split(' ').next()?, after.split(' ').nth(2).unwrap_or_default());
         let mut fields = before.split(' ').skip(3);
-        (after.split(' ').next() == Some("cgroup2")).then_some((fields.next()?, fields.next()?))
+        is_it(kind, options).then_some((fields.next()?, fields.next()?))
     })?;
     // A mount may show a part of the tree only, and a process may be outside of its namespace's part.
     let below = Path::new(own).strip_prefix(root).ok()?;
@@ -123,7 +178,30 @@ mod tests {
 
     #[track_caller]
     fn check(mounts: &str, own: &str, expect: Option<&str>) {
-        assert_eq!(place(mounts, own).as_deref(), expect.map(Path::new), "{own}");
+        assert_eq!(second(mounts, own).as_deref(), expect.map(Path::new), "{own}");
+    }
+
+    #[test]
+    fn a_run_is_beside_the_supervisor_where_that_has_a_group_of_its_own() {
+        let trees = |own: &str| Trees { mounts: UNIFIED.into(), own: format!("0::{own}\n") };
+        let unit = Path::new("/sys/fs/cgroup/system.slice/df.service");
+        for (own, is_free) in [("/system.slice/df.service/df-supervisor", true), ("/system.slice/df.service", false)] {
+            assert_eq!(trees(own).ours().as_deref(), Some(unit), "{own}");
+            assert_eq!(trees(own).is_our_unit(unit), is_free, "{own}");
+        }
+        let run = format!("/system.slice/df.service/df-{}", "0".repeat(32));
+        assert!(!trees(&run).is_our_unit(unit), "a program of ours is no supervisor");
+    }
+
+    #[test]
+    fn trees_of_the_first_version_are_told_apart_by_their_controllers() {
+        let own = "9:name=systemd:/\n8:pids:/\n4:cpu,memory:/a/b\n3:memory2:/no\n0::/x\n";
+        let mounts = format!("{HYBRID}35 24 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,cpu,memory\n");
+        let at = |controller: &str| first(&mounts, own, controller);
+        assert_eq!(at("memory").as_deref(), Some(Path::new("/sys/fs/cgroup/memory/a/b")));
+        assert_eq!(at("pids").as_deref(), Some(Path::new("/sys/fs/cgroup/pids")));
+        assert_eq!(first(HYBRID, own, "memory"), None, "it is not mounted");
+        assert_eq!((at("hugetlb"), first(&mounts, "0::/x\n", "memory")), (None, None));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Real processes that try to get away.
 
 use super::*;
+use crate::launch::Limits;
 use crate::launch::tests::{launcher, script};
-use crate::process::Process;
+use crate::process::{Exit, Process};
 use std::process::{Command, Stdio};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -15,7 +16,7 @@ fn leaves(prefix: &str) -> String {
 /// Starts a script as a run, which prints a number for each of those that it leaves.
 fn start(text: &str, n_left: usize, with_cgroup: bool) -> (Process, Vec<OwnedFd>) {
     let (reader, writer) = io::pipe().unwrap();
-    let members = if with_cgroup { Members::new().unwrap() } else { Members::marked().unwrap() };
+    let members = if with_cgroup { Members::new(Bounds::default()).unwrap() } else { Members::marked().unwrap() };
     let process = launcher().spawn_with(members, &script(text), &[], writer.as_fd(), SOON).unwrap();
     drop(writer);
     let mut lines = io::BufRead::lines(io::BufReader::new(reader));
@@ -27,9 +28,17 @@ fn start(text: &str, n_left: usize, with_cgroup: bool) -> (Process, Vec<OwnedFd>
 
 /// Whether this machine lets us make cgroups.
 fn has_cgroups() -> bool {
-    Members::new().is_ok_and(|members| {
+    Members::new(Bounds::default()).is_ok_and(|members| {
         members.forget();
         members.cgroup.is_some()
+    })
+}
+
+/// Whether this machine lets us count what a run uses.
+pub fn counts() -> bool {
+    Members::new(Bounds { memory: Some(1 << 30), pids: Some(1000) }).is_ok_and(|members| {
+        members.forget();
+        members.memory_is_kept() && members.pids_are_kept()
     })
 }
 
@@ -141,4 +150,49 @@ fn all_are_stopped_before_one_is_killed() {
     assert_eq!(next(&set(&[]), &set(&[4])), Next::Kill);
     assert_eq!(next(&set(&[4, 5]), &set(&[4])), Next::Stop(vec![5]));
     assert_eq!(next(&set(&[4]), &set(&[4, 5])), Next::Kill);
+}
+
+/// Runs a script within bounds; returns how it ended, and what it ran into. Its groups are gone then.
+fn run_within(bounds: Bounds, text: &str) -> (Exit, Option<String>) {
+    let log = tempfile::tempfile().unwrap();
+    let mut spec = script(text);
+    spec.limits = Limits { nofile: None, memory: bounds.memory, pids: bounds.pids };
+    let process = launcher().spawn(&spec, &[], log.as_fd(), SOON).unwrap();
+    let groups: Vec<PathBuf> = process.record().members.counting().map(Path::to_owned).collect();
+    let exit = process.wait(SOON).unwrap().expect("it ends");
+    let exceeded = process.exceeded().map(|exceeded| exceeded.to_string());
+    end(&process);
+    assert!(!groups.is_empty() && groups.iter().all(|group| !group.exists()), "{groups:?} are left");
+    (exit, exceeded)
+}
+
+/// Four processes that take 20 MB each and keep them: ends when all four have them, or one was killed.
+const FOUR: &str = "{ for n in 1 2 3 4; do head -c 20000000 /dev/zero | tail -c 20000000 | { head -c 1 > /dev/null; echo; exec sleep 1000; } & done; } \
+                    | { read a; read b; read c; read d; exit 0; }";
+
+#[test]
+fn who_forks_does_not_get_around_a_limit_of_memory() {
+    if !counts() {
+        return eprintln!("this machine lets us count nothing");
+    }
+    let within = |mib: u64| run_within(Bounds { memory: Some(mib << 20), pids: None }, FOUR).1;
+    assert_eq!(within(400), None, "the control has room");
+    let said = within(48).expect("four are more than the limit");
+    assert!(
+        said.starts_with("out of memory: run.limits.memory is 48M for all its processes together, and the kernel killed "),
+        "{said}"
+    );
+}
+
+#[test]
+fn one_process_more_than_the_limit_is_refused_and_said() {
+    if !counts() {
+        return eprintln!("this machine lets us count nothing");
+    }
+    let three = "sleep 1000 & sleep 1000 & sleep 1000 & exit 0";
+    let within = |pids: u64| run_within(Bounds { memory: None, pids: Some(pids) }, three);
+    assert_eq!(within(4), (Exit::Code(0), None));
+    let (exit, said) = within(3);
+    assert_ne!(exit, Exit::Code(0), "the shell could not fork");
+    assert_eq!(said.as_deref(), Some("it wanted more processes than run.limits.pids, 3"));
 }

@@ -89,10 +89,14 @@ impl Steady {
         state.asked.requests > 0 && state.asked.failed == 0
     }
 
-    /// Waits until so many more requests have begun; less than that when the time is over.
-    pub fn go_on(&self, n_requests: u64, within: Duration) {
-        let enough = self.shared.state().n_begun + n_requests;
-        drop(self.shared.wait(within, |state| state.n_begun >= enough));
+    /// Returns how many requests have begun so far.
+    pub fn n_begun(&self) -> u64 {
+        self.shared.state().n_begun
+    }
+
+    /// Waits until so many requests have begun in all; fewer when the time is over.
+    pub fn go_on(&self, n_begun: u64, within: Duration) {
+        drop(self.shared.wait(within, |state| state.n_begun >= n_begun));
     }
 
     /// Lets no request begin any more, without waiting for those under way.

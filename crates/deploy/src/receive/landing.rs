@@ -49,13 +49,17 @@ impl<'a> Landing<'a> {
         Noting { landing: self, input }
     }
 
-    /// Makes the tree complete, durably.
+    /// Makes the tree complete, durably; `beside` syncs something else in the same round.
     ///
     /// # Errors
     /// Those of the export.
-    pub fn finish(self, source: &dyn df_cache::blobs::Blobs) -> Result<(), ExportError> {
+    pub fn finish(
+        self,
+        source: &dyn df_cache::blobs::Blobs,
+        beside: &(dyn Fn() -> io::Result<()> + Sync),
+    ) -> Result<(), ExportError> {
         let growing = self.growing.into_inner().expect("an apply that ends well began with a manifest");
-        growing.finish(source).map(drop)
+        growing.finish_with(source, beside).map(drop)
     }
 
     fn growing(&self) -> io::Result<&Growing> {

@@ -404,3 +404,23 @@ fn whoever_is_killed_leaves_something_to_go_on_with_or_nothing() {
     sent.rest(from).expect("the rest");
     is_held(&layout, &v1);
 }
+
+#[test]
+fn a_tree_without_its_manifest_is_no_image_and_becomes_one_when_it_is_received_again() {
+    let (_dir, layout) = fixture::layout();
+    let v1 = tree(&[("a", b"one")]);
+    let image = v1.manifest.image();
+    for damaged in [false, true] {
+        take(&layout, None, &v1, &delta(None, &v1)).expect("received");
+        std::fs::remove_file(layout.manifest(image)).expect("lost");
+        if damaged {
+            df_testkit::faults::flip_byte(&layout.image(image).join("a"), 0);
+        }
+        assert!(!store::holds(&layout, image));
+        store::sweep(&layout).expect("swept");
+        assert!(layout.image(image).exists(), "a generation may run from it");
+        take(&layout, None, &v1, &delta(None, &v1)).expect("received again");
+        assert!(store::holds(&layout, image));
+        assert_eq!(df_cache::check::tree(&layout.image(image), &v1.manifest).expect("read"), []);
+    }
+}

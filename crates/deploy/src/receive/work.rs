@@ -105,6 +105,11 @@ impl Work {
         self.keep = true;
     }
 
+    /// Returns where this is, for what goes with it.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Returns where the tree grows.
     pub fn tree(&self) -> PathBuf {
         self.dir.join("tree")

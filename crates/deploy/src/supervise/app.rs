@@ -31,6 +31,7 @@ use super::records::Records;
 use super::start::Place;
 use crate::activation;
 use crate::launch::LaunchSpec;
+use crate::layout::Layout;
 use crate::listeners::Group;
 use crate::process::{Exit, Process};
 use crate::serve::now;
@@ -44,6 +45,10 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 const CRASHES: usize = 10;
 /// See [`CRASHES`].
 const CRASH_WINDOW: Duration = Duration::from_secs(600);
+/// Who is so much too late was not running, or waited for a disk.
+const LATE: Duration = Duration::from_millis(100);
+/// So long is listened then before the time that is over counts.
+const CATCHING_UP: Duration = Duration::from_secs(2);
 
 /// What an application's thread is told.
 pub enum Message {
@@ -208,7 +213,19 @@ impl App {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.catch_up();
             self.tick();
+        }
+    }
+
+    /// Hears what was said before a time was over, where that passed unnoticed: while the disk or the machine stood still, nobody listened to a program that was ready in time. Whoever was
+    /// asked meanwhile and heard nothing is asked once more.
+    fn catch_up(&mut self) {
+        let until = Instant::now() + CATCHING_UP;
+        let is_late = |next: Instant| next.elapsed() >= LATE && Instant::now() < until;
+        while self.next().is_some_and(is_late) {
+            let Ok(message) = self.messages.recv_timeout(until.saturating_duration_since(Instant::now())) else { return };
+            self.hear(message);
         }
     }
 
@@ -239,9 +256,13 @@ impl App {
 
     /// Returns how long nothing has to happen unless somebody speaks.
     fn patience(&self) -> Duration {
+        self.next().map_or(Duration::from_secs(3600), |next| next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Returns when something has to happen although nobody speaks.
+    fn next(&self) -> Option<Instant> {
         let flight = self.flight.as_ref().and_then(|flight| Some(flight.began + flight.state.deadline()?));
-        let next = [flight, self.restart_at, self.goes_back.map(|back| back.at)].into_iter().flatten().min();
-        next.map_or(Duration::from_secs(3600), |next| next.saturating_duration_since(Instant::now()))
+        [flight, self.restart_at, self.goes_back.map(|back| back.at)].into_iter().flatten().min()
     }
 
     fn tick(&mut self) {
@@ -288,19 +309,27 @@ impl App {
 
     /// Adds to the history; what cannot be written is said in the supervisor's log.
     fn remember(&self, what: &str, who: &str, generation: u64, from: u64, release: &Release, failed: Option<&str>) {
-        let entry = HistoryEntry {
-            at: now(),
-            who: who.to_owned(),
-            what: what.to_owned(),
-            generation,
-            from,
-            commit: release.commit.clone(),
-            ok: failed.is_none(),
-            detail: df_core::text::shorten(failed.unwrap_or_default(), 1024),
-        };
-        if let Err(error) = history::append(&self.node.layout.history(&self.app), &entry) {
-            eprintln!("history of {}: {error}", self.app);
-        }
+        remember(&self.node.layout, &self.app, &entry(what, who, generation, from, release, failed));
+    }
+}
+
+/// Returns what the history shall say of something that was tried.
+fn entry(what: &str, who: &str, generation: u64, from: u64, release: &Release, failed: Option<&str>) -> HistoryEntry {
+    HistoryEntry {
+        at: now(),
+        who: who.to_owned(),
+        what: what.to_owned(),
+        generation,
+        from,
+        commit: release.commit.clone(),
+        ok: failed.is_none(),
+        detail: df_core::text::shorten(failed.unwrap_or_default(), 1024),
+    }
+}
+
+fn remember(layout: &Layout, app: &AppName, entry: &HistoryEntry) {
+    if let Err(error) = history::append(&layout.history(app), entry) {
+        eprintln!("history of {app}: {error}");
     }
 }
 

@@ -37,7 +37,16 @@ pub struct Target {
 
 /// Clients at work, each at a port.
 #[derive(Debug)]
-pub struct Watch(Vec<(Label, Steady)>);
+pub struct Watch(Vec<Client>);
+
+/// A client at work.
+#[derive(Debug)]
+struct Client {
+    port: Label,
+    steady: Steady,
+    /// So many requests had begun when the port went over.
+    n_before: Option<u64>,
+}
 
 /// Returns the ports that both versions have, unless the new one does not want to be asked.
 ///
@@ -66,22 +75,33 @@ impl Watch {
     pub fn start(targets: Vec<Target>, patience: Duration, stays: bool) -> Self {
         let per_second = (PER_SECOND / u32::try_from(targets.len()).unwrap_or(u32::MAX).max(1)).max(1);
         let pace = Pace { per_second, at_once: AT_ONCE, patience };
-        let start =
-            |target: Target| (target.place.label.clone(), Steady::start(target.place.address, target.question, pace, stays));
-        let clients: Vec<(Label, Steady)> = targets.into_iter().map(start).collect();
+        let start = |target: Target| Client {
+            port: target.place.label.clone(),
+            steady: Steady::start(target.place.address, target.question, pace, stays),
+            n_before: None,
+        };
+        let clients: Vec<Client> = targets.into_iter().map(start).collect();
         let until = Instant::now() + FIRST;
         // What the version before does not answer either says nothing about the switch.
-        let well = |(_, client): &(Label, Steady)| client.is_answered(until.saturating_duration_since(Instant::now()));
+        let well = |client: &Client| client.steady.is_answered(until.saturating_duration_since(Instant::now()));
         Self(clients.into_iter().filter(well).collect())
+    }
+
+    /// Hears that the ports went over just now: what is begun from here on counts as asked after it.
+    pub fn switched(&mut self) {
+        self.0.iter_mut().for_each(|client| client.n_before = Some(client.steady.n_begun()));
     }
 
     /// Goes on a little after the switch, then stops; returns what was seen at each port.
     pub fn finish(self) -> Vec<(Label, Seen)> {
         let until = Instant::now() + AFTER_TIME;
-        self.0.iter().for_each(|(_, client)| client.go_on(AFTER, until.saturating_duration_since(Instant::now())));
+        for Client { steady, n_before, .. } in &self.0 {
+            let n_before = n_before.unwrap_or_else(|| steady.n_begun());
+            steady.go_on(n_before + AFTER, until.saturating_duration_since(Instant::now()));
+        }
         // Together: what is under way at one port is waited for while it is at the others.
-        self.0.iter().for_each(|(_, client)| client.stop());
-        self.0.into_iter().map(|(label, client)| (label, seen(client))).collect()
+        self.0.iter().for_each(|client| client.steady.stop());
+        self.0.into_iter().map(|client| (client.port, seen(client.steady))).collect()
     }
 }
 

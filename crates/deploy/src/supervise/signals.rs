@@ -3,8 +3,11 @@
 //! A handler, not a signalfd: a blocked signal stays blocked in every program that is started.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// The eventfd that the handler raises, or -1.
 static RAISED: AtomicI32 = AtomicI32::new(-1);
@@ -26,6 +29,23 @@ pub fn install(event: BorrowedFd<'static>) -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
+    Ok(())
+}
+
+/// Waits until one of these can be read, or the eventfd was raised, which it is not any more then; no longer than `pause`.
+///
+/// # Errors
+/// The kernel cannot watch them.
+pub fn wait<'a>(others: impl Iterator<Item = BorrowedFd<'a>>, event: &'a OwnedFd, pause: Duration) -> io::Result<()> {
+    let mut watched: Vec<PollFd<'_>> =
+        others.chain([event.as_fd()]).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+    let pause = Timespec::try_from(pause).map_err(|_| io::ErrorKind::InvalidInput)?;
+    match poll(&mut watched, Some(&pause)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    // Nobody waits for it to be raised a second time before it was read.
+    let _ = rustix::io::read(event, &mut [0; 8]);
     Ok(())
 }
 

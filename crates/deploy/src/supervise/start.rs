@@ -13,8 +13,9 @@ use df_core::{AppName, Endpoint, Release};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use crate::front::{self, FrontError};
-use crate::launch::{self, LaunchSpec, Limits, UserError};
+use crate::launch::{self, LaunchSpec, Limits, NO_PIDS, UserError};
 use crate::layout::{Layout, make_dir};
+use crate::members;
 use crate::users;
 
 /// Bytes of a file with variables.
@@ -50,6 +51,8 @@ pub enum StartError {
     NoProgram(String),
     #[error("run.user")]
     User(#[source] UserError),
+    #[error("{NO_PIDS}")]
+    Pids,
     #[error("users.json of the node")]
     Users(#[source] io::Error),
     #[error(transparent)]
@@ -134,6 +137,9 @@ pub fn prepare(
     if run.ports.values().any(|port| port.handoff == Handoff::Proxy) {
         front::find()?;
     }
+    if run.limits.pids.is_some() && !members::counts_pids() {
+        return Err(StartError::Pids);
+    }
     Ok(LaunchSpec {
         program,
         args: run.args.iter().map(|arg| fill(arg, places)).collect(),
@@ -141,7 +147,7 @@ pub fn prepare(
         directory: image,
         listeners: places.iter().filter(|place| place.handoff.has_listener()).map(|place| place.label.to_string()).collect(),
         user,
-        limits: Limits { nofile: run.limits.nofile, address_space_bytes: run.limits.memory },
+        limits: Limits { nofile: run.limits.nofile, memory: run.limits.memory, pids: run.limits.pids },
     })
 }
 

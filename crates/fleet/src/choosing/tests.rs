@@ -179,3 +179,18 @@ fn what_a_cut_session_brought_does_not_count_again() {
     assert_eq!(chosen(len, 1000), (Way::Patch(old), MIB));
     assert_eq!(chosen(7, len - 1000), (Way::Patch(old), MIB), "it was another delta");
 }
+
+#[test]
+fn an_image_all_of_which_came_before_a_cut_is_not_taken_for_one_that_is_held() {
+    let (here, app) = (here(), "greeter".parse().expect("a name"));
+    let (image, old) = (here.id("new"), here.id("old"));
+    let survey = r#"{"arch":"x86_64","kernel":"6","libc":null,"free":1,"now":0,"images":[],"lock":null,"apps":[]}"#;
+    let mut survey: Survey = serde_json::from_str(survey).expect("a survey");
+    survey.images = vec![old];
+    // Its files are there, and it has no name: the part of it that came is all of it.
+    survey.incoming = vec![Incoming { image, base: None, delta: Digest::of(b"another"), offset: 9, partial: Some(image) }];
+    let bases = bases(&survey, &app, image);
+    assert_eq!(bases, [old]);
+    let node = Recipient { bases: &bases, incoming: &survey.incoming, link: SLOW, wish: Wish::default() };
+    assert_ne!(choose_with(&here, node).expect("a way").way, Way::Held);
+}

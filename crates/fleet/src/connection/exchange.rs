@@ -21,6 +21,8 @@ pub(crate) enum Say<'a> {
     Ask(&'a Request),
     /// The bytes that the request before announced: those of a delta, from a place on.
     Bytes { delta: &'a Delta, from: u64 },
+    /// That nothing else will be said: the node ends the session with its last reply, and nobody waits for that end a round trip longer.
+    Farewell,
 }
 
 /// What was said and is not written yet.
@@ -33,6 +35,8 @@ struct Outgoing<'a> {
     travelling: u64,
     /// The node does not listen any more.
     is_unheard: bool,
+    /// Nothing follows, in the whole session.
+    is_last: bool,
 }
 
 enum Said<'a> {
@@ -87,9 +91,14 @@ impl Connection {
                 drop(self.input.take());
                 return Err(CopyError::Here(error));
             }
-            let Some(input) = &mut self.input else { return Err(self.broken().await) };
+            if out.is_last && !out.is_unheard && out.is_done() && self.input.take().is_some() {
+                self.has_said_farewell = true;
+            }
+            if self.is_cut() {
+                return Err(self.broken().await);
+            }
             tokio::select! {
-                written = input.write(out.left()), if !out.is_done() => match written {
+                written = write(self.input.as_mut(), out.left()), if !out.is_done() => match written {
                     Ok(len @ 1..) => {
                         self.sent += len as u64;
                         if let Some(n_bytes) = out.advance(len) {
@@ -121,13 +130,20 @@ impl Connection {
     }
 }
 
+async fn write(input: Option<&mut ChildStdin>, bytes: &[u8]) -> io::Result<usize> {
+    input.ok_or(io::ErrorKind::BrokenPipe)?.write(bytes).await
+}
+
 impl<'a> Outgoing<'a> {
     fn new(said: &[Say<'a>], session: &mut OperatorSession) -> Self {
-        let said = said.iter().map(|said| match said {
-            Say::Ask(request) => Said::Frame(session.request(request)),
-            Say::Bytes { delta, from } => Said::Bytes { delta, at: *from },
+        let is_last = said.iter().any(|said| matches!(said, Say::Farewell));
+        let said = said.iter().filter_map(|said| match said {
+            Say::Ask(request) => Some(Said::Frame(session.request(request))),
+            Say::Bytes { delta, from } => Some(Said::Bytes { delta, at: *from }),
+            Say::Farewell => None,
         });
-        Self { said: said.collect(), window: Vec::with_capacity(WINDOW + ROOM), written: 0, travelling: 0, is_unheard: false }
+        let (said, window) = (said.collect(), Vec::with_capacity(WINDOW + ROOM));
+        Self { said, window, written: 0, travelling: 0, is_unheard: false, is_last }
     }
 
     /// Puts into an empty window what is said next.

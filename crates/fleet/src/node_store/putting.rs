@@ -54,6 +54,7 @@ impl NodeStore {
             credentials: &credentials,
             stage: None,
             through: None,
+            is_last: false,
         };
         let sent = self.runtime.block_on(async {
             let copied = transfer::copy(&mut line.reached, &errand, &mut |_| {}).await?;

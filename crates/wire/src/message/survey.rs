@@ -37,6 +37,9 @@ pub struct Survey {
     /// Whether the node hands out what it holds: releases, and the contents of files.
     #[serde(default)]
     pub hands_out: bool,
+    /// Where its haproxy is, for programs that take no socket (`handoff: proxy`): empty when it has none, `None` from a node that is too old to say.
+    #[serde(default)]
+    pub proxy: Option<String>,
     /// What starts its supervisor after a boot; `None` from a node that is too old to say.
     #[serde(default)]
     pub boot: Option<Boot>,

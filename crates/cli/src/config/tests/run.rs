@@ -11,14 +11,14 @@ use super::*;
 fn a_run_section_is_read() {
     let config = good(
         "app: a\nbuild: { cargo: }\nrun:\n  exec: bin/a\n  args: [--port, 8080, '{fd:http}', '{{}']\n  env: { A: 1, B: no, C: '' }\n  \
-         env_file: secrets.env\n  user: www\n  limits: { memory: 512M, nofile: 4096 }\n  handoff: restart\n  connections: drop\n  exclusive: true\n  ready: 500ms\n  \
+         env_file: secrets.env\n  user: www\n  limits: { memory: 512M, nofile: 4096, pids: 64 }\n  handoff: restart\n  connections: drop\n  exclusive: true\n  ready: 500ms\n  \
          drain: 2h\n  ports:\n    http: { listen: '0.0.0.0:8080', handoff: listener, connections: hand over }\n    v6: '[::1]:81'\n    own: 82\n",
     );
     let run = config.run.expect("a run section");
     assert_eq!(run.args, ["--port", "8080", "{fd:http}", "{{}"]);
     assert_eq!(run.env.into_iter().collect::<Vec<_>>(), [("A", "1"), ("B", "no"), ("C", "")].map(|(a, b)| (a.into(), b.into())));
     assert_eq!((run.env_file.as_deref(), run.user.as_deref(), run.exclusive), (Some("secrets.env"), Some("www"), true));
-    assert_eq!(run.limits, RunLimits { memory: Some(512 << 20), nofile: Some(4096) });
+    assert_eq!(run.limits, RunLimits { memory: Some(512 << 20), nofile: Some(4096), pids: Some(64) });
     assert_eq!((run.ready, run.drain), (Duration::from_millis(500), Duration::from_secs(7200)));
     let port = |host: Option<&str>, port, handoff, connections| Port {
         host: host.map(|host| host.parse().expect("an address")),

@@ -16,7 +16,7 @@ use super::super::{probing, proving, start};
 use super::handed::HANDING;
 use super::ports::Entrance;
 use super::versions::LaunchFailed;
-use super::{App, Flight, GoesBack, Message, Starting, Told};
+use super::{App, Flight, GoesBack, Message, Starting, Told, entry, remember};
 use crate::activation::{self, Action, Milestone, Plan, Readiness, State, Style};
 use crate::confirmation::{self, Armed};
 use crate::generation;
@@ -134,7 +134,13 @@ impl App {
                 Err(error) => activation::Event::DisarmFailed(error.to_string()),
             }),
             Action::MoveCurrent(to) => Some(self.move_current(to)),
-            Action::Steer(to) => Some(self.steer(run_of(to))),
+            Action::Steer(to) => {
+                let steered = self.steer(run_of(to));
+                if let Some(watch) = self.flight.as_mut().and_then(|flight| flight.watch.as_mut()) {
+                    watch.switched();
+                }
+                Some(steered)
+            }
             Action::Watch => {
                 self.watch();
                 None
@@ -354,17 +360,20 @@ impl App {
         let keep = !good
             && generation::read(&self.node.layout, &self.app, flight.plan.new)
                 .is_ok_and(|record| record.result == GenerationResult::Good);
-        if !keep && let Err(error) = generation::set_result(&self.node.layout, &self.app, flight.plan.new, result, why) {
-            eprintln!("record of {} {}: {}", self.app, flight.plan.new, words(&error));
-        }
-        self.remember(
-            flight.what,
-            &flight.who,
-            flight.plan.new,
-            flight.plan.old,
-            &flight.release.clone(),
-            (!good).then_some(why),
-        );
+        // Both wait for the disk, and neither for the other.
+        let (layout, app, plan) = (&self.node.layout, &self.app, &flight.plan);
+        let entry = entry(flight.what, &flight.who, plan.new, plan.old, &flight.release, (!good).then_some(why));
+        let set_result = || {
+            if !keep && let Err(error) = generation::set_result(layout, app, plan.new, result, why) {
+                eprintln!("record of {app} {}: {}", plan.new, words(&error));
+            }
+        };
+        let both: [&(dyn Fn() + Sync); 2] = [&set_result, &|| remember(layout, app, &entry)];
+        // Each says by itself what goes wrong.
+        let _ = df_cache::durable::at_once(&both, |write| {
+            write();
+            Ok(())
+        });
     }
 
     fn tell(&mut self, milestone: Milestone) {

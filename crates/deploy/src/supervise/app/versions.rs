@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -62,6 +63,11 @@ pub(super) enum LaunchFailed {
     Nothing,
 }
 
+/// Adds a line to a program's log; a disk that is full takes none, and that is no reason to start or end anything.
+fn note(mut log: &fs::File, words: &str) {
+    let _ = writeln!(log, "df-node: {words}");
+}
+
 /// Returns a number that the standard library draws from the system's randomness, for tables that strangers must not be able to fill.
 fn unguessable() -> u64 {
     RandomState::new().build_hasher().finish()
@@ -105,6 +111,9 @@ impl App {
         let borrowed: Vec<_> = listeners.iter().map(|listener| listener.as_fd()).collect();
         let launched = front::wrap(&spec, &behind, &release.verify, section.drain)?;
         let process = Arc::new(self.node.launcher.spawn(&launched, &borrowed, log.as_fd(), LAUNCH)?);
+        if let Some(words) = spec.limits.in_words(&process.record().members) {
+            note(&log, &format!("limits: {words}"));
+        }
         let pid = process.pid();
         watch(run, process.clone(), Some(notify), self.inbox.clone());
         let version = Version {
@@ -134,6 +143,14 @@ impl App {
             fs::rename(&path, path.with_extension("log.1")).map_err(failed)?;
         }
         OpenOptions::new().create(true).append(true).open(&path).map_err(failed)
+    }
+
+    /// Adds what df-node has to say to what a program said.
+    fn note(&self, generation: u64, words: &str) {
+        match self.open_log(generation) {
+            Ok(log) => note(&log, words),
+            Err(error) => eprintln!("{} generation {generation}: {words}; {error}", self.app),
+        }
     }
 
     /// Returns a round of probes of a run.
@@ -226,23 +243,29 @@ impl App {
         if version.process.as_ref().is_none_or(|process| process.pid() != pid) {
             return;
         }
+        let (retiring, generation) = (version.retiring, version.generation);
+        let process = version.process.take();
+        let exceeded = process.as_ref().and_then(|process| process.exceeded());
         // What the program left behind goes with it.
-        let _ = version.process.take().map(|process| process.kill_all());
-        let retiring = version.retiring;
+        let _ = process.map(|process| process.kill_all());
+        let how = exceeded.as_ref().map_or_else(|| exit.to_string(), |exceeded| format!("{exit}; {exceeded}"));
+        if exceeded.is_some() {
+            self.note(generation, &format!("the program ended: {how}"));
+        }
         self.write_records();
         let (new, old) = self.flight.as_ref().map_or((None, None), |flight| (Some(flight.new_run), flight.old_run));
         if new == Some(run) {
-            self.advance(activation::Event::NewExited(format!("the program ended: {exit}")));
+            self.advance(activation::Event::NewExited(format!("the program ended: {how}")));
         } else if old == Some(run) {
             let is_told = self.flight.as_ref().is_some_and(|flight| flight.plan.style == Style::Exclusive);
             self.advance(activation::Event::OldExited);
             if !is_told && self.serving == Some(run) {
-                self.crashed(exit);
+                self.crashed(&how);
             }
         } else if retiring {
             return;
         } else if self.serving == Some(run) {
-            self.crashed(exit);
+            self.crashed(&how);
         } else {
             self.close_listeners(run);
             self.versions.remove(&run);
@@ -251,11 +274,11 @@ impl App {
     }
 
     /// Plans the next start of a program that ended by itself, or gives it up.
-    pub(super) fn crashed(&mut self, exit: Exit) {
+    pub(super) fn crashed(&mut self, how: &str) {
         let Some(run) = self.serving else { return };
         let Some(version) = self.versions.get(&run) else { return };
         let (generation, release) = (version.generation, version.release.clone());
-        let reason = format!("the program ended: {exit}");
+        let reason = format!("the program ended: {how}");
         self.remember("crash", "supervisor", generation, generation, &release, Some(&reason));
         if let Some(Starting { answer: Some(_), .. }) = &self.starting {
             return self.started(run, Err(reason), vec![]);
@@ -297,7 +320,7 @@ impl App {
         if let Err(error) = self.start_serving(run, generation, &release, listen, starting) {
             eprintln!("{} generation {generation}: {}", self.app, words(&error));
             self.starting = None;
-            self.crashed(Exit::Unknown);
+            self.crashed(&Exit::Unknown.to_string());
         }
     }
 
