@@ -145,7 +145,10 @@ fn what_is_persisted_comes_out_elsewhere_and_is_sent_once() {
     let last = planned.events("planned").pop().expect("a plan");
     assert!(last["reason"].as_str().is_some_and(|why| why.contains("estimates by AWS's list prices")), "{last}");
     assert!(it.server.keys().is_empty(), "a plan changes nothing");
+    it.server.forget();
     let first = it.persist();
+    let (counts, most) = (it.server.counts(), last["requests"].as_u64().expect("a number"));
+    assert!(counts.all() <= most, "at most {most}: {counts:?}");
     let stored = &first.events("stored")[0];
     assert!(stored["bytes"].as_u64() > Some(0) && stored["requests"].as_u64() > Some(4), "{stored}");
     assert!(it.packs_sent() > 0);
@@ -337,7 +340,11 @@ fn gc_in_the_bucket_keeps_the_newest_and_diff_and_update_bring_the_rest_back() {
     it.there(&["cache", "verify"]).ok();
     let lacks = it.there(&["--json", "cache", "diff"]).output().expect_code(8);
     assert!(lacks.events("difference").len() >= before - 2, "{}", lacks.stdout);
+    let most = planned(&["--json", "--dry-run", "cache", "update"]);
+    it.server.forget();
     it.there(&["cache", "update"]).ok();
+    let counts = it.server.counts();
+    assert!(counts.all() <= most, "at most {most}: {counts:?}");
     assert_eq!(it.n_releases(), before);
     let most = planned(&["--json", "--dry-run", "cache", "flush"]);
     it.server.forget();

@@ -309,8 +309,11 @@ fn an_ssh_that_is_killed_in_the_middle_costs_only_what_was_not_there() {
     let remote = Remote::of(PIECES, 2);
     let fleet = &remote.fleet;
     let whole = number(&fleet.copying(0, [2], &[]).ok().events("copied")[0], "bytes_sent");
-    // Heard is a part; after the cut the machine is not there for a while.
-    fleet.behave(1, &format!("[ -f cut ] && exit 255\ntouch cut\n{}", hearing(CUT, "cat > /dev/null;")));
+    // Heard is a part, and then it is waited for more, although df has said all; after the cut the machine is not there for a while.
+    let gate = fleet.world.path("gate");
+    Run::new("mkfifo").arg(&gate).ok();
+    let waiting = format!("cat > /dev/null; : < '{}';", gate.display());
+    fleet.behave(1, &format!("[ -f cut ] && exit 255\ntouch cut\n{}", hearing(CUT, &waiting)));
     let mut copying = fleet.copying(0, [1], &[]).spawn();
     let marks = || {
         let incoming = fs::read_dir(fleet.root(1).join("incoming")).ok()?.flatten().next()?;
@@ -323,6 +326,8 @@ fn an_ssh_that_is_killed_in_the_middle_costs_only_what_was_not_there() {
     assert!(!sshs.is_empty() && copying.is_running(), "df is at work through ssh");
     sshs.into_iter().for_each(|pid| send(pid, libc::SIGKILL));
     copying.finish(DEADLINE).expect_code(9);
+    // For reading too: then it opens at once, whoever is there.
+    let _open = fs::OpenOptions::new().read(true).write(true).open(&gate).expect("opened");
     let verified = marks().expect("what came is kept");
     let last = verified.len() / MARK_LEN * MARK_LEN - MARK_LEN;
     let verified = u64::from_le_bytes(verified[last..last + 8].try_into().expect("eight bytes"));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use df_testkit::load::{Load, Plan};
 
 use crate::support::odd_versions::odd;
-use crate::support::{World, versions};
+use crate::support::{World, counts, versions};
 
 /// The only event of a kind.
 #[track_caller]
@@ -81,7 +81,7 @@ const BAD: [(&str, &str); 22] = [
     ("ready-then-dies", "exit status 4"),
     ("forks-and-leaves", "exit status 0"),
     ("ignores-term", "status 500"),
-    ("eats-memory", "signal 6"),
+    ("eats-memory", "out of memory: run.limits.memory is 256M for all its processes together"),
     ("fills-log", "status 503"),
     ("closes-at-once", "not all probes passed"),
     ("wrong-port", "not all probes passed"),
@@ -107,6 +107,8 @@ fn every_bad_version_leaves_the_old_one_serving_and_no_request_is_lost() {
     let rate = Plan { n_workers: 4, per_second: Some(200), deadline: Duration::from_secs(20), ..Plan::to(world.at(1), "/") };
     let load = Load::run(rate);
     for (how, said) in trial {
+        // Where nobody counts, each process may map so much; then the program itself gives up.
+        let said = if how == "eats-memory" && !counts() { "signal 6" } else { said };
         let failed = world.df(["deploy", "--commit-hash", &odd.bad(how)]).output().expect_code(1);
         assert!(failed.stderr.contains(said), "{how}: expected \"{said}\" in: {}", failed.stderr);
         assert_eq!(world.get(1, "/").1, before, "{how}: the same process goes on");

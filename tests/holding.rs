@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use df_testkit::load::{Load, Plan};
 use df_testkit::process::{Child, Output, Run, wait_until};
 use df_testkit::{net, survivors};
 
+use crate::support::odd_versions::odd;
 use crate::support::{World, versions};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -277,4 +278,22 @@ fn the_supervisor_becomes_a_newer_program_under_load_and_nothing_else_changes() 
     let history = world.df(["history"]).ok().stdout;
     assert!(history.contains("signal 9"), "it is known how it ended: {history}");
     deploy_once_it_is_over(&world, &versions.v2);
+}
+
+#[test]
+fn a_version_that_was_ready_in_time_is_not_taken_for_a_bad_one_when_the_supervisor_stood_still_meanwhile() {
+    let (waits, world) = (odd().commit("waits", "", ""), World::of(odd().repo(), 1));
+    let word = |name: &str| world.node(1).join("data/odd").join(name);
+    let deploy = world.df(["deploy", "--commit-hash", &waits]).spawn();
+    assert!(wait_until(SOON, || word("waits").exists().then_some(())).is_some(), "it does not start");
+    // As one that waits for a disk that stands still.
+    let (supervisor, stopped) = (only(&world, "supervise", &[]), Instant::now());
+    survivors::send(supervisor, libc::SIGSTOP);
+    std::fs::write(word("go"), "").expect("written");
+    assert!(wait_until(SOON, || word("said").exists().then_some(())).is_some(), "it does not say that it is ready");
+    // The time that it has for that, `run.ready`, is over by far then, and both are there to be seen.
+    wait_until(SOON, || (stopped.elapsed() > Duration::from_secs(11)).then_some(()));
+    survivors::send(supervisor, libc::SIGCONT);
+    deploy.finish(SOON).expect_code(0);
+    world.expect_serving(&waits);
 }

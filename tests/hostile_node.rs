@@ -366,6 +366,26 @@ fn signatures_of_another_length_than_asked_for_are_refused() {
 }
 
 #[test]
+fn a_copy_hangs_up_with_its_last_word_and_is_answered_all_the_same() {
+    let pair = Pair::new();
+    // Answers when it has heard the end of what is said: a df that waited for an answer before would wait for ever.
+    let at_the_end = [
+        Sh("cat > /dev/null"),
+        reply(json!("done")),
+        reply(json!({ "received": { "reused": 0, "held": false } })),
+        reply(json!("done")),
+    ];
+    pair.evil(&surveyed(json!({}), at_the_end));
+    tame(pair.df(["--timeout", "6s", "cp", "--version", &pair.commit, "--address", "evil"]).output(), &[0]);
+    // What is refused then is asked for again over a new connection.
+    let refused = json!({ "fault": { "kind": "missing", "message": "no such image", "log": "", "probes": [], "serving": null } });
+    let refuses = [Sh("cat > /dev/null"), reply(json!("done")), reply(refused.clone()), reply(refused)];
+    pair.evil(&surveyed(json!({}), refuses));
+    let output = tame(pair.df(["--timeout", "6s", "cp", "--version", &pair.commit, "--address", "evil"]).output(), &[1, 5]);
+    assert!(output.stderr.contains("no such image"), "{output}");
+}
+
+#[test]
 fn received_without_work_is_found_by_the_next_question() {
     let pair = Pair::new();
     let lies = [Hear, Hear, reply(json!({ "received": { "reused": u64::MAX, "held": true } })), Hear, reply(json!("done"))];

@@ -129,7 +129,7 @@ fn deploy_until(world: &World, config: &str, commit: &str, victim: Victim, kill_
         world.kill_both(1);
     }
     let df = world.df(["--config", config, "deploy", "--commit-hash", commit]);
-    follow(&df, &Watch { counts: &counts, follows: &follows, kill_before, is_over: &is_over })
+    follow(&df, &Watch { counts: &counts, follows: &follows, kill_before, at_the_kill: &|| (), is_over: &is_over })
 }
 
 /// Deploys; as long as the node is busy with what was killed, this says so, and is typed again.

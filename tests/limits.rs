@@ -1,25 +1,81 @@
-//! Every limit that df.yaml can name is one of the process that runs.
+//! Every limit that df.yaml can name holds: for all processes of a version together where the node can count, else for each or not at all, and the node says which.
 
-use crate::support::World;
+use std::time::Duration;
+
+use df_testkit::process::wait_until;
+
 use crate::support::odd_versions::odd;
+use crate::support::{World, counts};
 
-/// Each limit, as it is written and as the kernel shows it.
-const LIMITS: [(&str, &str, &str, u64); 2] =
-    [("memory", "300M", "Max address space", 300 << 20), ("nofile", "123", "Max open files", 123)];
+/// The limits, as they are written.
+const LIMITS: [(&str, &str); 3] = [("memory", "300M"), ("nofile", "123"), ("pids", "64")];
+
+/// Writes them, as many as this machine can keep.
+fn written() -> String {
+    let kept = LIMITS.iter().filter(|(name, _)| counts() || *name != "pids");
+    let each: Vec<String> = kept.map(|(name, value)| format!("{name}: {value}")).collect();
+    format!("limits: {{ {} }}", each.join(", "))
+}
 
 #[test]
-fn each_limit_holds_for_the_process() {
+fn each_limit_holds_for_what_runs_and_the_log_says_for_whom() {
     let world = World::of(odd().repo(), 1);
-    let written: Vec<String> = LIMITS.iter().map(|(name, value, ..)| format!("{name}: {value}")).collect();
-    world.deploy(&odd().commit("good", &format!("limits: {{ {} }}", written.join(", ")), ""));
-    let limited = limits_of(serving(&world));
+    world.deploy(&odd().commit("good", &written(), ""));
+    let limited = serving(&world);
+    assert_eq!(of_process(limited, "Max open files"), ["123"; 2], "soft and hard");
+    let log = world.df(["logs"]).ok().stdout;
+    let addresses = if counts() {
+        assert_eq!(counted(limited, "memory"), Some((300 << 20).to_string()));
+        assert_eq!(counted(limited, "pids").as_deref(), Some("64"));
+        assert!(log.contains("df-node: limits: memory 300M for all its processes together, 64 processes and threads"), "{log}");
+        "unlimited".to_owned()
+    } else {
+        assert!(log.contains("df-node: limits: address space 300M for each of its processes"), "{log}");
+        (300_u64 << 20).to_string()
+    };
+    assert_eq!(of_process(limited, "Max address space"), [addresses.as_str(); 2]);
+
     world.deploy(odd().good());
-    let free = limits_of(serving(&world));
-    for (name, _, shown, expect) in LIMITS {
-        let expect = expect.to_string();
-        assert_eq!(limit(&limited, shown), [expect.as_str(); 2], "{name}, soft and hard: {limited}");
-        assert_ne!(limit(&free, shown)[0], expect, "the control has the limit too");
+    let free = serving(&world);
+    assert_ne!(of_process(free, "Max open files")[0], "123", "the control has the limit too");
+    assert_eq!(of_process(free, "Max address space")[0], "unlimited");
+    assert_ne!(counted(free, "memory"), Some((300 << 20).to_string()), "the control has the limit too");
+    assert_ne!(counted(free, "pids").as_deref(), Some("64"), "the control has the limit too");
+}
+
+#[test]
+fn a_version_over_its_memory_starts_again_and_the_logs_say_what_it_ran_into() {
+    let world = World::of(odd().repo(), 1);
+    world.deploy(&odd().commit("told", "limits: { memory: 256M }", ""));
+    let before = serving(&world);
+    std::fs::write(world.node(1).join("data/odd/eats"), "").expect("written");
+    let crashed = wait_until(Duration::from_secs(60), || {
+        let history = world.df(["history"]).ok().stdout;
+        history.contains("crash").then_some(history)
+    });
+    let history = crashed.expect("it dies");
+    let after = wait_until(Duration::from_secs(60), || Some(serving(&world)).filter(|pid| *pid != before));
+    assert!(after.is_some(), "it starts again, on the socket where its clients wait");
+    let said = "out of memory: run.limits.memory is 256M for all its processes together";
+    let log = world.df(["logs"]).ok().stdout;
+    for text in [&history, &log] {
+        assert_eq!(text.contains(said), counts(), "{text}");
     }
+    assert!(counts() || history.contains("signal 6"), "{history}");
+}
+
+#[test]
+fn a_limit_that_nobody_can_keep_here_is_refused_before_anything_moves() {
+    let world = World::of(odd().repo(), 1);
+    world.deploy(odd().good());
+    let before = serving(&world);
+    let deploy = world.df(["deploy", "--commit-hash", &odd().commit("good", "limits: { pids: 65 }", "")]).output();
+    if counts() {
+        assert_eq!(deploy.code, Some(0), "{deploy}");
+        return;
+    }
+    assert!(deploy.expect_code(1).stderr.contains("nobody can count its processes here"));
+    assert_eq!(serving(&world), before);
 }
 
 #[test]
@@ -36,13 +92,23 @@ fn serving(world: &World) -> u32 {
     body.split("pid=").nth(1).and_then(|rest| rest.trim().parse().ok()).expect("the server tells its pid")
 }
 
-fn limits_of(pid: u32) -> String {
-    std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs")
+/// The soft limit of a process and the hard one.
+fn of_process(pid: u32, shown: &str) -> [String; 2] {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+    let line = limits.lines().find_map(|line| line.strip_prefix(shown)).expect("the kernel has it");
+    let mut fields = line.split_whitespace().map(str::to_owned);
+    [fields.next().expect("a soft limit"), fields.next().expect("a hard limit")]
 }
 
-/// The soft limit and the hard one.
-fn limit<'a>(limits: &'a str, shown: &str) -> [&'a str; 2] {
-    let line = limits.lines().find_map(|line| line.strip_prefix(shown)).expect("the kernel has it");
-    let mut fields = line.split_whitespace();
-    [fields.next().expect("a soft limit"), fields.next().expect("a hard limit")]
+/// The limit of the group that a process is in, as the kernel shows it.
+fn counted(pid: u32, controller: &str) -> Option<String> {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
+    let own = |line: &str| {
+        let (list, path) = line.split_once(':')?.1.split_once(':')?;
+        let tree = if list.is_empty() { String::new() } else { format!("/{controller}") };
+        (list.is_empty() || list == controller).then(|| format!("/sys/fs/cgroup{tree}{path}"))
+    };
+    let files = ["max", "limit_in_bytes"].map(|file| format!("{controller}.{file}"));
+    let read = |dir: String| files.iter().find_map(|file| std::fs::read_to_string(format!("{dir}/{file}")).ok());
+    groups.lines().filter_map(own).find_map(read).map(|limit| limit.trim().to_owned())
 }

@@ -29,6 +29,7 @@ mod malicious_bucket;
 mod ordinary_user;
 mod other_ports;
 mod own_users;
+mod power_cut;
 mod private_authority;
 mod proxy;
 mod real;

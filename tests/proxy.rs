@@ -49,8 +49,12 @@ if os.path.exists(closed):
     while os.path.exists(closed):
         time.sleep(0.01)
 port = os.environ.get("PORT") or os.environ["PORT_HTTP"]
+open(os.path.join(os.environ["DF_DATA"], "port"), "w").write(port)
 http.server.ThreadingHTTPServer((os.environ["HOST_HTTP"], int(port)), Answer).serve_forever()
 "#;
+
+/// Is well where it is told the port that the server was told.
+const CHECK: &str = "#!/bin/sh\ntest \"$PORT\" = \"$(cat \"$DF_DATA/port\")\"\n";
 
 #[test]
 fn a_program_that_only_knows_a_port_loses_nothing_behind_a_proxy() {
@@ -245,8 +249,10 @@ impl Versions {
         let program = tree.path().join("bin/serve");
         std::fs::create_dir(tree.path().join("bin")).expect("made");
         std::fs::write(tree.path().join("df.yaml"), yaml).expect("written");
-        std::fs::write(&program, SERVER).expect("written");
-        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+        for (program, text) in [(program, SERVER), (tree.path().join("bin/check"), CHECK)] {
+            std::fs::write(&program, text).expect("written");
+            std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+        }
         self.0.commit_tree(tree.path(), args)
     }
 }
@@ -262,6 +268,37 @@ fn processes(world: &World) -> Vec<(String, u32)> {
         running.filter(|(name, _)| ["haproxy", "df-front", "serve"].contains(&name.as_str())).collect();
     found.sort();
     found
+}
+
+#[test]
+fn doctor_says_where_a_node_has_the_proxy_that_is_asked_for() {
+    let versions = Versions::new("doctor");
+    versions.commit("[]", "proxy", HTTP);
+    let world = World::of(versions.0.dir(), 1);
+    let doctor = |handoff: &str| {
+        let config = world.path("df.yaml");
+        let text = format!(
+            "app: proxied\nbuild: {{ include: {{ bin: bin }} }}\nrun: {{ exec: bin/serve, handoff: {handoff}, ports: {{ http: {PORT} }} }}\n"
+        );
+        std::fs::write(&config, text).expect("written");
+        world.df(["--config", &config.display().to_string(), "doctor"]).output().stdout
+    };
+    let line = |said: &str| said.lines().find(|line| line.contains("n1: haproxy")).map(str::to_owned);
+    let said = doctor("proxy");
+    assert!(line(&said).is_some_and(|line| line.contains("/haproxy")), "{said}");
+    assert_eq!(line(&doctor("listener")), None);
+}
+
+#[test]
+fn a_command_is_told_the_port_of_a_program_behind_a_proxy_also_by_a_supervisor_that_did_not_start_it() {
+    let versions = Versions::new("asked");
+    // Nobody else knows the port: it is drawn at each start.
+    let commit = versions.commit("[]", "proxy", "verify:\n  - command: bin/check\n");
+    let world = World::of(versions.0.dir(), 1);
+    world.deploy(&commit);
+    world.df(["verify"]).ok();
+    assert!(world.kill(1, "supervise") > 0, "somebody was there to be killed");
+    world.df(["verify"]).ok();
 }
 
 /// Waits until no process of any version is there.

@@ -23,15 +23,16 @@ const CHANGED_LEN: usize = 40_000;
 const DF_AFTER: usize = 8;
 
 /// Two versions of a tree: a library and a text change, which makes two pieces, the rest stays.
-struct Recorded {
-    world: World,
-    _repo: Repo,
+pub struct Recorded {
+    /// Where its first node got both.
+    pub world: World,
     _source: tempfile::TempDir,
-    commits: [String; 2],
+    /// The versions.
+    pub commits: [String; 2],
     /// The images, in the order of the commits.
-    images: [ImageId; 2],
+    pub images: [ImageId; 2],
     /// What df said: the first version whole, the second as a delta.
-    streams: [PathBuf; 2],
+    pub streams: [PathBuf; 2],
     manifests: [Manifest; 2],
 }
 
@@ -41,7 +42,7 @@ impl Recorded {
     }
 
     /// With a library of another length.
-    fn sized(library_len: usize) -> Self {
+    pub fn sized(library_len: usize) -> Self {
         let source = tempfile::Builder::new().prefix("df-receiving").tempdir().expect("a directory");
         let repo = Repo::new(&source.path().join("repo"));
         let config = "app: files\nbuild: { command: \"mkdir -p out/d/e && cp same lib.so out && cp text out/d && cp same out/d/e/again && ln -s ../text out/d/e/link\", output: out, sandbox: off }\n";
@@ -57,7 +58,6 @@ impl Recorded {
         let streams = [1, 2].map(|n| world.path(&format!("said-{n}")));
         let mut recorded = Self {
             world,
-            _repo: repo,
             _source: source,
             commits,
             images: [ImageId(df_core::Digest::of(b"")); 2],
@@ -76,7 +76,8 @@ impl Recorded {
         recorded
     }
 
-    fn df(&self, words: &[&str]) -> Run {
+    /// Returns `df` with these words and a cache of its own.
+    pub fn df(&self, words: &[&str]) -> Run {
         self.world.df([]).args(words).env("XDG_CACHE_HOME", self.world.path("cache"))
     }
 
@@ -168,12 +169,13 @@ impl Node<'_> {
 }
 
 /// Makes a copy of a directory in the place of what is there.
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     df_cache::durable::remove_tree(to).expect("removed");
     Run::new("cp").arg("-a").arg(from).arg(to).ok();
 }
 
-fn heard(watched: &Watched) -> String {
+/// Returns what a node said.
+pub fn heard(watched: &Watched) -> String {
     String::from_utf8_lossy(&watched.stdout).into_owned()
 }
 

@@ -4,12 +4,13 @@
 
 mod machine;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use df_testkit::load::{Load, Plan};
 use df_testkit::process::{Output, wait_until};
 
 use crate::support::versions;
+use crate::zero_downtime::{PATIENCE, mixed_load, tell};
 use machine::Machine;
 
 /// A load that leaves room for everything else on the machine; patient, since clients may wait, and must not be refused.
@@ -81,6 +82,35 @@ fn on_a_machine_with_systemd_nothing_that_happens_to_the_supervisor_loses_a_requ
     machine.df(["start"]).ok();
     machine.wait_for_body(&versions().v1);
     assert_eq!(machine.property("ActiveState"), "active");
+}
+
+/// How many deploys and rollbacks make a campaign; `DF_SWITCH_ROUNDS` says otherwise.
+const ROUNDS: u64 = 200;
+
+#[test]
+fn deploys_and_rollbacks_lose_no_request_though_systemd_has_to_start_the_supervisor_again_and_again() {
+    let Some(machine) = first_version("root") else { return };
+    let n_rounds = std::env::var("DF_SWITCH_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
+    let (started, load) = (Instant::now(), mixed_load(machine.at(), 3000));
+    let mut n_killed = 0;
+    for round in 0..n_rounds {
+        if round % 10 == 9 {
+            // What holds the sockets here is systemd itself, for whichever supervisor comes next; nobody waits for that one.
+            let how = if round % 20 == 9 { "kill --signal=KILL --kill-whom=main" } else { "restart --no-block" };
+            machine.run(&format!("systemctl {how} df-node.service"));
+            n_killed += 1;
+        }
+        if round % 2 == 0 {
+            machine.deploy(&versions().v2);
+        } else {
+            machine.df(["rollback"]).ok();
+        }
+        load.wait_until_requests((round + 1) * 300, PATIENCE);
+    }
+    let took = started.elapsed();
+    let report = load.finish().expect_no_loss();
+    tell("switches on a machine with systemd", n_rounds, n_killed, took, &report);
+    assert!(report.n_kept > 0 && report.n_slow > 0, "the load was not mixed: {} kept, {} slow", report.n_kept, report.n_slow);
 }
 
 #[test]

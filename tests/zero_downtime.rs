@@ -3,6 +3,7 @@
 //! `DF_FULL` makes the campaigns long, and `DF_SWITCH_REPORT` names a file that what they came to is added to.
 
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use df_testkit::load::{Load, Plan, Report};
@@ -16,7 +17,7 @@ const KEPT: usize = 4;
 /// Clients that wait five seconds for each answer.
 const SLOW: usize = 4;
 /// Nobody waits longer, whatever else the machine does.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Deploys and rollbacks in turn.
 struct Campaign {
@@ -34,7 +35,7 @@ impl Campaign {
     fn run(&self) -> Report {
         let (versions, world) = (versions(), World::new(1));
         world.deploy(&versions.v1);
-        let (started, load) = (Instant::now(), mixed_load(&world, self.per_second));
+        let (started, load) = (Instant::now(), mixed_load(world.at(1), self.per_second));
         let mut n_killed = 0;
         for round in 0..self.n_rounds {
             if self.kill_every > 0 && round % self.kill_every == self.kill_every - 1 {
@@ -52,37 +53,38 @@ impl Campaign {
         }
         let took = started.elapsed();
         let report = load.finish().expect_no_loss();
-        self.tell(&report, took, n_killed);
+        tell(self.what, self.n_rounds, n_killed, took, &report);
         assert_eq!(n_killed > 0, self.kill_every > 0, "somebody was there to be killed");
         assert!(report.n_kept > 0 && report.n_slow > 0, "the load was not mixed: {} kept, {} slow", report.n_kept, report.n_slow);
         report
     }
+}
 
-    fn tell(&self, report: &Report, took: Duration, n_killed: usize) {
-        let a_second = report.requests as f64 / took.as_secs_f64();
-        let (rounds, requests, kept, slow) = (self.n_rounds, report.requests, report.n_kept, report.n_slow);
-        let most = report.of_a_thousand(999).as_secs_f64() * 1000.0;
-        let text = format!(
-            "{}: {rounds} deploys and rollbacks, {n_killed} kills, {:.0} s\n  \
-             {requests} requests, {a_second:.0} a second: {} lost; 99.9 % within {most:.1} ms, worst {} ms\n  \
-             {kept} of them over kept connections, of which {} were closed between two requests; {slow} of them answered after 5 s\n",
-            self.what,
-            took.as_secs_f64(),
-            report.n_lost,
-            report.worst_ms,
-            report.n_closed
-        );
-        print!("{text}");
-        if let Some(path) = std::env::var_os("DF_SWITCH_REPORT") {
-            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-            file.and_then(|mut file| file.write_all(text.as_bytes())).expect("the report is written");
-        }
+/// Says what a campaign came to, and adds it to the report.
+pub fn tell(what: &str, n_rounds: u64, n_killed: usize, took: Duration, report: &Report) {
+    let a_second = report.requests as f64 / took.as_secs_f64();
+    let (requests, kept, slow) = (report.requests, report.n_kept, report.n_slow);
+    let most = report.of_a_thousand(999).as_secs_f64() * 1000.0;
+    let text = format!(
+        "{what}: {n_rounds} deploys and rollbacks, {n_killed} kills, {:.0} s\n  \
+         {requests} requests, {a_second:.0} a second: {} lost; 99.9 % within {most:.1} ms, worst {} ms\n  \
+         {kept} of them over kept connections, of which {} were closed between two requests; {slow} of them answered after 5 s\n",
+        took.as_secs_f64(),
+        report.n_lost,
+        report.worst_ms,
+        report.n_closed
+    );
+    print!("{text}");
+    if let Some(path) = std::env::var_os("DF_SWITCH_REPORT") {
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+        file.and_then(|mut file| file.write_all(text.as_bytes())).expect("the report is written");
     }
 }
 
-fn mixed_load(world: &World, per_second: u32) -> Load {
+/// Clients of every kind, together so many requests a second.
+pub fn mixed_load(at: SocketAddr, per_second: u32) -> Load {
     let (slow, per_second) = ((SLOW, "/slow?ms=5000".to_owned()), Some(per_second));
-    Load::run(Plan { n_workers: WORKERS, n_kept: KEPT, slow, per_second, deadline: PATIENCE, ..Plan::to(world.at(1), "/") })
+    Load::run(Plan { n_workers: WORKERS, n_kept: KEPT, slow, per_second, deadline: PATIENCE, ..Plan::to(at, "/") })
 }
 
 fn is_full() -> bool {
@@ -122,7 +124,7 @@ fn a_version_that_binds_by_itself_loses_some_in_the_same_harness() {
 fn a_version_on_trial_never_answers_a_client() {
     let (versions, world) = (versions(), World::new(1));
     world.deploy(&versions.v1);
-    let load = mixed_load(&world, 500);
+    let load = mixed_load(world.at(1), 500);
     for bad in [&versions.sick, &versions.never_ready, &versions.exits] {
         world.df(["deploy", "--commit-hash", bad]).output().expect_code(1);
         load.wait_for_requests(100, PATIENCE);

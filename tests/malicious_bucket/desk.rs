@@ -14,7 +14,7 @@ use df_testkit::seed::Seed;
 use serde_json::json;
 
 use super::expect_untold;
-use super::forge::{Forged, Slot};
+use super::forge::{Forged, Keeping, Slot};
 use crate::support::{World, df};
 
 /// Where the cache lies in the bucket, and where another one does.
@@ -165,6 +165,21 @@ impl Desk<'_> {
         let mut forged = Forged::of(&self.server, PREFIX);
         change(&mut forged);
         forged.show();
+    }
+
+    /// Has the head keep its tables, but otherwise than it should. As they are, it is read: this is the control.
+    pub fn keep(&self, change: impl FnOnce(&mut Keeping)) {
+        self.keep_forged(|_| {}, change);
+    }
+
+    /// The same, of tables that are changed before.
+    pub fn keep_forged(&self, forge: impl FnOnce(&mut Forged<'_>), change: impl FnOnce(&mut Keeping)) {
+        Forged::of(&self.server, PREFIX).show_keeping(|_| {});
+        self.read(Reads::Version, "kept", "60s").expect_code(0);
+        self.server.clear_faults();
+        let mut forged = Forged::of(&self.server, PREFIX);
+        forge(&mut forged);
+        forged.show_keeping(change);
     }
 
     /// Changes where things lie.

@@ -51,6 +51,16 @@ pub struct Slot {
     pub prefix: Option<Digest>,
 }
 
+/// A head in which tables lie, as it is written.
+pub struct Keeping {
+    /// The root table's, the segments', the condemned's.
+    pub references: [Vec<Vec<u8>>; 3],
+    /// What lies in it, each with the length that is said.
+    pub kept: Vec<(u32, Vec<u8>)>,
+    /// How many of them are said to be there.
+    pub n_kept: u32,
+}
+
 impl<'a> Forged<'a> {
     /// Takes the cache below a prefix apart.
     pub fn of(server: &'a Server, prefix: &'static str) -> Self {
@@ -193,12 +203,24 @@ impl<'a> Forged<'a> {
 
     /// Has the bucket answer with a head that names what was put.
     pub fn show(self) {
-        let mut body = self.start;
-        for list in &self.references {
-            number(&mut body, list.len());
-            list.iter().for_each(|reference| body.extend_from_slice(reference));
-        }
+        let body = with_lists(self.start, &self.references);
         show_head(self.server, self.prefix, seal(b"dfh\x01", 0, body.len(), &body));
+    }
+
+    /// Has the bucket answer with a head in which the root table and the segments lie, as a change leaves it.
+    pub fn show_keeping(self, change: impl FnOnce(&mut Keeping)) {
+        let of = |space, list: &[Vec<u8>]| list.iter().map(|one| self.object(space, one)).collect::<Vec<_>>();
+        let kept = [of('t', &self.references[0]), of('i', &self.references[1])].concat();
+        let kept: Vec<_> = kept.into_iter().map(|bytes| (bytes.len() as u32, bytes)).collect();
+        let mut head = Keeping { references: self.references, n_kept: kept.len() as u32, kept };
+        change(&mut head);
+        let mut body = with_lists(self.start, &head.references);
+        body.extend_from_slice(&head.n_kept.to_le_bytes());
+        for (len, bytes) in &head.kept {
+            body.extend_from_slice(&len.to_le_bytes());
+            body.extend_from_slice(bytes);
+        }
+        show_head(self.server, self.prefix, seal(b"dfh\x02", 0, body.len(), &body));
     }
 
     /// Adds an image of these bytes as its manifest, and a release of it for a commit; the cache holds what the manifest names already, or nobody comes so far.
@@ -251,6 +273,26 @@ impl<'a> Forged<'a> {
     }
 }
 
+impl Keeping {
+    /// Keeps one more segment, under a name of its own.
+    pub fn keep(&mut self, bytes: Vec<u8>) {
+        let mut reference = self.references[1][0].clone();
+        reference[24..28].copy_from_slice(&(0xe000 + self.n_kept).to_le_bytes());
+        reference[LEN_AT..32].copy_from_slice(&(bytes.len() as u32).to_le_bytes());
+        reference[32..].copy_from_slice(Digest::of(&bytes).as_bytes());
+        self.references[1].push(reference);
+        self.kept.push((bytes.len() as u32, bytes));
+        self.n_kept += 1;
+    }
+
+    /// Says of the root table that it has another length.
+    pub fn lengthen(&mut self) {
+        let word = &mut self.references[0][0][LEN_AT..32];
+        let len = u32::from_le_bytes(array(word)) + 1;
+        word.copy_from_slice(&len.to_le_bytes());
+    }
+}
+
 impl Table {
     /// Returns the row of a release.
     #[track_caller]
@@ -278,6 +320,15 @@ impl Row {
         let len = (bytes.len() as u32).to_le_bytes();
         *self.document(kind) = [&[kind, 0][..], &len, &[0; 4], &len, reference].concat();
     }
+}
+
+/// Returns the beginning of a head with what it names.
+fn with_lists(mut body: Vec<u8>, references: &[Vec<Vec<u8>>; 3]) -> Vec<u8> {
+    for list in references {
+        number(&mut body, list.len());
+        list.iter().for_each(|reference| body.extend_from_slice(reference));
+    }
+    body
 }
 
 /// Has the bucket answer with another head.

@@ -10,7 +10,7 @@ use df_core::{Digest, Timestamp};
 use df_testkit::s3::{Act, Server};
 
 use super::desk::{ATTESTATIONS, CHANNEL, Desk, OTHER, PREFIX, Reads, Stage, put_document};
-use super::forge::{Slot, seal, show_head, zeros};
+use super::forge::{Keeping, Slot, seal, show_head, zeros};
 
 /// How many behaviours are tried at a time.
 const AT_ONCE: usize = 3;
@@ -72,6 +72,19 @@ pub const BEHAVIOURS: &[Behaviour] = &[
         show_head(&it.server, PREFIX, it.server.read(&format!("{OTHER}/head")).expect("another head"));
     })
     .exit(2),
+    version("a head that says that it keeps billions", "ends too early", |it| it.keep(|head| head.n_kept = u32::MAX)),
+    version("a head with a table that does not end", "ends too early", |it| it.keep(|head| head.kept[0].0 = u32::MAX)),
+    version("a head with another table than it names", "does not name once", |it| it.keep(|head| head.kept[0].1[20] ^= 1)),
+    version("a head with a shorter table than it names", "does not name once", |it| it.keep(Keeping::lengthen)),
+    version("a head that names over and over what it keeps", "does not name once", |it| {
+        it.keep(|head| head.references[1] = vec![head.references[1][0].clone(); 400]);
+    }),
+    version("a head that keeps more than it may", "keeps too much", |it| {
+        it.keep(|head| (1..4).for_each(|n| head.keep(vec![n; 9 << 10])));
+    }),
+    version("a head with a table of kilobytes that unpacks to gigabytes", "more than", |it| {
+        it.keep_forged(|forged| forged.put_table_bytes(&seal(b"dft\x01", 1, 1 << 30, &zeros(2500))), |_| {});
+    }),
     version("an index that leads beyond its packs", "not in order", |it| it.index(|slot| slot.offset += 1 << 30)),
     version("an index whose places overlap", "damaged", |it| it.index(|slot| slot.offset = 4)),
     version("an index that counts billions", "ends too early", |it| {

@@ -208,12 +208,37 @@ impl Drop for World {
 impl World {
     /// Lists the cgroups that the supervisors have written down.
     fn cgroups(&self) -> Vec<PathBuf> {
-        let records = (1..=self.addresses.len()).filter_map(|n| std::fs::read_dir(self.node(n).join("run")).ok()).flatten();
-        let texts = records.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
-        let values = texts.filter_map(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
-        let versions = values.filter_map(|value| value["versions"].as_array().cloned()).flatten();
-        versions.filter_map(|version| version["process"]["members"]["cgroup"].as_str().map(PathBuf::from)).collect()
+        (1..=self.addresses.len()).flat_map(|n| cgroups_of(&self.node(n))).collect()
     }
+}
+
+/// Lists the cgroups that the supervisor of a node has written down.
+pub fn cgroups_of(node: &Path) -> Vec<PathBuf> {
+    let records = std::fs::read_dir(node.join("run")).into_iter().flatten().flatten();
+    let texts = records.filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    let values = texts.filter_map(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+    let versions = values.filter_map(|value| value["versions"].as_array().cloned()).flatten();
+    let groups = |version: serde_json::Value| {
+        let members = &version["process"]["members"];
+        let kept = [&members["kept"]["memory"]["group"], &members["kept"]["pids"]["group"]];
+        [&members["cgroup"]].into_iter().chain(kept).filter_map(|path| path.as_str().map(PathBuf::from)).collect::<Vec<_>>()
+    };
+    versions.flat_map(groups).collect()
+}
+
+/// Returns whether a node of this machine can count what all processes of a version use together: as root, in the trees of the first version of control groups, or below the root of the
+/// second where no systemd has it.
+pub fn counts() -> bool {
+    let at = |path: &str| Path::new("/sys/fs/cgroup").join(path);
+    let may = |path: &PathBuf| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
+    let first = ["memory", "pids"].iter().all(|name| at(name).join("cgroup.procs").exists() && may(&at(name)));
+    let is_ours = || at("cgroup.procs").exists() && !at("cgroup.type").exists() && !Path::new("/run/systemd/system").exists();
+    let is_at_root = || std::fs::read_to_string("/proc/self/cgroup").is_ok_and(|own| own.lines().any(|line| line == "0::/"));
+    let offers = || {
+        let offered = std::fs::read_to_string(at("cgroup.controllers")).unwrap_or_default();
+        ["memory", "pids"].iter().all(|name| offered.split_whitespace().any(|offered| offered == *name))
+    };
+    rustix::process::geteuid().is_root() && (first || (is_ours() && is_at_root() && offers() && may(&at(""))))
 }
 
 #[track_caller]

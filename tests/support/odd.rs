@@ -5,7 +5,7 @@
 //! has no environment either. With `ALONE` in it, it leaves a file `two` in its data when another of its kind still runs.
 //!
 //! `odd told` is well until it finds one of these files in its data: `sick`, and it answers with 500; `deaf`, and it takes no more connections, and says so in `is-deaf`; `dies`, and
-//! it does.
+//! it does; `eats`, and it takes memory until it dies, once: the file is gone then. `odd waits` leaves a file `waits` there, says READY=1 when it finds `go`, and then leaves `said`.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -67,11 +67,14 @@ fn main() {
             ready();
         }
         "ignores-term" => drop(unsafe { signal(SIGTERM, IGNORE) }), // SAFETY: as above.
-        "eats-memory" => {
-            let mut eaten: Vec<Vec<u8>> = vec![];
-            loop {
-                eaten.push(vec![1; 16 << 20]);
+        "eats-memory" => eat(),
+        "waits" => {
+            std::fs::write(data("waits"), "").expect("written");
+            while !data("go").exists() {
+                std::thread::park_timeout(Duration::from_millis(5));
             }
+            ready();
+            std::fs::write(data("said"), "").expect("written");
         }
         "fills-log" => {
             let line = [b'x'; 4096];
@@ -101,7 +104,7 @@ fn main() {
         // SAFETY: whoever started us passed it.
         None => unsafe { TcpListener::from_raw_fd(3) },
     };
-    if !matches!(mode, "says-nothing" | "ignores-term") {
+    if !matches!(mode, "says-nothing" | "ignores-term" | "waits") {
         ready();
     }
     serve(listener, mode);
@@ -142,6 +145,13 @@ fn is_told(mode: &str, what: &str) -> bool {
     mode == "told" && data(what).exists()
 }
 
+fn eat() -> ! {
+    let mut eaten: Vec<Vec<u8>> = vec![];
+    loop {
+        eaten.push(vec![1; 16 << 20]);
+    }
+}
+
 fn forever() -> ! {
     loop {
         std::thread::park();
@@ -169,6 +179,10 @@ fn serve(listener: TcpListener, mode: &str) {
         }
         if is_told(mode, "dies") {
             std::process::exit(5);
+        }
+        if is_told(mode, "eats") {
+            std::fs::remove_file(data("eats")).expect("removed");
+            eat();
         }
         if is_told(mode, "deaf") {
             std::fs::write(data("is-deaf"), "").expect("written");

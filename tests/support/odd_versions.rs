@@ -69,7 +69,7 @@ impl Odd {
         // One that ends, or answers as it should, has time for it on a busy machine; the others are waited for in vain.
         let ready = match mode {
             "hangs" => "60s",
-            "good" | "told" | "binds" | "eats-memory" | "fills-log" | "forks-and-leaves" => "10s",
+            "good" | "told" | "waits" | "binds" | "eats-memory" | "fills-log" | "forks-and-leaves" => "10s",
             mode if mode.contains("later") || mode.contains("dies") || mode.starts_with("exit") => "10s",
             _ => "2s",
         };
