@@ -7,7 +7,7 @@ Trees: `small`, 20,000 files of 2 to 8 KiB of text-like bytes; `large`, 1 GB in 
 VERSIONS; kept below DF_BENCH_DIR where that is set), put one after the other: what each adds, beside restic and borg.
 
 The bucket is the tests' own S3 server on this machine (release build), a fresh one for each run, on the same disk for all: it counts the requests and the bytes. By the clock, best and middle of the runs, tools
-taking turns; CPU seconds are the client's. df's tree lies in its cache before the clock starts, as nix's lies in its store; restic and rclone read a directory; nix, as Debian has it, knows no S3 and writes into a directory. What is got is compared with what was put.
+taking turns; CPU seconds are the client's. df's tree lies in its cache before the clock starts, as nix's lies in its store; restic and rclone read a directory; nix, as Debian has it, knows no S3 and writes into a directory, as df does in a row of its own. What is got is compared with what was put.
 Writes benches/results/cache.json and the tables of docs/cache.md; without trees to measure (`--tables`) only these.
 """
 import argparse, filecmp, json, os, random, re, resource, shutil, statistics, subprocess, sys, tempfile, time
@@ -17,7 +17,9 @@ RESULTS = os.path.join(HERE, 'results', 'cache.json')
 DOCS = os.path.join(HERE, '..', 'docs', 'cache.md')
 PROGRAMS = os.path.abspath(os.environ.get('DF_PROGRAMS', 'target/dist/programs'))
 SERVER = os.path.abspath(os.environ.get('S3_SERVER', 'target/release/examples/s3-server'))
-TOOLS = ['df', 'restic', 'rclone', 'nix']
+TOOLS = ['df', 'restic', 'rclone', 'df-directory', 'nix']
+# Those that write into a directory, without any server, and the names of their rows.
+INTO_DIRECTORY = {'df-directory': 'df, a directory', 'nix': 'nix, a directory'}
 # Wheels of one platform: programs and libraries as they are published, of successive versions.
 VERSIONS = {'orjson': [f'3.10.{n}' for n in range(3, 13)]}
 WHEEL = ['--no-deps', '--only-binary', ':all:', '--platform', 'manylinux2014_x86_64', '--platform', 'manylinux_2_17_x86_64', '--python-version', '3.11']
@@ -99,7 +101,7 @@ class Df:
             os.makedirs(at)
             with open(f'{at}/one', 'w') as file:
                 file.write('one file')
-        tiny = Df(tempfile.mkdtemp(dir=self.at), at)
+        tiny = type(self)(tempfile.mkdtemp(dir=self.at), at)
         run(*tiny.put(bucket))
 
     def put(self, bucket):
@@ -108,6 +110,15 @@ class Df:
     def get(self, bucket, to):
         # Another machine: a cache of its own.
         return [self.df, 'cache', 'get', '--address', f's3://{bucket.name}', '--output', to], {**self.env, **bucket.env, 'XDG_CACHE_HOME': to + '.cache'}, self.repo
+
+
+class DfDirectory(Df):
+    """The same cache in a directory: what nix is measured with."""
+    def put(self, bucket):
+        return [self.df, 'cache', 'persist', '--address', f'file:{bucket.root}/df'], self.env, self.repo
+
+    def get(self, bucket, to):
+        return [self.df, 'cache', 'get', '--address', f'file:{bucket.root}/df', '--output', to], {**self.env, 'XDG_CACHE_HOME': to + '.cache'}, self.repo
 
 
 class Restic:
@@ -159,7 +170,7 @@ class Nix:
         return to + self.path
 
 
-MAKE = {'df': Df, 'restic': Restic, 'rclone': Rclone, 'nix': Nix}
+MAKE = {'df': Df, 'df-directory': DfDirectory, 'restic': Restic, 'rclone': Rclone, 'nix': Nix}
 
 
 def timed(words, env, cwd):
@@ -266,9 +277,9 @@ def write_tables(results):
             cells = []
             for what, way in [('put', 'up'), ('get', 'down')]:
                 row = results[kind][tool][what]
-                counted = (f'{row["requests"]:,.0f}', f'{row[way] / 1e6:,.1f}') if tool != 'nix' else ('', '')
+                counted = (f'{row["requests"]:,.0f}', f'{row[way] / 1e6:,.1f}') if tool not in INTO_DIRECTORY else ('', '')
                 cells += [f'{row["s"]:.2f}', f'{row["cpu_s"]:.2f}', *counted]
-            rows.append(f'| {kind} | {tool} | ' + ' | '.join(cells) + ' |')
+            rows.append(f'| {kind} | {INTO_DIRECTORY.get(tool, tool)} | ' + ' | '.join(cells) + ' |')
     page = between(page, 'put and get', rows)
     rows = ['| program | tool | the first, bytes | the other nine add | of what df adds |', '|---|---|---:|---:|---:|']
     for name, added in results.get('versions', {}).items():
@@ -300,7 +311,7 @@ def main():
             if kind == 'versions':
                 results['versions'] = {name: versions(name, at) for name in VERSIONS}
             else:
-                results[kind] = compare(kind, asked.only.split(','), asked.runs, at)
+                results.setdefault(kind, {}).update(compare(kind, asked.only.split(','), asked.runs, at))
     finally:
         subprocess.run(['chmod', '-R', 'u+w', at])
         shutil.rmtree(at, ignore_errors=True)
