@@ -4,7 +4,7 @@
 
 use df_core::limits::TEXT_LEN;
 use df_core::text::shorten;
-use df_wire::message::{Fault, FaultKind, LockHolder, ProbeOutcome, Survey};
+use df_wire::message::{Boot, Fault, FaultKind, LockHolder, ProbeOutcome, Survey};
 use df_wire::{Event, Reply};
 
 /// Bytes of a name: of a machine, a kernel, somebody, a command.
@@ -70,7 +70,11 @@ pub(crate) fn event(event: &mut Event) {
 
 fn survey(survey: &mut Survey) {
     [&mut survey.arch, &mut survey.kernel].into_iter().for_each(name);
-    survey.libc.iter_mut().for_each(name);
+    survey.libc.iter_mut().chain(&mut survey.proxy).for_each(name);
+    match &mut survey.boot {
+        Some(Boot::Unit { unit: it, .. } | Boot::Later { unit: it } | Boot::NotLingering { user: it }) => name(it),
+        Some(Boot::Nothing) | None => {}
+    }
     if let Some(interpreters) = &mut survey.interpreters {
         interpreters.truncate(N_INTERPRETERS);
         interpreters.iter_mut().for_each(name);
@@ -115,6 +119,28 @@ fn text(text: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_name_in_a_survey_is_longer_than_a_person_reads() {
+        let long = "é".repeat(1 << 20);
+        let said = |boot: serde_json::Value| {
+            let survey = serde_json::json!({
+                "arch": long, "kernel": long, "libc": long, "interpreters": [long], "free": 0, "now": 0, "images": [], "lock": null,
+                "proxy": long, "boot": boot, "apps": [],
+            });
+            let mut reply = Reply::Survey(Box::new(serde_json::from_value(survey).expect("a survey")));
+            super::reply(&mut reply);
+            serde_json::to_vec(&reply).expect("JSON").len()
+        };
+        for boot in [
+            serde_json::json!({ "unit": { "unit": long, "user": false, "enabled": true } }),
+            serde_json::json!({ "later": { "unit": long } }),
+            serde_json::json!({ "not_lingering": { "user": long } }),
+            serde_json::json!("nothing"),
+        ] {
+            assert!(said(boot) < 10 * NAME_LEN, "something is not cut");
+        }
+    }
 
     #[test]
     fn a_fault_keeps_the_end_of_its_log_and_is_short() {
