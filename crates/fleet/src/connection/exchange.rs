@@ -110,8 +110,10 @@ impl Connection {
                     _ => out.give_up(),
                 },
                 len = self.output.read(&mut buffer) => match len.unwrap_or(0) {
+                    // A node answers all that it was asked, also after a fault: where some answers are missing, not all had come to it, whatever we said of the end.
                     0 if matches!(replies.last(), Some(Reply::Fault(_))) => {
                         drop(self.input.take());
+                        self.has_said_farewell = false;
                         return Ok(replies);
                     }
                     0 => return Err(self.broken().await),
@@ -191,5 +193,53 @@ impl<'a> Outgoing<'a> {
         self.said.clear();
         self.window.clear();
         (self.written, self.is_unheard) = (0, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use df_wire::message::{Fault, FaultKind};
+    use df_wire::{NodeSession, session};
+
+    use super::*;
+
+    /// Opens a session with a node that listens until nothing else comes, and only then says this.
+    async fn connect(dir: &Path, replies: &[Reply]) -> Connection {
+        let (root, program) = (dir.join("node"), dir.join("program"));
+        std::fs::create_dir(&root).expect("made");
+        std::fs::write(&program, "#!/bin/sh\ncat \"$3/hello\"; cat > /dev/null; cat \"$3/said\"\n").expect("written");
+        std::fs::write(root.join("hello"), NodeSession::default().hello()).expect("written");
+        let said: Vec<u8> = replies.iter().flat_map(session::encode_reply).collect();
+        std::fs::write(root.join("said"), said).expect("written");
+        let options = Options {
+            program: NodeProgram::file(&program, &dir.join("memo")).expect("a program"),
+            places: Places::default(),
+            patience: Duration::from_secs(20),
+            sockets: None,
+            beside: None,
+        };
+        let node = Node { name: None, address: Address::Local(root), listen: None, sudo: false };
+        Connection::open(&node, &options).await.expect("it greets")
+    }
+
+    /// Says farewell to a node that answers so; returns how many answers came, and whether the session counts as cut.
+    async fn exchanged(replies: &[Reply]) -> (usize, bool) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (mut connection, delta) = (connect(dir.path(), replies).await, Delta::of(vec![7; 100], "whole"));
+        let ask = || Say::Ask(&Request::Survey);
+        let said = [ask(), ask(), Say::Bytes { delta: &delta, from: 0 }, ask(), Say::Farewell];
+        let heard = connection.exchange(&said, &mut |_| ()).await.expect("answers");
+        assert_eq!(heard, replies);
+        (heard.len(), connection.is_cut())
+    }
+
+    #[tokio::test]
+    async fn a_line_cut_in_one_direction_is_cut_although_we_had_said_farewell() {
+        let fault = Fault { kind: FaultKind::Failed, message: "cut".into(), log: String::new(), probes: vec![], serving: None };
+        let fault = || Reply::Fault(Box::new(fault.clone()));
+        assert_eq!(exchanged(&[Reply::Done, fault()]).await, (2, true), "of what was said behind it nothing had come");
+        assert_eq!(exchanged(&[Reply::Done, fault(), Reply::Done]).await, (3, false), "the node heard all, and refused one");
     }
 }
