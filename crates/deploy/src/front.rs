@@ -16,7 +16,6 @@ mod run;
 mod said;
 mod sys;
 
-use std::ffi::OsStr;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -32,8 +31,10 @@ use order::Order;
 
 pub use run::front_main;
 
-/// Where haproxy is besides PATH, which need not name the directories of a machine's own programs.
-const USUAL: [&str; 4] = ["/usr/sbin", "/usr/local/sbin", "/sbin", "/usr/bin"];
+/// Where haproxy is looked for, as systemd does for what it starts. Not in PATH: the supervisor has another one than a session that says what the node has, and a third after a boot.
+const USUAL: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+/// What haproxy is told is written for this version and newer ones.
+const OLDEST: &str = "2.6";
 /// The number of a version's first listening descriptor.
 const FIRST_LISTENER: usize = 3;
 
@@ -42,7 +43,7 @@ const FIRST_LISTENER: usize = 3;
 pub enum FrontError {
     /// The node has no haproxy.
     #[error(
-        "handoff: proxy needs the program haproxy, and this node has none (looked in PATH and {}): apt install haproxy",
+        "handoff: proxy needs the program haproxy, {OLDEST} or newer, and this node has none (looked in {}): apt install haproxy",
         USUAL.join(", ")
     )]
     NoProxy,
@@ -59,13 +60,7 @@ pub enum FrontError {
 /// # Errors
 /// There is none.
 pub fn find() -> Result<PathBuf, FrontError> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    look(&path, &USUAL).ok_or(FrontError::NoProxy)
-}
-
-/// Returns the haproxy that a supervisor finds whatever its PATH, which is none of a session's.
-pub fn usual() -> Option<PathBuf> {
-    look(OsStr::new(""), &USUAL)
+    look(&USUAL).ok_or(FrontError::NoProxy)
 }
 
 /// Returns the ports of a version as its program sees them: those behind a proxy are free ports of a loopback address, new ones at each call.
@@ -120,11 +115,9 @@ fn ways(behind: &[Place], verify: &[Probe]) -> Vec<Way> {
     listeners.filter(|(place, _)| place.handoff == Handoff::Proxy).filter_map(way).collect()
 }
 
-/// Looks for haproxy in the directories of a PATH, then in these.
-fn look(path: &OsStr, others: &[&str]) -> Option<PathBuf> {
-    let absolute = std::env::split_paths(path).filter(|dir| dir.is_absolute());
-    let mut found = absolute.chain(others.iter().map(PathBuf::from)).map(|dir| dir.join("haproxy"));
-    found.find(|program| is_program(program))
+/// Looks for haproxy in these directories, in order.
+fn look(directories: &[&str]) -> Option<PathBuf> {
+    directories.iter().map(|dir| Path::new(dir).join("haproxy")).find(|program| is_program(program))
 }
 
 fn is_program(path: &Path) -> bool {

@@ -289,7 +289,7 @@ fn survey(layout: &Layout) -> Result<Survey, Box<Fault>> {
         // One that cannot be read admits nothing; what serves may still be seen and go back.
         trust: Some(Trust { pinned: trust::pinned(layout).ok().flatten() }),
         hands_out: true,
-        proxy: Some(front::usual().map(|path| path.display().to_string()).unwrap_or_default()),
+        proxy: Some(front::find().map(|path| path.display().to_string()).unwrap_or_default()),
         boot: Some(unit::boot(layout, &unit::look())),
         apps,
     })

@@ -235,7 +235,7 @@ fn of_node(node: &Node, survey: &Survey, config: &Config) -> Vec<Finding> {
 fn proxy(name: String, found: Option<&str>) -> Finding {
     match found {
         Some("") => Finding::lacking(name, "there is none, and df.yaml says handoff: proxy", "apt install haproxy"),
-        Some(path) => Finding::there(name, escape(path.as_bytes())),
+        Some(path) => Finding::there(name, format!("{}, which has to be 2.6 or newer", escape(path.as_bytes()))),
         None => Finding::there(name, "its df-node is too old to say"),
     }
 }

@@ -1,6 +1,6 @@
 //! What haproxy is told.
 //!
-//! Written for haproxy 2.6 and newer; an older one says in the version's log what it does not know, and ends. Nothing in it is taken from a person as it is: names are checked ones, the rest are numbers.
+//! Written for haproxy 2.6 and newer ([`super::OLDEST`]); an older one says in the version's log what it does not know, and ends. Nothing in it is taken from a person as it is: names are checked ones, the rest are numbers.
 
 use std::fmt::Write as _;
 use std::time::Duration;

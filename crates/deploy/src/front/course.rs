@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use super::OLDEST;
 use crate::process::Exit;
 
 /// The share of the time to end that is the program's: a quarter.
@@ -130,7 +131,9 @@ pub fn step(state: State, event: Event, drain: Duration, now: Duration) -> (Stat
         }
         (State::Serving, Event::ProxyEnded(exit)) => {
             let until = now + own_time(drain);
-            (State::Failing { until }, vec![Say(format!("haproxy ended: {exit}; so does the program")), Terminate])
+            // An older one ends at a word that it does not know.
+            let needed = if matches!(exit, Exit::Code(_)) { format!(" ({OLDEST} or newer is needed)") } else { String::new() };
+            (State::Failing { until }, vec![Say(format!("haproxy ended: {exit}{needed}; so does the program")), Terminate])
         }
         (State::Draining { .. }, Event::ProxyEnded(_)) => (State::Ending, vec![Terminate]),
         (State::Draining { until }, Event::Tick) if now >= until => (State::Ending, vec![KillProxy, Terminate]),
@@ -219,6 +222,8 @@ mod tests {
         let failed = "[Say(\"haproxy ended: signal 9; so does the program\"), Terminate]";
         let killed = [Accepts, ProxyEnded(Exit::Signal(9)), ProgramEnded(Exit::Code(0))];
         check(&killed, &["[StartProxy]", failed, "[Leave(70)]", "Left"]);
+        let old = "[Say(\"haproxy ended: exit status 1 (2.6 or newer is needed); so does the program\"), Terminate]";
+        check(&[Accepts, ProxyEnded(Exit::Code(1))], &["[StartProxy]", old, "Failing { until: 4s }"]);
         let hangs = [Accepts, ProxyEnded(Exit::Signal(9)), Tick, Tick];
         check(&hangs, &["[StartProxy]", failed, "[]", "[Leave(70)]", "Left"]);
     }
