@@ -157,6 +157,14 @@ impl State {
             | Self::Ended { .. } => None,
         }
     }
+
+    /// Returns until when something has to be heard that decides how it goes on. Where the time is over otherwise, the same comes next whatever is heard, and somebody may wait for it.
+    pub fn awaits(&self) -> Option<Duration> {
+        match self {
+            Self::Stopping { killed: false, .. } | Self::Clearing { .. } => None,
+            _ => self.deadline(),
+        }
+    }
 }
 
 impl Failure {

@@ -478,3 +478,26 @@ fn an_exclusive_version_that_fails_brings_the_old_one_back() {
     assert!(place(&Action::Terminate(OLD)) < place(&Action::Launch));
     assert!(place(&Action::Kill(NEW)) < place(&Action::StartOld));
 }
+
+#[test]
+fn what_came_late_is_listened_for_only_where_it_would_decide() {
+    let deadline = Duration::from_secs(9);
+    let failure = Failure::new(FailureKind::Probe, "");
+    let starting = Starting { deadline, said: false, passed: false, round: None };
+    for (state, is_awaited) in [
+        // The old version is killed, or its end is known: the new one starts when it is gone. Its clients wait.
+        (State::Stopping { deadline, killed: false }, false),
+        (State::Stopping { deadline, killed: true }, true),
+        (State::Starting(starting), true),
+        (State::Handing { deadline }, true),
+        (State::Soaking { until: deadline }, true),
+        (State::Asking { deadline }, true),
+        (State::Waiting { deadline }, true),
+        // The old version starts again, either way.
+        (State::Clearing { failure: failure.clone(), deadline }, false),
+        (State::Restoring { failure: failure.clone(), deadline }, true),
+        (State::Returning { failure, leave: Leave::InOrder }, false),
+    ] {
+        assert_eq!(state.awaits(), is_awaited.then_some(deadline), "{state:?}");
+    }
+}

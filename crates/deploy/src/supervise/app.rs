@@ -222,8 +222,8 @@ impl App {
     /// asked meanwhile and heard nothing is asked once more.
     fn catch_up(&mut self) {
         let until = Instant::now() + CATCHING_UP;
-        let is_late = |next: Instant| next.elapsed() >= LATE && Instant::now() < until;
-        while self.next().is_some_and(is_late) {
+        let is_late = |awaited: Instant| awaited.elapsed() >= LATE && Instant::now() < until;
+        while self.awaited().is_some_and(is_late) {
             let Ok(message) = self.messages.recv_timeout(until.saturating_duration_since(Instant::now())) else { return };
             self.hear(message);
         }
@@ -263,6 +263,11 @@ impl App {
     fn next(&self) -> Option<Instant> {
         let flight = self.flight.as_ref().and_then(|flight| Some(flight.began + flight.state.deadline()?));
         [flight, self.restart_at, self.goes_back.map(|back| back.at)].into_iter().flatten().min()
+    }
+
+    /// Returns until when something has to be heard. A start that is planned is waited for by clients, and nothing that is heard makes it needless.
+    fn awaited(&self) -> Option<Instant> {
+        self.flight.as_ref().and_then(|flight| Some(flight.began + flight.state.awaits()?))
     }
 
     fn tick(&mut self) {
@@ -343,5 +348,34 @@ impl Version {
             since: self.since,
             ports: self.places.iter().map(|place| (place.label.clone(), place.address.clone())).collect(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hold::{Held, Holding};
+    use crate::launch::Launcher;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_start_that_is_planned_is_not_put_off_to_listen_to_what_came_late() {
+        let (_dir, layout) = crate::fixture::layout();
+        let node = Node {
+            layout,
+            launcher: Launcher::default(),
+            holding: Holding::new(Held::new()),
+            records: Mutex::default(),
+            claims: Mutex::default(),
+        };
+        let (inbox, messages) = mpsc::channel();
+        let app = "greeter".parse().expect("a name");
+        let mut app = App::new(Arc::new(node), app, messages, inbox.clone(), Arc::default(), Arc::default());
+        app.restart_at = Instant::now().checked_sub(Duration::from_secs(1));
+        let (seen, heard) = mpsc::channel();
+        assert!(app.next().is_some_and(|next| next.elapsed() >= LATE));
+        assert!(inbox.send(Message::Show { seen }).is_ok());
+        app.catch_up();
+        assert!(heard.try_recv().is_err(), "it listened before it started what is late");
     }
 }
