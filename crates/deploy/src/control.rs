@@ -72,16 +72,20 @@ pub fn read_wanted(layout: &Layout, app: &AppName) -> Option<Wanted> {
     serde_json::from_slice(&fs::read(layout.app(app).join("wanted.json")).ok()?).ok()
 }
 
-/// Writes down what is wanted of an application, durably; what is written already is only made sure of.
+/// Writes down what is wanted of an application, durably. `kept` is what the caller's last write is known to have brought to the disk: nothing is written where that is wanted again. What is
+/// only found written may be there because a sync failed after the rename, and the next sync of that would succeed whatever is on the disk.
 ///
 /// # Errors
 /// It cannot be written.
-pub fn write_wanted(layout: &Layout, app: &AppName, wanted: &Wanted) -> io::Result<()> {
-    if read_wanted(layout, app).as_ref() == Some(wanted) {
-        return durable::sync_dir(&layout.app(app));
+pub fn write_wanted(layout: &Layout, app: &AppName, wanted: Wanted, kept: &mut Option<Wanted>) -> io::Result<()> {
+    if kept.as_ref() == Some(&wanted) && read_wanted(layout, app).as_ref() == Some(&wanted) {
+        return Ok(());
     }
-    let json = serde_json::to_vec(wanted).expect("plain data");
-    durable::write(&layout.app(app).join("wanted.json"), &json, 0o644)
+    *kept = None;
+    let json = serde_json::to_vec(&wanted).expect("plain data");
+    durable::write(&layout.app(app).join("wanted.json"), &json, 0o644)?;
+    *kept = Some(wanted);
+    Ok(())
 }
 
 /// Returns whether an application is meant to run.
@@ -350,6 +354,28 @@ mod tests {
             );
             assert_eq!(faults.count(), 1, "{takes_the_question}: {heard:?}");
         }
+    }
+
+    #[test]
+    fn what_is_written_and_was_not_synced_is_written_anew_and_only_then_taken_for_durable() {
+        let ((_dir, layout), app) = (crate::fixture::layout(), "greeter".parse().expect("a name"));
+        crate::layout::make_dir(&layout.app(&app)).expect("made");
+        let path = layout.app(&app).join("wanted.json");
+        let wanted = |wanted| Wanted { wanted, listen: std::net::Ipv4Addr::LOCALHOST.into() };
+        let file = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(&path).expect("there"));
+        // So a write leaves it whose last sync failed.
+        fs::write(&path, serde_json::to_vec(&wanted(true)).expect("plain data")).expect("written");
+        let (left, mut kept) = (fs::File::open(&path).expect("there"), None);
+        write_wanted(&layout, &app, wanted(true), &mut kept).expect("written");
+        let anew = file();
+        assert_ne!(std::os::unix::fs::MetadataExt::ino(&left.metadata().expect("open")), anew);
+        write_wanted(&layout, &app, wanted(true), &mut kept).expect("nothing to do");
+        assert_eq!((file(), kept.clone()), (anew, Some(wanted(true))));
+        // A directory has the name: it cannot be written, and nothing is known any more.
+        fs::remove_file(&path).expect("removed");
+        fs::create_dir(&path).expect("made");
+        write_wanted(&layout, &app, wanted(false), &mut kept).expect_err("a directory");
+        assert_eq!(kept, None);
     }
 
     #[test]

@@ -172,6 +172,8 @@ pub struct App {
     crashes: VecDeque<Instant>,
     restart_at: Option<Instant>,
     goes_back: Option<GoesBack>,
+    /// What we wrote down last, durably.
+    wanted: Option<control::Wanted>,
 }
 
 impl App {
@@ -200,6 +202,7 @@ impl App {
             crashes: VecDeque::new(),
             restart_at: None,
             goes_back: None,
+            wanted: None,
         }
     }
 

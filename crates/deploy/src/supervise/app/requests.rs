@@ -315,8 +315,8 @@ impl App {
         ))
     }
 
-    pub(super) fn want(&self, wanted: bool, listen: IpAddr) -> Result<(), Box<Fault>> {
-        control::write_wanted(&self.node.layout, &self.app, &Wanted { wanted, listen }).map_err(failed)
+    pub(super) fn want(&mut self, wanted: bool, listen: IpAddr) -> Result<(), Box<Fault>> {
+        control::write_wanted(&self.node.layout, &self.app, Wanted { wanted, listen }, &mut self.wanted).map_err(failed)
     }
 }
 
