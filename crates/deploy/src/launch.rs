@@ -33,8 +33,9 @@ pub use user::{Ids, UserError, is_mapped, lookup, numbers};
 /// Listeners that one program can get.
 pub const MAX_LISTENERS: usize = 64;
 /// Why nothing is started with a limit that would not hold.
-pub const NO_PIDS: &str =
-    "nobody can count its processes here (run.limits.pids): that needs df-node as root, or under systemd 254 or newer";
+pub const NO_PIDS: &str = "nobody can count its processes here (run.limits.pids): that needs a supervisor that its unit of systemd 254 or newer \
+     has started (one that became this df-node only later: systemctl restart df-node, once, which no client notices), or df-node as root with control \
+     groups of the first version, or as root without systemd at the root of their tree";
 
 /// What to start and how. Without `Debug`, because the environment may hold secrets.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
