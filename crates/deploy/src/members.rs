@@ -69,7 +69,7 @@ pub fn of(mark: &str, first: u32) -> Vec<u32> {
 
 /// Removes what is left of runs that have ended without a supervisor to see it.
 pub fn sweep() {
-    cgroup::sweep();
+    cgroup::sweep(&bounds::CONTROLLERS);
 }
 
 impl Members {
@@ -118,12 +118,18 @@ impl Members {
         self.kept.exceeded()
     }
 
-    /// Gives up the cgroup if the first process has not entered it: who is born elsewhere would not be found there. If it has, and has ended already, it counts who is
-    /// left behind.
+    /// Gives up the cgroup if the first process has not entered it: who is born elsewhere would not be found there. If it has, and has ended already, who is left behind is in it. One
+    /// that counts was entered, or nothing was started; what was run into stands there.
     pub fn settle(&mut self) {
-        if let Some(cgroup) = self.cgroup.take_if(|cgroup| cgroup::pids(cgroup).is_empty()) {
+        let counts = |cgroup: &Path| self.kept.groups().any(|group| group == cgroup);
+        if let Some(cgroup) = self.cgroup.take_if(|cgroup| cgroup::pids(cgroup).is_empty() && !counts(cgroup)) {
             cgroup::remove(&cgroup);
         }
+    }
+
+    /// Returns whether a process is where what it uses is counted; so it was when it started, and somebody may have moved it.
+    pub fn is_counted(&self, pid: u32) -> bool {
+        self.kept.groups().all(|group| cgroup::pids(group).contains(&pid))
     }
 
     /// Returns whether a process was started by the run, as far as that can be told from its environment.
@@ -171,9 +177,10 @@ impl Members {
     }
 
     fn find(&self, first: First<'_>) -> Held {
+        let within = |cgroup: &Path| confirmed(&cgroup::pids(cgroup), |pid, _| cgroup::pids(cgroup).contains(&pid));
         match &self.cgroup {
-            Some(cgroup) => confirmed(&cgroup::pids(cgroup), |pid, _| cgroup::pids(cgroup).contains(&pid)),
-            None => self.find_marked(first),
+            Some(cgroup) => within(cgroup),
+            None => self.kept.groups().flat_map(within).chain(self.find_marked(first)).collect(),
         }
     }
 

@@ -17,15 +17,13 @@ const YOUNG: Duration = Duration::from_secs(300);
 
 /// The cgroup in which a unit of ours has its supervisor; it lies in that of the unit, where runs get theirs.
 pub const OWN: &str = "df-supervisor";
-/// The trees of the first version in which groups of runs are made, by their controllers.
-const COUNTING: [&str; 2] = ["memory", "pids"];
 
 /// The trees of cgroups, and where we are in each.
 pub struct Trees {
     /// /proc/self/mountinfo
-    mounts: String,
+    pub(super) mounts: String,
     /// /proc/self/cgroup
-    own: String,
+    pub(super) own: String,
 }
 
 impl Trees {
@@ -64,10 +62,11 @@ pub fn make_in(place: &Path, mark: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Removes those of runs that have ended and whose supervisor was killed before it could: empty ones beside those that we make. The kernel keeps one in which somebody is.
-pub fn sweep() {
+/// Removes those of runs that have ended and whose supervisor was killed before it could: empty ones beside those that we make, in the trees of the first version that have these
+/// controllers too. The kernel keeps one in which somebody is.
+pub fn sweep(controllers: &[&str]) {
     let Some(trees) = Trees::read() else { return };
-    let counting = COUNTING.iter().map(|controller| trees.ours_with(controller));
+    let counting = controllers.iter().map(|controller| trees.ours_with(controller));
     for place in counting.chain([trees.ours()]).flatten() {
         sweep_in(&place, SystemTime::now());
     }

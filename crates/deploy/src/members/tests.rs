@@ -15,8 +15,13 @@ fn leaves(prefix: &str) -> String {
 
 /// Starts a script as a run, which prints a number for each of those that it leaves.
 fn start(text: &str, n_left: usize, with_cgroup: bool) -> (Process, Vec<OwnedFd>) {
-    let (reader, writer) = io::pipe().unwrap();
     let members = if with_cgroup { Members::new(Bounds::default()).unwrap() } else { Members::marked().unwrap() };
+    start_as(members, text, n_left)
+}
+
+/// As [`start`], known by these.
+fn start_as(members: Members, text: &str, n_left: usize) -> (Process, Vec<OwnedFd>) {
+    let (reader, writer) = io::pipe().unwrap();
     let process = launcher().spawn_with(members, &script(text), &[], writer.as_fd(), SOON).unwrap();
     drop(writer);
     let mut lines = io::BufRead::lines(io::BufReader::new(reader));
@@ -194,5 +199,44 @@ fn one_process_more_than_the_limit_is_refused_and_said() {
     assert_eq!(within(4), (Exit::Code(0), None));
     let (exit, said) = within(3);
     assert_ne!(exit, Exit::Code(0), "the shell could not fork");
-    assert_eq!(said.as_deref(), Some("it wanted more processes than run.limits.pids, 3"));
+    assert_eq!(said.as_deref(), Some("out of processes: run.limits.pids is 3, or a group above it allows fewer"));
+}
+
+/// Returns what belongs to a run whose group counts, from what its supervisor has written down.
+fn recorded(group: &Path) -> Members {
+    let bound = serde_json::json!({ "group": group, "limit": 1 << 20 });
+    serde_json::from_value(serde_json::json!({ "mark": "m", "cgroup": group, "kept": { "memory": bound } })).unwrap()
+}
+
+#[test]
+fn what_a_program_ran_into_that_died_at_once_is_still_there_to_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("cgroup.procs"), "").unwrap();
+    let mut counts = recorded(dir.path());
+    counts.settle();
+    assert_eq!(counts.cgroup(), Some(dir.path()));
+    let mut counts_nothing = Members { kept: Kept::default(), ..counts };
+    counts_nothing.settle();
+    assert_eq!(counts_nothing.cgroup(), None, "nobody has entered it");
+}
+
+#[test]
+fn who_was_moved_elsewhere_is_not_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("cgroup.procs"), "17\n18\n").unwrap();
+    let members = recorded(dir.path());
+    assert!(members.is_counted(17) && !members.is_counted(1));
+    assert!(Members::default().is_counted(1), "nothing is to be kept");
+}
+
+#[test]
+fn without_the_second_version_the_groups_that_count_tell_who_belongs_to_a_run() {
+    let mut members = Members::marked().unwrap();
+    members.kept = bounds::keep(Bounds { memory: None, pids: Some(100) }, &members.mark, None);
+    if !members.pids_are_kept() {
+        return eprintln!("this machine has no first version of control groups, or lets us make none");
+    }
+    let (process, left) = start_as(members, &format!("{}; exec sleep 1000", leaves("env -u DF_RUN")), 1);
+    end(&process);
+    assert!(!is_alive(&left[0]), "it cleared its environment and lost its parents");
 }
