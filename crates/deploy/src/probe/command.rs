@@ -2,6 +2,7 @@
 
 use super::{ProbeOutcome, left, outcome};
 use crate::launch::{LaunchSpec, Launcher};
+use crate::members::Exceeded;
 use crate::process::{Exit, Process};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::error::Error;
@@ -18,13 +19,14 @@ pub fn command(name: &str, spec: &LaunchSpec, launcher: &Launcher, timeout: Dura
         let (reader, writer) = io::pipe().map_err(|e| e.to_string())?;
         let process = launcher.spawn(spec, &[], writer.as_fd(), timeout).map_err(|e| chain(&e))?;
         drop(writer);
-        let (exit, output) = watch(&process, reader, deadline).map_err(|e| e.to_string())?;
+        let (exit, exceeded, output) = watch(&process, reader, deadline).map_err(|e| e.to_string())?;
         let said = output.text();
+        let why = |how: String| exceeded.map_or_else(|| how.clone(), |exceeded| format!("{how}; {exceeded}"));
         match exit {
             Some(Exit::Code(0)) if said.is_empty() => Ok("exit status 0".to_owned()),
             Some(Exit::Code(0)) => Ok(said),
-            Some(exit) => Err(with(exit.to_string(), &said)),
-            None => Err(with(format!("did not end within {timeout:?}"), &said)),
+            Some(exit) => Err(with(why(exit.to_string()), &said)),
+            None => Err(with(why(format!("did not end within {timeout:?}")), &said)),
         }
     })
 }
@@ -47,8 +49,8 @@ impl Tail {
     }
 }
 
-/// Reads the output until the process ends (how, is returned) or the deadline passes; then kills what is left of it.
-fn watch(process: &Process, mut output: PipeReader, deadline: Instant) -> io::Result<(Option<Exit>, Tail)> {
+/// Reads the output until the process ends (how, and what it ran into, is returned) or the deadline passes; then kills what is left of it.
+fn watch(process: &Process, mut output: PipeReader, deadline: Instant) -> io::Result<(Option<Exit>, Option<Exceeded>, Tail)> {
     rustix::io::ioctl_fionbio(&output, true)?;
     let mut tail = Tail::default();
     let mut open = true;
@@ -70,7 +72,7 @@ fn watch(process: &Process, mut output: PipeReader, deadline: Instant) -> io::Re
             open = read_some(&mut output, &mut tail)?;
         }
     }
-    let exit = process.wait(Duration::ZERO)?;
+    let (exit, exceeded) = (process.wait(Duration::ZERO)?, process.exceeded());
     process.kill_all()?;
     // What it wrote before it ended is in the pipe, which holds no more than this; who escaped the group may write on for ever.
     for _ in 0..(1 << 20) / KEPT_LEN {
@@ -78,7 +80,7 @@ fn watch(process: &Process, mut output: PipeReader, deadline: Instant) -> io::Re
             break;
         }
     }
-    Ok((exit, tail))
+    Ok((exit, exceeded, tail))
 }
 
 /// Reads what is there; false when there is nothing more (yet).
@@ -160,6 +162,18 @@ mod tests {
         assert_eq!((outcome.ok, outcome.detail.as_str()), (false, "did not end within 2s: begun"));
         reader.join().unwrap();
         assert!(start.elapsed() < SOON, "something of it lived on");
+    }
+
+    #[test]
+    fn a_command_over_its_limit_is_told_so() {
+        if !crate::members::tests::counts() {
+            return eprintln!("this machine lets us count nothing");
+        }
+        let mut spec = script("sleep 100 & sleep 100 & sleep 100 & exit 0");
+        spec.limits.pids = Some(3);
+        let outcome = command("self-test", &spec, &launcher(), SOON);
+        let said = "; out of processes: run.limits.pids is 3, or a group above it allows fewer";
+        assert!(!outcome.ok && outcome.detail.contains(said), "{}", outcome.detail);
     }
 
     #[test]

@@ -320,9 +320,13 @@ impl App {
     }
 
     fn kill(&mut self, run: Option<u64>, is_new: bool) -> Option<activation::Event> {
-        let process = run.and_then(|run| self.versions.get(&run)?.process.clone());
-        match process {
-            Some(process) => {
+        let version = run.and_then(|run| self.versions.get(&run));
+        match version.and_then(|version| Some((version.generation, version.process.clone()?))) {
+            Some((generation, process)) => {
+                // It is killed for what came of that, and what it ran into is not known any more when it is gone.
+                if let Some(exceeded) = process.exceeded() {
+                    self.note(generation, &exceeded.to_string());
+                }
                 let _ = process.kill_all();
                 None
             }

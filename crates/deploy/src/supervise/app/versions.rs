@@ -146,7 +146,7 @@ impl App {
     }
 
     /// Adds what df-node has to say to what a program said.
-    fn note(&self, generation: u64, words: &str) {
+    pub(super) fn note(&self, generation: u64, words: &str) {
         match self.open_log(generation) {
             Ok(log) => note(&log, words),
             Err(error) => eprintln!("{} generation {generation}: {words}; {error}", self.app),

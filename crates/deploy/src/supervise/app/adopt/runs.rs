@@ -22,6 +22,10 @@ use crate::listeners::GroupRecord;
 use crate::process::{Process, ProcessRecord};
 use crate::supervise::words;
 
+/// What is said of a program that is where it was not started.
+const MOVED: &str =
+    "limits: somebody moved the program out of the control groups that count what it uses; they do not hold for it";
+
 /// What is known of a version that an earlier supervisor started.
 pub(super) struct Former {
     generation: u64,
@@ -74,11 +78,20 @@ impl App {
             None => Process::adopt(&record.process),
         };
         if process.is_err() {
+            if let Some(exceeded) = record.process.members.exceeded() {
+                self.note(record.generation, &format!("the program ended: {exceeded}"));
+            }
             // What it left behind when it ended goes too.
             record.process.members.end(&|| None, GONE);
         }
         let process = match process {
-            Ok(process) => Some(Arc::new(process)),
+            Ok(process) => {
+                // Asked before: who has ended is in no group.
+                if !record.process.members.is_counted(pid) && process.alive().is_ok_and(|alive| alive) {
+                    self.note(record.generation, MOVED);
+                }
+                Some(Arc::new(process))
+            }
             // It ended while nobody looked; its clients need not know.
             Err(error) if self.is_waited_at(record.run, record.generation, records, held) => {
                 eprintln!("{} generation {}: {}", self.app, record.generation, words(&error));
