@@ -1,5 +1,7 @@
 //! Turns addresses into places and places into addresses.
 
+use std::ops::Range;
+
 /// The most loads a file may have to be understood.
 const MAX_LOADS: usize = 32;
 
@@ -8,6 +10,9 @@ const FAR: i64 = 64;
 
 /// The most units of debugging entries that are told apart.
 const MAX_UNITS: usize = 1 << 16;
+
+/// The shortest unit: one that says nothing but its length.
+const LEAST_UNIT: u32 = 4;
 
 /// A stretch of the file that the program finds at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,18 +87,15 @@ pub(crate) struct Layout {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Units {
     starts: Vec<u32>,
-    /// For each page from the first start on, how many units start before it; a few pages for each unit.
+    /// For each page from the first start on, how many units start before it; a few pages for each unit, and at most one for 64 bytes of the file.
     pages: Vec<u32>,
     page_bits: u32,
 }
 
 impl Units {
-    /// Takes where units start; `None` when they are not in order.
-    pub fn new(starts: Vec<u32>) -> Option<Self> {
-        let (Some(first), Some(last)) = (starts.first(), starts.last()) else { return Some(Self::default()) };
-        if !starts.is_sorted() {
-            return None;
-        }
+    /// Takes where units start, which is in ascending order.
+    pub fn new(starts: Vec<u32>) -> Self {
+        let (Some(first), Some(last)) = (starts.first(), starts.last()) else { return Self::default() };
         let (first, span) = (*first, last - first);
         let page_bits = (span / (4 * starts.len() as u32)).max(1 << 6).ilog2();
         let mut n = 0;
@@ -104,7 +106,7 @@ impl Units {
             n as u32
         };
         let pages = (0..(span >> page_bits) + 2).map(n_before).collect();
-        Some(Self { starts, pages, page_bits })
+        Self { starts, pages, page_bits }
     }
 
     /// Returns the start of the unit that a place is in, or of the last one before it.
@@ -197,14 +199,21 @@ impl Layout {
         }
     }
 
-    /// Reads what [`Layout::encode_units`] wrote.
-    fn decode_units(base: &Layout, start: u32, bytes: &[u8], at: &mut usize) -> Option<Units> {
+    /// Reads what [`Layout::encode_units`] wrote, of units from `range.start` on.
+    ///
+    /// Refuses what is found in no file: a unit that begins beyond the end, or within the length of the one before. So the units of all programs of a body, which
+    /// may be told in a few bytes of it, take no more memory than the programs.
+    fn decode_units(base: &Layout, range: Range<u32>, bytes: &[u8], at: &mut usize) -> Option<Units> {
         let (old, mut next) = (base.unit_lens(), 0);
         let n = usize::try_from(get(bytes, at)?).ok().filter(|n| *n <= MAX_UNITS)?;
-        let mut units = Vec::new();
-        let mut unit = start;
+        let mut starts: Vec<u32> = Vec::with_capacity(n);
+        let mut unit = range.start;
         for _ in 0..n {
-            units.push(unit);
+            let is_apart = starts.last().is_none_or(|last| unit - last >= LEAST_UNIT);
+            if !is_apart || unit >= range.end {
+                return None;
+            }
+            starts.push(unit);
             let step = get(bytes, at)? as i64;
             let len = if step == FAR {
                 old_len(&old, next, 0).unwrap_or(0).wrapping_add(get(bytes, at)? as u32)
@@ -215,7 +224,7 @@ impl Layout {
             };
             unit = unit.checked_add(len)?;
         }
-        Units::new(units)
+        Some(Units::new(starts))
     }
 
     /// Returns the lengths of the units; the last one's is taken to be none.
@@ -247,7 +256,7 @@ impl Layout {
             drift = drift.wrapping_add(get(bytes, at)? as u32);
             *new = old.wrapping_add(drift);
         }
-        let units = Layout::decode_units(base, parts[Part::DebugEntries as usize], bytes, at)?;
+        let units = Layout::decode_units(base, parts[Part::DebugEntries as usize]..len, bytes, at)?;
         Layout { len, loads, parts, units }.checked()
     }
 
@@ -268,13 +277,13 @@ impl Layout {
 }
 
 impl Layout {
-    /// Adds the units of `.debug_info`, if there are not too many and the first is where that part starts: what is encoded counts from there, and a damaged file may
+    /// Adds the units of `.debug_info`, in ascending order, if there are not too many and the first is where that part starts: what is encoded counts from there, and a damaged file may
     /// have two such sections.
     pub(super) fn with_units(mut self, units: impl Iterator<Item = u32>) -> Layout {
         let starts: Vec<u32> = units.take(MAX_UNITS + 1).collect();
         let start = self.parts[Part::DebugEntries as usize];
         let are_all = starts.len() <= MAX_UNITS && starts.first().is_none_or(|first| *first == start);
-        self.units = if are_all { Units::new(starts).unwrap_or_default() } else { Units::default() };
+        self.units = if are_all { Units::new(starts) } else { Units::default() };
         self
     }
 }
@@ -313,7 +322,7 @@ mod tests {
     use super::*;
 
     fn units(starts: &[u32]) -> Units {
-        Units::new(starts.to_vec()).expect("in order")
+        Units::new(starts.to_vec())
     }
 
     fn layout() -> Layout {
@@ -363,6 +372,22 @@ mod tests {
         let mut bytes = Vec::new();
         other.encode(&layout(), &mut bytes);
         assert_eq!(Layout::decode(&layout(), &bytes, &mut 0), Some(other));
+    }
+
+    #[test]
+    fn units_that_no_file_has_are_refused() {
+        let decoded = |starts: &[u32]| {
+            let (mut new, mut bytes) = (layout(), Vec::new());
+            new.units = units(starts);
+            new.encode(&layout(), &mut bytes);
+            Layout::decode(&layout(), &bytes, &mut 0).map(|layout| layout.units)
+        };
+        for starts in [&[7, 11, 15][..], &[7, 0x2fff]] {
+            assert_eq!(decoded(starts), Some(units(starts)));
+        }
+        for starts in [&[7, 10][..], &[7, 11, 11], &[7, 0x3000]] {
+            assert_eq!(decoded(starts), None, "{starts:x?}");
+        }
     }
 
     #[test]

@@ -209,6 +209,10 @@ proptest! {
             let _ = inverse(&mut there.clone(), Flags(flags));
         }
         if let Some(image) = Image::read(&there) {
+            let mut encoded = Vec::new();
+            image.layout().encode(&Layout::default(), &mut encoded);
+            let decoded = Layout::decode(&Layout::default(), &encoded, &mut 0);
+            prop_assert_eq!(decoded.as_ref(), Some(image.layout()));
             let found = references(&image, &there, &mut transformed);
             let mut out = there.clone();
             for reference in found {

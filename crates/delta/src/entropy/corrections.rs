@@ -3,7 +3,7 @@
 //! ```text
 //! corrections = nothing when there are none, or
 //!               form + 16 * shape, n_wrong, and then by form (numbers are varints)
-//!   streams 0:  [raw, packed, packed]     bytes of gaps, packed gaps and packed values, when n_wrong > 0
+//!   streams 0:  [raw, packed, packed]     bytes of gaps (at most n_wrong and a 128th of the length), packed gaps and packed values, when n_wrong > 0
 //!               gaps, values, literals    each as `entropy::pack` makes them
 //!   quick 3:    [packed], literals, bits  bytes of packed literals and those, when there are holes; then gaps and values, guessed from fewer neighbours
 //!   places 1, 2: bits                     for each wrong byte its gap, each byte of which is guessed from those before; before a value all literals
@@ -92,7 +92,7 @@ pub fn correct<'a>(
     if !are_holes(holes, target.len()) {
         return Err(EntropyError::Corrections);
     }
-    let n_wrong = number(&mut body, target.len())?;
+    let n_wrong = number(&mut body, target.len() - literals_len(holes))?;
     let form = first & 0x8f;
     if !room.take(cost(form, n_wrong, holes, target.len())) {
         return Err(EntropyError::Room);
@@ -265,7 +265,7 @@ fn unpack_streams<'a>(
 ) -> Result<(), EntropyError> {
     let (mut numbers, mut values) = (Vec::new(), Vec::new());
     if n_wrong > 0 {
-        let raw = number(&mut body, 5 * n_wrong)?;
+        let raw = number(&mut body, gaps_len(n_wrong, target.len()))?;
         let lens = [number(&mut body, packed_len(raw))?, number(&mut body, packed_len(n_wrong))?];
         let mut take = |len| body.split_off(..len).ok_or(EntropyError::Corrections);
         numbers = unpack(take(lens[0])?, &[], raw, room)?;
@@ -313,6 +313,11 @@ fn are_holes(holes: &[Range<u32>], len: usize) -> bool {
         fits
     });
     in_order && end as usize <= len
+}
+
+/// The most that so many gaps within `len` bytes take as varints: one byte each, and another one only where a gap is 128 bytes or longer.
+fn gaps_len(n: usize, len: usize) -> usize {
+    n + len / 128
 }
 
 /// The most that `len` bytes pack to.
@@ -401,6 +406,18 @@ mod tests {
                 let _ = correct(&packed, &mut [], &holes, &[]);
                 let forged = [&[level as u8][..], &other].concat();
                 let _ = correct(&forged, &mut predicted.clone(), &holes, &[]);
+            }
+        }
+    }
+
+    #[test]
+    fn gaps_of_every_length_are_no_longer_than_they_may_be() {
+        for gap in [0, 1, 127, 128, 129, (1 << 14) - 1, 1 << 14, 1 << 21, (1 << 26) - 2] {
+            for n in [1, 2, 1000] {
+                let mut numbers = Vec::new();
+                (0..n).for_each(|_| varint::put(&mut numbers, gap));
+                let len = n * (gap as usize + 1);
+                assert!(numbers.len() <= gaps_len(n, len), "{n} gaps of {gap}: {} bytes", numbers.len());
             }
         }
     }

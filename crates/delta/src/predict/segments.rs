@@ -53,15 +53,17 @@ pub(super) fn put_holes(segments: &[Segment], start: usize, len: usize, holes: &
     let starts = segments.iter().map(|segment| segment.new).chain([len as u32]);
     // All are below the length of a piece, 64 MiB.
     let start = start as u32;
-    holes.extend(ends.zip(starts).filter(|(end, next)| end < next).map(|(end, next)| start + end..start + next));
+    let between = ends.zip(starts).filter(|(end, next)| end < next).map(|(end, next)| start + end..start + next);
+    // Counted first: what grows takes half as much again, and there may be a hole for every eight bytes.
+    holes.reserve(between.clone().count());
+    holes.extend(between);
 }
 
 /// Copies segments, and guesses that what is between them is what goes on behind the one before.
 pub(super) fn copy(segments: &[Segment], old: &[u8], out: &mut [u8]) {
-    let nexts = segments.iter().skip(1).map(|segment| segment.new as usize).chain([out.len()]);
-    let ends: Vec<usize> = nexts.collect();
-    for (segment, next) in segments.iter().zip(ends) {
+    for (n, segment) in segments.iter().enumerate() {
         let (from, to) = (segment.old as usize, segment.new as usize);
+        let next = segments.get(n + 1).map_or(out.len(), |next| next.new as usize);
         let len = (next - to).min(old.len() - from);
         out[to..to + len].copy_from_slice(&old[from..from + len]);
     }
@@ -72,7 +74,7 @@ pub(super) fn put_surroundings(segments: &[Segment], old: &[u8], new_len: usize,
     /// How much is taken before and behind, and at most between.
     const MARGIN: usize = 64;
     const BETWEEN: usize = 1 << 10;
-    out.reserve(old.len().min(segments.len() * (BETWEEN + 2 * MARGIN)));
+    out.reserve(old.len().saturating_sub(out.len()).min(segments.len() * (BETWEEN + 2 * MARGIN)));
     let mut done = 0..0;
     let none = Segment { old: 0, new: 0, len: 0 };
     let end = Segment { old: old.len() as u32, new: new_len as u32, len: 0 };
@@ -88,7 +90,7 @@ pub(super) fn put_surroundings(segments: &[Segment], old: &[u8], new_len: usize,
             range.start = done.end;
         }
         if !range.is_empty() {
-            // Segments may come from the same place over and over: all of it together is no longer than the old.
+            // Segments may come from the same place over and over: what is taken, with all that was before, is no longer than the old.
             if out.len() + range.len() > old.len() {
                 return;
             }
