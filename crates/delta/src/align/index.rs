@@ -16,6 +16,10 @@ const MOST_FILTERED: u32 = 16;
 /// So many hashes are told apart by where they begin: 16 MiB, which what was freed before has room for. The filter tells the others.
 const MOST_HASHES: usize = 1 << 22;
 
+/// So many entries of one hash are looked at before it is taken for granted that a key is among them: a few in most files, but one that was made for it has all of its
+/// places at one hash.
+const CROWD: usize = 64;
+
 /// For so many keys at once [`Index::may_have`] answers.
 pub(super) const AHEAD: usize = 8;
 
@@ -34,7 +38,7 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Indexes every `step`th place of `old`: takes about `8 / step` times its length.
+    /// Indexes every `step`th place of `old`: takes at most `8 / step` times its length, of a long one half of that and 16 MiB.
     ///
     /// Of a stretch that repeats the same key from one indexed place to the next only the first is kept.
     pub(super) fn new(old: &[u8], step: usize) -> Self {
@@ -100,7 +104,8 @@ impl Index {
         all.iter().filter(move |&&entry| entry & mask == wanted).map(|&entry| self.place(entry))
     }
 
-    /// Returns for each key whether there may be a place whose key hashes like it. Memory is slow, but it fetches many things at once.
+    /// Returns for each key whether there may be a place whose key hashes like it; when it says no, [`Index::near`] finds none. Memory is slow, but it fetches many
+    /// things at once.
     pub(super) fn may_have(&self, keys: &[u64; AHEAD]) -> [bool; AHEAD] {
         // What each of them waits for is asked for before any of it is looked at, by loops so short that they are unrolled.
         let (mut tags, mut ranges, mut firsts) = ([0; AHEAD], [const { 0..0 }; AHEAD], [0; AHEAD]);
@@ -118,8 +123,8 @@ impl Index {
         let mask = tag(u64::MAX, self.shift, self.tag_bits);
         std::array::from_fn(|n| {
             let range = ranges[n].clone();
-            !range.is_empty()
-                && (firsts[n] & mask == tags[n] || self.entries[range].iter().skip(1).any(|entry| entry & mask == tags[n]))
+            let is_of = |entry: &u32| entry & mask == tags[n];
+            !range.is_empty() && (is_of(&firsts[n]) || range.len() > CROWD || self.entries[range].iter().skip(1).any(is_of))
         })
     }
 
@@ -159,6 +164,49 @@ mod tests {
         let index = Index::new(&old, 4);
         for place in (0..old.len() - KEY).step_by(4) {
             assert!(index.near(word(&old[place..]), place as i64, 8).any(|found| found == place));
+        }
+    }
+
+    /// Returns a key whose hash is that of another but for these bits.
+    fn key_beside(key: u64, bits: u64) -> u64 {
+        // The inverse of the factor, by Newton's iteration.
+        let factor = hash(1);
+        let inverse = (0..6).fold(1_u64, |inverse, _| inverse.wrapping_mul(2_u64.wrapping_sub(factor.wrapping_mul(inverse))));
+        (hash(key) ^ bits).wrapping_mul(inverse)
+    }
+
+    /// Returns an index of `n` places of one key with other keys between them, and keys that are nowhere in it though its filter does not say so: one whose hash is kept
+    /// with that key's, and one whose hash is kept alone.
+    fn crowded(n: usize) -> (Index, [u64; 2]) {
+        let (key, alone) = (0x0123_4567_89ab_cdef_u64, 0x1122_3344_5566_7788_u64);
+        let between = (1..=n as u64).flat_map(|n| [key, n << 40]);
+        let old: Vec<u8> = between.chain([alone]).flat_map(u64::to_le_bytes).collect();
+        let index = Index::new(&old, KEY);
+        // The lowest bit of what tells entries apart: nearly always the filter has both at one bit.
+        let lowest = 1 << (index.shift - index.tag_bits);
+        let absent = [key, alone].map(|key| key_beside(key, lowest));
+        assert!(absent.iter().all(|key| index.near(*key, 0, usize::MAX).count() == 0));
+        (index, absent)
+    }
+
+    #[test]
+    fn the_many_places_of_one_key_are_not_walked_for_another_that_looks_like_it() {
+        let (index, [crowd, alone]) = crowded(10_000);
+        let found = index.may_have(&[crowd, alone, crowd, alone, crowd, alone, crowd, alone]);
+        assert_eq!(found, [true, false, true, false, true, false, true, false], "whether more than a few places are compared");
+        let (index, [few, _]) = crowded(20);
+        assert_eq!(index.may_have(&[few; AHEAD]), [false; AHEAD]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_the_index_has_it_may_have(words in proptest::collection::vec(0_u64..40, 1..600), step in 1_usize..9) {
+            let old: Vec<u8> = words.iter().flat_map(|word| (word << 7).to_le_bytes()).collect();
+            let index = Index::new(&old, step);
+            for key in (0..50).map(|word| word << 7) {
+                let is_there = index.near(key, 0, usize::MAX).count() > 0;
+                proptest::prop_assert!(!is_there || index.may_have(&[key; AHEAD])[0], "{}", key);
+            }
         }
     }
 
