@@ -220,7 +220,8 @@ fn read_bases(base: &mut [u8], slices: &[Range<usize>], pairs: &[ProgramPair]) -
     used.dedup();
     let read = |slice: usize| {
         let bytes = &mut base[slices[slice].clone()];
-        // What was found on the way to a transform is as large as the program: it goes as soon as its references are known.
+        // Most of what was found on the way to a transform goes into the references. Where pointers are stays, a byte for six of their relocations, as what is forgotten is
+        // found again by it.
         let transformed = elf::forward(bytes).unwrap_or_default();
         Program::read(bytes, transformed).map(|program| (slice, program))
     };

@@ -151,17 +151,21 @@ fn sort(reference: &Reference) -> Sort {
 struct Learned {
     found: HashMap<u32, u32, BuildHasherDefault<Multiply>>,
     /// A bit for each old place that something was found of: they lie near each other as the references do, unlike what is hashed. Places beyond the file share
-    /// [`BEYOND`] of them. Empty before the first: most programs teach little.
+    /// `1 << beyond_bits` of them. Empty before the first: most programs teach little.
     known: Vec<u64>,
     old_len: usize,
+    beyond_bits: u32,
 }
 
-/// Bits for places beyond the file: so many that those of a program's memory and the numbers in it hardly ever share one.
-const BEYOND: u32 = 1 << 19;
+/// The most bits for places beyond the file: so many that those of a large program's memory and the numbers in it hardly ever share one.
+const MOST_BEYOND: usize = 1 << 19;
+/// The least. Between the two, one for each byte of the file: there may be a program for every few dozen bytes of a piece, and each clears its own.
+const LEAST_BEYOND: usize = 1 << 10;
 
 impl Learned {
     fn new(old_len: usize) -> Self {
-        Self { found: HashMap::default(), known: Vec::new(), old_len }
+        let beyond_bits = old_len.clamp(LEAST_BEYOND, MOST_BEYOND).next_power_of_two().ilog2();
+        Self { found: HashMap::default(), known: Vec::new(), old_len, beyond_bits }
     }
 
     #[inline]
@@ -178,13 +182,13 @@ impl Learned {
         if place < self.old_len {
             place
         } else {
-            self.old_len + (old.wrapping_mul(0x9e37_79b1) / (u32::MAX / BEYOND + 1)) as usize
+            self.old_len + (old.wrapping_mul(0x9e37_79b1) >> (u32::BITS - self.beyond_bits)) as usize
         }
     }
 
     fn insert(&mut self, old: u32, new: u32) {
         if self.known.is_empty() {
-            self.known = vec![0; (self.old_len + BEYOND as usize) / 64 + 1];
+            self.known = vec![0; (self.old_len + (1 << self.beyond_bits)) / 64 + 1];
         }
         let bit = self.bit(old);
         self.known[bit / 64] |= 1 << (bit % 64);
@@ -210,5 +214,39 @@ impl Hasher for Multiply {
     fn write_u32(&mut self, value: u32) {
         let product = u64::from(value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         self.0 = product ^ (product >> 32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tiny_program_clears_no_more_bits_than_its_length_asks_for() {
+        for (old_len, most) in [(0, 1 << 10), (120, 2 << 10), (5000, 16 << 10), (1 << 20, 2 << 20), (48 << 20, 49 << 20)] {
+            let mut learned = Learned::new(old_len);
+            learned.insert(7, 9);
+            let n_bits = 64 * (learned.known.len() - 1);
+            assert!(n_bits <= most, "{n_bits} bits for {old_len} bytes");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_was_learned_is_found_and_nothing_else(
+            old_len in 0_usize..3000,
+            taught in proptest::collection::vec((proptest::prop_oneof![0_u32..6000, proptest::num::u32::ANY], 0_u32..9000), 0..200),
+            asked in proptest::collection::vec(proptest::num::u32::ANY, 0..50),
+        ) {
+            let map = Map::new(&[], old_len as u32, 5000);
+            let (mut learned, mut expected) = (Learned::new(old_len), HashMap::new());
+            for (old, new) in &taught {
+                learned.insert(*old, *new);
+                expected.insert(*old, *new);
+            }
+            for old in taught.iter().map(|(old, _)| *old).chain(asked).chain(0..100) {
+                proptest::prop_assert_eq!(learned.get(old, &map), expected.get(&old).copied().unwrap_or_else(|| map.get(old)));
+            }
+        }
     }
 }
