@@ -65,6 +65,22 @@ fn a_version_over_its_memory_starts_again_and_the_logs_say_what_it_ran_into() {
 }
 
 #[test]
+fn what_a_version_ran_into_is_told_also_when_it_lived_on_and_df_ended_it() {
+    if !counts() {
+        return eprintln!("this machine lets us count nothing");
+    }
+    let world = World::of(odd().repo(), 1);
+    // What it would leave behind is a process too many; it goes on without, and is never ready.
+    let more = "limits: { pids: 1 }\n  env: { LEAVES: \"marked\" }";
+    let deploy = world.df(["deploy", "--commit-hash", &odd().commit("never-ready", more, "")]).output();
+    assert!(deploy.code != Some(0) && deploy.stderr.contains("no READY=1"), "{deploy}");
+    assert!(
+        deploy.stderr.contains("df-node: out of processes: run.limits.pids is 1, or a group above it allows fewer"),
+        "{deploy}"
+    );
+}
+
+#[test]
 fn a_limit_that_nobody_can_keep_here_is_refused_before_anything_moves() {
     let world = World::of(odd().repo(), 1);
     world.deploy(odd().good());
