@@ -38,6 +38,11 @@ pub enum BucketError {
     Unconditional,
     #[error("others changed the cache {tries} times in a row while this was to be committed; try again")]
     Contended { tries: u32 },
+    /// Done twice it would take away what others did in between, so it was not tried again.
+    #[error(
+        "others changed the cache so often since this was sent that nothing says any more whether it was done; it was not tried again, because that might take away what they did"
+    )]
+    Unsure,
     #[error("write what is remembered of the bucket")]
     Local(#[source] io::Error),
 }
@@ -63,7 +68,7 @@ impl From<BucketError> for io::Error {
             BucketError::Unconditional | BucketError::Newer { .. } => io::ErrorKind::Unsupported,
             BucketError::Contended { .. } => io::ErrorKind::WouldBlock,
             BucketError::Local(source) => source.kind(),
-            BucketError::Object(_) => io::ErrorKind::Other,
+            BucketError::Object(_) | BucketError::Unsure => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }

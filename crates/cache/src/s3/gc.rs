@@ -50,7 +50,8 @@ impl S3Store {
         if self.view()?.is_none() {
             return Ok(());
         }
-        self.commit(|view, _| {
+        // Not what others put after it was done.
+        self.commit_once(|view, _| {
             let change = Change {
                 roots: Some(Roots::default()),
                 index: Some(vec![]),

@@ -169,7 +169,8 @@ impl S3Store {
     }
 
     pub(super) fn remove_pin(&self, image: ImageId) -> Result<bool, PutError> {
-        self.commit(|view, _| {
+        // Not a pin that somebody sets after it was done.
+        self.commit_once(|view, _| {
             if !view.roots.pins.contains_key(&image) {
                 return Ok(Plan::Leave(false));
             }
@@ -183,7 +184,8 @@ impl S3Store {
     /// [`PutError::NoImage`]: the cache lacks one of them.
     pub fn lease(&self, holder: &str, images: &[ImageId]) -> Result<(), PutError> {
         let holder = df_core::text::shorten(&df_core::text::escape(holder.as_bytes()), TEXT_LEN / 4);
-        self.commit(|view, _| {
+        // Not over what the holder says after it was done.
+        self.commit_once(|view, _| {
             if let Some(&image) = images.iter().find(|image| !view.roots.images.contains_key(image)) {
                 return Err(PutError::NoImage { image });
             }

@@ -26,6 +26,8 @@ const TRIES: u32 = 100;
 const READS: u32 = 8;
 /// So many requests whose reply was lost are sent again.
 const AGAIN: u32 = 3;
+/// So many records are asked at most for what became of an attempt: each knows the 64 commits up to its own, and a collection leaves 256. They are a stranger's word, and one may lead to itself.
+const HOPS: u32 = 8;
 
 /// The cache at one moment.
 #[derive(Clone)]
@@ -67,6 +69,15 @@ pub(crate) enum Plan<T> {
     Leave(T),
     /// A commit, and what it will have done.
     Commit(Box<Change>, T),
+}
+
+/// What becomes of a plan when nothing says any more whether it was done.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unsure {
+    /// It is made again: done twice, it is as if somebody had typed it twice.
+    PlanAgain,
+    /// That is said: done twice, it would take away what others did in between.
+    Say,
 }
 
 /// One writer's run: its session, and what it tried.
@@ -146,8 +157,8 @@ impl S3Store {
         plan: impl FnMut(&View, &Run) -> Result<Plan<T>, E>,
     ) -> Result<T, E> {
         match self.fresh_view() {
-            Some(view) => self.commit_on(view, true, plan),
-            None => self.commit_on(self.view_or_first()?, false, plan),
+            Some(view) => self.commit_on(view, true, Unsure::PlanAgain, plan),
+            None => self.commit_on(self.view_or_first()?, false, Unsure::PlanAgain, plan),
         }
     }
 
@@ -160,12 +171,25 @@ impl S3Store {
     /// Commits what `plan` says about the newest view, again and again until the swap holds or nothing is to be done.
     ///
     /// Where no cache was made yet, the plan sees an empty one.
-    pub(crate) fn commit<T, E: From<BucketError>>(
+    pub(crate) fn commit<T, E: From<BucketError>>(&self, plan: impl FnMut(&View, &Run) -> Result<Plan<T>, E>) -> Result<T, E> {
+        self.commit_unless(Unsure::PlanAgain, plan)
+    }
+
+    /// As [`S3Store::commit`], for what would take away what others did since when it is done twice: ends with [`BucketError::Unsure`] when nothing says any more whether a swap was done.
+    pub(crate) fn commit_once<T, E: From<BucketError>>(
         &self,
+        plan: impl FnMut(&View, &Run) -> Result<Plan<T>, E>,
+    ) -> Result<T, E> {
+        self.commit_unless(Unsure::Say, plan)
+    }
+
+    fn commit_unless<T, E: From<BucketError>>(
+        &self,
+        unsure: Unsure,
         mut plan: impl FnMut(&View, &Run) -> Result<Plan<T>, E>,
     ) -> Result<T, E> {
         if let Some(view) = self.fresh_view() {
-            return self.commit_on(view, true, plan);
+            return self.commit_on(view, true, unsure, plan);
         }
         let view = match self.view()? {
             Some(view) => view,
@@ -178,7 +202,7 @@ impl S3Store {
                 self.view_or_first()?
             }
         };
-        self.commit_on(view, false, plan)
+        self.commit_on(view, false, unsure, plan)
     }
 
     /// Commits, beginning with a view that `was_here` before or was read for this.
@@ -186,6 +210,7 @@ impl S3Store {
         &self,
         mut view: Arc<View>,
         mut was_here: bool,
+        unsure: Unsure,
         mut plan: impl FnMut(&View, &Run) -> Result<Plan<T>, E>,
     ) -> Result<T, E> {
         let mut run = self.begin(&view.head);
@@ -222,7 +247,7 @@ impl S3Store {
             tried.push((attempt, done));
             (self.options.pause)(commit::backoff(n, self.random_number()));
             view = self.view()?.ok_or(BucketError::HeadLost)?;
-            if let Some(done) = self.find_done(&mut tried, &view.head)? {
+            if let Some(done) = self.find_done(&mut tried, &view.head, unsure)? {
                 return Ok(done);
             }
         }
@@ -448,27 +473,34 @@ impl S3Store {
         Ok(reference)
     }
 
-    /// Returns which of the attempts made a head that this one follows; forgets those of which nothing says that any more.
+    /// Returns which of the attempts made a head that this one follows; forgets those of which nothing says that any more, unless that is to be said.
     ///
     /// Whoever stops so long that a collection removed the records since is not told. Then the plan is made again, by what the bucket holds now: should the attempt have been done, it is done
-    /// twice, as by somebody who types it twice. What it names is looked at anew, as after any swap that did not hold, and the fence of whoever condemned or swept what it had sent is above
-    /// its session. It cannot be done later either: its condition names a head that is there no more, and never will be again.
-    fn find_done<T>(&self, tried: &mut Vec<(Attempt, T)>, head: &Head) -> Result<Option<T>, BucketError> {
-        let mut at = 0;
-        while let Some((attempt, _)) = tried.get(at) {
-            match self.outcome(attempt, head)? {
-                Some(Outcome::Done) => return Ok(Some(tried.swap_remove(at).1)),
-                Some(_) => at += 1,
-                None => drop(tried.swap_remove(at)),
+    /// twice. What it names is looked at anew, as after any swap that did not hold, and the fence of whoever condemned or swept what it had sent is above its session. It cannot be done later
+    /// either: its condition names a head that is there no more, and never will be again. Only where there are no conditions, with a single writer, a request that is still on its way may land
+    /// at any time, and undo what was done since.
+    fn find_done<T>(&self, tried: &mut Vec<(Attempt, T)>, head: &Head, unsure: Unsure) -> Result<Option<T>, BucketError> {
+        let mut known = vec![];
+        let n_tried = tried.len();
+        for (attempt, done) in tried.drain(..) {
+            match self.outcome(&attempt, head)? {
+                Some(Outcome::Done) => return Ok(Some(done)),
+                Some(_) => known.push((attempt, done)),
+                None => {}
             }
         }
+        if unsure == Unsure::Say && known.len() < n_tried {
+            return Err(BucketError::Unsure);
+        }
+        *tried = known;
         Ok(None)
     }
 
-    /// Returns what became of an attempt, by a head and the records before it; nothing when one of these is gone.
+    /// Returns what became of an attempt, by a head and the records before it; nothing when these do not lead that far.
     fn outcome(&self, attempt: &Attempt, head: &Head) -> Result<Option<Outcome>, BucketError> {
         let mut outcome = commit::outcome(attempt, head);
-        while let Outcome::Ask(older) = outcome {
+        for _ in 0..HOPS {
+            let Outcome::Ask(older) = outcome else { break };
             let key = log_key(older.sequence, older.txid);
             let object = match self.objects.get(&key, LOG_LEN) {
                 Err(ObjectError::Absent { .. }) => return Ok(None),
@@ -480,7 +512,7 @@ impl S3Store {
             }
             outcome = commit::outcome(attempt, &record.head);
         }
-        Ok(Some(outcome))
+        Ok(Some(outcome).filter(|outcome| !matches!(outcome, Outcome::Ask(_))))
     }
 
     /// Reads the head again; `None` when it is the one of the view.

@@ -13,7 +13,7 @@ use super::{BOTH, Bench, NOW};
 use crate::contract::{assert_whole, image, release};
 use crate::document::Document;
 use crate::gc;
-use crate::store::Store;
+use crate::store::{PutError, Store};
 
 fn collect(store: &S3Store, count: usize) {
     let policy = crate::Policy { count, older: Timestamp(i64::MAX) };
@@ -274,5 +274,70 @@ fn a_writer_that_stood_still_until_no_record_says_what_became_of_its_swap_puts_w
         bench.bucket.behave();
         [2, 3].iter().for_each(|n| assert_there(&bench, *n));
         assert_eq!(bench.store().verify().expect("read"), []);
+    }
+}
+
+/// Does something whose swap is done and whose reply is lost; before he who did it can ask, others do a lot. Returns what he is told.
+fn doubted<T>(bench: &Bench, others: impl Fn(&S3Store) + Send + Sync + 'static, act: impl FnOnce(&S3Store) -> T) -> T {
+    let (store, other, requests) = (bench.store(), bench.store(), AtomicU64::new(0));
+    bench.bucket.decide(move |call| {
+        let at = requests.load(Ordering::Relaxed);
+        let is_swap = at == 0 && call.action == Action::Put && call.key == "head";
+        match at {
+            _ if is_swap => {
+                requests.store(1, Ordering::Relaxed);
+                return Fate::Unanswered;
+            }
+            1 => {
+                requests.store(2, Ordering::Relaxed);
+                others(&other);
+                a_long_time(&other);
+            }
+            _ => {}
+        }
+        Fate::Done
+    });
+    let told = act(&store);
+    bench.bucket.behave();
+    told
+}
+
+#[track_caller]
+fn is_unsure<T: std::fmt::Debug>(told: Result<T, PutError>) {
+    let error = told.expect_err("nobody knows");
+    assert!(format!("{error:?}").contains("Unsure"), "{error:?}");
+}
+
+#[test]
+fn a_flush_whose_reply_was_lost_takes_nothing_that_others_put_since() {
+    for kept_len in BOTH {
+        let bench = Bench::keeping(kept_len);
+        put(&bench.store(), 1).expect("put");
+        is_unsure(doubted(&bench, |_| {}, |store| store.flush()));
+        assert_there(&bench, 3);
+        assert_eq!(bench.store().verify().expect("read"), []);
+    }
+}
+
+#[test]
+fn an_unpin_whose_reply_was_lost_takes_no_pin_that_somebody_set_since() {
+    for kept_len in BOTH {
+        let (bench, image) = (Bench::keeping(kept_len), example(1).0.image());
+        put(&bench.store(), 1).expect("put");
+        bench.store().pin(image, "first").expect("pinned");
+        is_unsure(doubted(&bench, move |other| other.pin(image, "again").expect("pinned"), |store| store.unpin(image)));
+        assert!(bench.store().contents().expect("read").pins.contains(&image));
+    }
+}
+
+#[test]
+fn a_lease_whose_reply_was_lost_is_not_taken_over_a_newer_one() {
+    for kept_len in BOTH {
+        let (bench, images) = (Bench::keeping(kept_len), [1, 2].map(|n| example(n).0.image()));
+        (1..3).for_each(|n| put(&bench.store(), n).expect("put"));
+        let newer = move |other: &S3Store| other.lease("node-a", &images[1..]).expect("leased");
+        is_unsure(doubted(&bench, newer, |store| store.lease("node-a", &images[..1])));
+        let leases = bench.store().view().expect("read").expect("a head").roots.leases.clone();
+        assert_eq!(leases.into_iter().map(|(_, image)| image).collect::<Vec<_>>(), images[1..]);
     }
 }
