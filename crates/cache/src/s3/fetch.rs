@@ -3,14 +3,16 @@
 //! What is wanted is known beforehand, so places that lie near each other in a pack are asked for together, and ahead of whoever takes the blobs. Nobody has to take them in
 //! that order: what is asked for earlier is loaded at once, and what was let go already is read by itself.
 //!
-//! In memory are at most 448 MiB of packs as they are stored, in whatever order blobs are taken ([`ahead`]), and on each thread that takes one a piece of 8 MiB. Of older blobs that
-//! others are changes of, the last 128 MiB and one of at most 64 MiB that is being made; as much once more when something had to be read again.
+//! In memory are at most 448 MiB of packs as they are stored, in whatever order blobs are taken ([`ahead`]), and on each thread that takes one a piece of 8 MiB, and as much of what it is stored
+//! as where that lies in the file. Of older blobs that others are changes of, the last 128 MiB and one of at most 64 MiB that is being made; as much once more when something had to be
+//! read again. Only where the pieces of one blob are changes of several long ones, as a put leaves it that was killed and went on by newer versions, another one may be half made on each of 8
+//! levels. On the disk are at most 1 GiB.
 
 mod ahead;
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 pub(super) use ahead::Room;
@@ -31,7 +33,7 @@ const GAP: u64 = 64 << 10;
 /// A request asks for half of what is wanted, and for no less than this and no more than that: few requests for much, and two on their way at least.
 const RANGE_LEN: (u64, u64) = (16 << 20, 64 << 20);
 /// Four of the longest ranges ahead of whoever takes blobs, and two more for threads that take them elsewhere in the image.
-const ROOM: Room = Room { ahead: 256 << 20, most: 384 << 20 };
+const ROOM: Room = Room { ahead: 256 << 20, most: 384 << 20, aside: 1 << 30 };
 /// Requests before the first of them: the head, the root table, the manifest, and two documents for whoever asks who vouches for it.
 const BEFORE: u64 = 5;
 /// Requests on their way at most.
@@ -69,6 +71,8 @@ struct Inner {
     prefixes: Recent,
     /// Held by who makes one of them: its pieces are there for one.
     making: Mutex<()>,
+    /// Which of them were begun, and whether they are well: their pieces count as taken once, and what could not be made is not tried again.
+    made: Mutex<HashMap<Digest, bool>>,
     ahead: Ahead,
 }
 
@@ -91,8 +95,8 @@ impl S3Store {
             pieces.insert((slot.digest, slot.part), Wanted { range, slot });
         }
         let ahead = Ahead::new(self.clone(), cache, ranges, left, room);
-        let (prefixes, making) = (Recent::default(), Mutex::new(()));
-        let inner = Arc::new(Inner { store: self.clone(), index, pieces, blobs: known, prefixes, making, ahead });
+        let (prefixes, making, made) = Default::default();
+        let inner = Arc::new(Inner { store: self.clone(), index, pieces, blobs: known, prefixes, making, made, ahead });
         let threads = (0..THREADS.min(inner.ahead.n_ranges())).map(|_| {
             let inner = inner.clone();
             thread::spawn(move || inner.ahead.load_all())
@@ -100,7 +104,7 @@ impl S3Store {
         Ok(Fetch { threads: threads.collect(), inner })
     }
 
-    /// Returns how many requests it takes at most to bring blobs out of an image, for somebody who has read nothing yet.
+    /// Returns how many requests it takes at most to bring blobs out of an image, for somebody who has read nothing yet and has room for what is put aside.
     ///
     /// # Errors
     /// As [`S3Store::fetch`].
@@ -144,9 +148,14 @@ impl Fetch {
         self.inner.ahead.peak()
     }
 
-    /// Returns how many bytes were put aside; none when that cannot be done.
-    pub(super) fn aside(&self) -> Option<u64> {
+    /// Returns how many bytes were put aside, and how many of them did not give their place back; none when that cannot be done.
+    pub(super) fn aside(&self) -> Option<(u64, u64)> {
         self.inner.ahead.aside()
+    }
+
+    /// Returns how many bytes of a disk they take.
+    pub(super) fn on_disk(&self) -> u64 {
+        self.inner.ahead.on_disk()
     }
 }
 
@@ -154,7 +163,7 @@ impl Drop for Fetch {
     fn drop(&mut self) {
         self.inner.ahead.stop();
         for thread in self.threads.drain(..) {
-            // It can only have panicked; whoever waits for its range would have said so.
+            // It can only have panicked: then its range was gone, and whoever wanted some of it has read that by itself.
             let _ = thread.join();
         }
     }
@@ -227,41 +236,66 @@ fn plan(places: &[(usize, Place)], most: u64) -> (Vec<Range>, Vec<usize>) {
 impl Inner {
     /// Returns a piece, checked.
     fn piece(&self, digest: Digest, part: u32) -> io::Result<Vec<u8>> {
-        let Wanted { slot, .. } = self.pieces.get(&(digest, part)).ok_or_else(|| absent(digest))?;
-        let making = slot.prefix().map(|_| self.making.lock().unwrap_or_else(PoisonError::into_inner));
-        let piece = match self.loaded(digest, part, DEPTH) {
+        let wanted = self.pieces.get(&(digest, part)).ok_or_else(|| absent(digest))?;
+        let making = wanted.slot.prefix().map(|_| self.making.lock().unwrap_or_else(PoisonError::into_inner));
+        let loaded = self.loaded(wanted, DEPTH);
+        // In any case: what nobody takes any more would be in memory until the end.
+        self.ahead.took(wanted.range);
+        let piece = match loaded {
             Some(bytes) => Ok(bytes),
             // From another copy, or by a newer head, or with an error that says why.
-            None => self.store.read_part_of(&self.index, digest, slot.len, part),
+            None => self.store.read_part_of(&self.index, digest, wanted.slot.len, part),
         };
         // Not before that: it needs what it is a change of, too.
         drop(making);
         Ok(piece?)
     }
 
-    /// Returns a piece of what was loaded ahead, checked; nothing when it is not there or not whole.
-    fn loaded(&self, digest: Digest, part: u32, depth: u8) -> Option<Vec<u8>> {
-        let Wanted { range, slot } = self.pieces.get(&(digest, part))?;
+    /// Returns a piece of what was loaded ahead, checked; nothing when it is not there or not whole, or what it is a change of is not.
+    fn loaded(&self, Wanted { range, slot }: &Wanted, depth: u8) -> Option<Vec<u8>> {
         let prefix = match slot.prefix() {
             None => Arc::default(),
             Some((prefix, _)) => self.prefix(prefix, depth.checked_sub(1)?)?,
         };
         let start = (u64::from(slot.offset) - self.ahead.start(*range)) as usize;
-        self.ahead.take(*range, start..start + slot.stored as usize, |stored| pack::decode(slot, stored, &prefix).ok())?
+        self.ahead.look(*range, start..start + slot.stored as usize, |stored| pack::decode(slot, stored, &prefix).ok())?
     }
 
+    /// Returns what others are changes of.
     fn prefix(&self, digest: Digest, depth: u8) -> Option<Arc<Vec<u8>>> {
         if let Some(bytes) = self.prefixes.find(digest, depth) {
             return Some(bytes);
         }
-        let parts = slot::n_parts(self.pieces.get(&(digest, 0)).map(|wanted| wanted.slot.len).filter(|&len| len <= PREFIX_LEN)?);
-        let mut bytes = vec![];
-        for part in 0..parts {
-            bytes.extend_from_slice(&self.loaded(digest, part, depth)?);
+        let len = self.pieces.get(&(digest, 0)).map(|wanted| wanted.slot.len).filter(|&len| len <= PREFIX_LEN)?;
+        let pieces: Vec<&Wanted> = (0..slot::n_parts(len)).map(|part| self.pieces.get(&(digest, part))).collect::<Option<_>>()?;
+        // Not well until it is.
+        let before = self.made().insert(digest, false);
+        if before == Some(false) {
+            return None;
         }
-        let bytes = Arc::new(bytes);
+        // What it is itself a change of first, so that of a chain of them one is half made at a time.
+        let older = pieces.iter().filter_map(|wanted| wanted.slot.prefix());
+        if let Some(depth) = depth.checked_sub(1) {
+            older.for_each(|(older, _)| drop(self.prefix(older, depth)));
+        }
+        let mut bytes = Some(Vec::with_capacity(len as usize));
+        for wanted in pieces {
+            bytes = bytes.and_then(|mut bytes| {
+                bytes.extend_from_slice(&self.loaded(wanted, depth)?);
+                Some(bytes)
+            });
+            if before.is_none() {
+                self.ahead.took(wanted.range);
+            }
+        }
+        let bytes = Arc::new(bytes?);
+        self.made().insert(digest, true);
         self.prefixes.keep(digest, depth, bytes.clone());
         Some(bytes)
+    }
+
+    fn made(&self) -> MutexGuard<'_, HashMap<Digest, bool>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -281,6 +315,8 @@ impl Read for Pieces {
             if n > 0 || buffer.is_empty() || self.part == self.parts {
                 return Ok(n);
             }
+            // One piece at a time is in memory.
+            self.left = io::Cursor::default();
             self.left = io::Cursor::new(self.inner.piece(self.digest, self.part)?);
             self.part += 1;
         }

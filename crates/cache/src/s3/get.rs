@@ -123,13 +123,25 @@ impl S3Store {
             return Ok(Some(bytes));
         }
         let Some(found) = index.find(digest, None).filter(|found| found.len <= PREFIX_LEN) else { return Ok(None) };
-        let mut bytes = vec![];
+        self.read_older(index, &found, depth)?;
+        let mut bytes = Vec::with_capacity(found.len as usize);
         for copies in &found.parts {
             bytes.extend_from_slice(&self.read_piece(index, digest, copies, depth)?);
         }
         let bytes = Arc::new(bytes);
         self.prefixes.keep(digest, depth, bytes.clone());
         Ok(Some(bytes))
+    }
+
+    /// Reads what a blob is a change of, before any of it: of a chain of them one is half made at a time.
+    fn read_older(&self, index: &Index, found: &Found, depth: u8) -> Result<(), ReadError> {
+        let Some(depth) = depth.checked_sub(1) else { return Ok(()) };
+        for copies in &found.parts {
+            let older = copies[0].slot.prefix().map(|(older, _)| self.read_prefix(index, older, depth));
+            // Another copy may do without it.
+            older.filter(|_| copies.len() == 1).transpose()?;
+        }
+        Ok(())
     }
 
     /// Reads a piece from the first of its copies that is whole.
@@ -209,6 +221,8 @@ impl Read for Pieces {
             }
             let Some(copies) = self.found.parts.get(self.part) else { return Ok(0) };
             self.part += 1;
+            // One piece at a time is in memory.
+            self.left = io::Cursor::default();
             self.left = io::Cursor::new(self.store.read_piece(&self.index, self.digest, copies, DEPTH)?);
         }
     }

@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use df_core::{Digest, ImageId};
 
 use super::format::name::{Reference, Space, hex};
+use crate::durable::Pending;
 
 /// A directory of this machine that remembers objects of one bucket.
 pub(crate) struct Local {
@@ -70,12 +70,8 @@ impl Local {
     pub(crate) fn nameless(&self, cache: [u8; 16]) -> io::Result<File> {
         let directory = self.of(cache);
         fs::create_dir_all(&directory)?;
-        // Who is killed between these two leaves nothing in it, and under a name that is swept.
-        let path = directory.join(format!(".{}-{:?}-aside", std::process::id(), std::thread::current().id()));
-        let _ = fs::remove_file(&path);
-        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        fs::remove_file(&path)?;
-        Ok(file)
+        // Its name goes with it, or was swept by another process already; who is killed in between leaves nothing in it, and under a name that is swept.
+        Pending::beside(&directory)?.file().try_clone()
     }
 
     fn write(&self, cache: [u8; 16], name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -111,5 +107,24 @@ mod tests {
         assert_eq!(local.object(cache, Space::Table, &new).as_deref(), Some(bytes.as_slice()));
         assert_eq!(local.object(cache, Space::Table, &old), None);
         assert!(!begun.exists() && local.of(cache).join("upload").exists());
+    }
+
+    #[test]
+    fn a_file_without_a_name_can_be_made_while_another_process_sweeps() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (local, cache) = (Local::new(directory.path()), [7; 16]);
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let made = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    local.forget_others(cache, &[], |_| true);
+                }
+            });
+            let made = (0..3_000).try_for_each(|_| local.nameless(cache).map(drop));
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            made
+        });
+        made.expect("made each time");
+        assert_eq!(fs::read_dir(local.of(cache)).expect("read").count(), 0);
     }
 }
