@@ -151,7 +151,7 @@ struct Open {
 /// What is in a pack: it is filled by the length of what is stored, so that few requests bring much. But whoever is killed sends all of what was in packs that are not there yet again, so there is
 /// a bound of what it is unpacked, too.
 #[derive(Default)]
-struct Fill {
+pub(crate) struct Fill {
     /// With what rows take.
     stored: u64,
     unpacked: u64,
@@ -159,7 +159,7 @@ struct Fill {
 
 impl Fill {
     /// Adds a piece, to the next pack when this one has no room for it; then it returns true.
-    fn add(&mut self, stored: u64, unpacked: u64) -> bool {
+    pub(crate) fn add(&mut self, stored: u64, unpacked: u64) -> bool {
         let is_full = self.stored + stored + ROW_COST > ROOM || self.unpacked + unpacked > UNPACKED_LEN;
         if is_full {
             *self = Self::default();

@@ -20,7 +20,7 @@ use super::{BODY_LEN, FormatError, Reader, Writer, open, seal};
 pub(crate) const PACK_LEN: u64 = 64 << 20;
 /// What a writer puts into one pack is no longer than that, unpacked: zeros would make one of a hundred gigabytes, and whoever is killed before it is there would send all of them again.
 pub(crate) const UNPACKED_LEN: u64 = 256 << 20;
-/// Blobs of so many bytes are compressed at once; twice what one half-dead pack brings when packs are written again.
+/// Blobs of so many bytes are compressed at once.
 pub(crate) const FULL: u64 = 32 << 20;
 const MAGIC: &[u8; 4] = b"dfp\x02";
 const FOOTER: [u8; 4] = *b"dff\x02";

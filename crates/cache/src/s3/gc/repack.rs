@@ -7,12 +7,12 @@ use df_core::Digest;
 use super::super::S3Store;
 use super::super::failure::BucketError;
 use super::super::format::name::{Reference, Space};
-use super::super::format::pack::{self, FULL, PACK_LEN, Piece};
+use super::super::format::pack::{self, PACK_LEN, Piece};
 use super::super::format::segment::Segment;
 use super::super::format::slot::{DEPTH, Slot};
 use super::super::index::Index;
 use super::super::swap::{Change, Plan, Run};
-use super::super::upload::Sent;
+use super::super::upload::{Fill, Sent};
 use crate::store::{PutError, ReadError};
 
 /// What was written again, and from which packs.
@@ -64,20 +64,19 @@ impl S3Store {
         rows: &HashMap<Reference, Vec<Slot>>,
         bad: &mut HashSet<Reference>,
     ) -> Result<Moved, PutError> {
-        let (mut moved, mut open, mut bytes) = (Moved::default(), vec![], 0);
+        let (mut moved, mut open, mut fill) = (Moved::default(), vec![], Fill::default());
         for source in chosen {
             match self.pieces_of(index, source, &rows[source])? {
                 None => drop(bad.insert(*source)),
                 Some(pieces) => {
                     moved.from.insert(*source);
-                    bytes += pieces.iter().map(|piece| piece.stored.len() as u64 + ROW_LEN).sum::<u64>();
-                    open.extend(pieces);
+                    for piece in pieces {
+                        if fill.add(piece.stored.len() as u64, piece.slot.part_len() as u64) {
+                            moved.to.extend(self.write_pack(run, std::mem::take(&mut open))?);
+                        }
+                        open.push(piece);
+                    }
                 }
-            }
-            // One more half-dead pack has 32 MiB at most.
-            if bytes >= FULL / 2 {
-                moved.to.extend(self.write_pack(run, std::mem::take(&mut open))?);
-                bytes = 0;
             }
         }
         moved.to.extend(self.write_pack(run, open)?);

@@ -61,6 +61,26 @@ fn a_half_dead_pack_is_written_again() {
     }
 }
 
+/// Many half-dead packs of nothing but zeros went into one, which whoever is killed before it is there would send again.
+#[test]
+fn packs_that_are_written_again_are_no_longer_than_others_before_compression() {
+    let bench = Bench::new();
+    let (zeros, ones) = (vec![0; 160 << 20], vec![1; 160 << 20]);
+    for (n, long) in [(1, &zeros), (2, &ones)] {
+        let noise: Vec<u8> =
+            (0..30_000_u32).flat_map(|i| (i + n * 100_000).wrapping_mul(2_654_435_761).to_le_bytes()[1..3].to_vec()).collect();
+        let (manifest, blobs) = image(&[long, &noise]);
+        bench.store().put(&release("greeter", u64::from(n), manifest.image()), &manifest, &blobs, NOW).expect("put");
+    }
+    let (manifest, blobs) = image(&[&zeros, &ones]);
+    bench.store().put(&release("greeter", 3, manifest.image()), &manifest, &blobs, NOW).expect("put");
+    let before = packs(&bench);
+    collect(&bench.store(), 1);
+    let new = packs(&bench).into_iter().filter(|pack| !before.contains(pack)).count();
+    assert_eq!(new, 2, "packs for 320 MiB of zeros and ones");
+    assert_eq!(bench.store().verify().expect("read"), []);
+}
+
 #[test]
 fn a_collection_that_writes_packs_again_may_be_killed_at_any_request() {
     for kept_len in BOTH {
