@@ -1,7 +1,7 @@
 //! What is still there after a power cut: the one place that knows when a file, a name or a tree is on disk.
 //!
-//! The order is always: file data, then directories, then the rename, then the directory that holds the new name, each synced. After an error of a sync the
-//! kernel may have dropped the bytes and forgotten the error, so a file that failed once is thrown away and never synced again.
+//! First, in any order, file data and the directories of a tree are synced, which have no name yet that counts; then comes the rename, and then the directories that hold the new name and the
+//! old one are synced, in any order too. After an error of a sync the kernel may have dropped the bytes and forgotten the error, so a file that failed once is thrown away and never synced again.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -206,7 +206,8 @@ pub fn publish(tree: &Path, to: &Path) -> io::Result<()> {
 /// Gives a file and a finished tree, both synced, their names, the file first, and syncs the directories that hold them. What had the file's name is replaced, the
 /// tree's must be free.
 ///
-/// After a power cut in between, each of the two is there or is not.
+/// After a power cut in between, each of the two is there or is not, whichever was named first: some file systems log each directory by itself. Who finds the tree alone removes it, or
+/// names it again.
 ///
 /// # Errors
 /// `AlreadyExists` when the tree's name is taken; the file has its name then, durably.

@@ -175,7 +175,7 @@ impl Growing {
         self.finish_with(source, &|| Ok(()))
     }
 
-    /// As [`Self::finish`]; `beside` syncs what the caller wrote elsewhere, in the same round.
+    /// As [`Self::finish`]; `beside` syncs what the caller wrote elsewhere: in the same round, or right after it where so much is new that the whole file system is synced at once.
     ///
     /// # Errors
     /// As there.
