@@ -16,8 +16,10 @@ use crate::store::{ReadError, Store as _};
 const COMMIT: u64 = 4;
 /// What is asked for where there is no head: that, and what says that there was a cache.
 const NO_HEAD: u64 = 3;
-/// Whether conditions hold, three times; the first head; what says which cache it is, twice.
-const FIRST: u64 = 6;
+/// Whether conditions hold, three times; the first head.
+const FIRST: u64 = 4;
+/// What says which cache it is, twice, with the first commit.
+const IDENTITY: u64 = 2;
 
 impl S3Store {
     /// Returns how many requests it takes at most to put images, their releases and documents in one commit, and how many bytes of blobs are new, before compression: by somebody who has read
@@ -37,10 +39,24 @@ impl S3Store {
         let objects = items.iter().filter(|item| !item.documents.is_empty()).count() as u64;
         let (get, put) = match self.last_view()? {
             // Once to look, once for each image, and to put; then the head is read that this makes.
-            None => (NO_HEAD * (2 + items.len() as u64) + 1, FIRST),
-            Some(view) => (1 + tables_apart(&view) + items.iter().map(|item| growing(&view, item)).sum::<u64>(), 0),
+            None => (NO_HEAD * (2 + items.len() as u64) + 1, FIRST + IDENTITY),
+            Some(view) => {
+                // Whoever began it may have died before his first commit.
+                let identity = if view.head.sequence == 1 { IDENTITY } else { 0 };
+                (1 + tables_apart(&view) + items.iter().map(|item| growing(&view, item)).sum::<u64>(), identity)
+            }
         };
-        Ok(Requests { get, put: put + packs + objects + COMMIT, bytes_up, ..Requests::default() })
+        Ok(Requests { get: get + self.looks(), put: put + packs + objects + COMMIT, bytes_up, ..Requests::default() })
+    }
+
+    /// Returns how many requests it takes at most to put a release again, right after something was put: the head is read, and there is no segment.
+    pub fn requests_of_release(&self) -> Requests {
+        Requests { get: 1 + self.looks(), put: COMMIT - 1, ..Requests::default() }
+    }
+
+    /// Returns how often the head is read just before a swap: that is the only guard where there are no conditions.
+    fn looks(&self) -> u64 {
+        u64::from(self.options.single_writer)
     }
 }
 

@@ -9,7 +9,7 @@ use df_core::{Digest, Manifest, Release};
 use super::super::format::head::KEPT_LEN;
 use super::super::memory::{Action, Fate};
 use super::super::objects::Objects as _;
-use super::super::{Item, S3Store};
+use super::super::{Item, Options, S3Store};
 use super::{BOTH, Bench, NOW};
 use crate::blobs::{Blobs, Bytes, Nothing};
 use crate::contract::{Source, assert_whole, image, release};
@@ -243,6 +243,45 @@ fn a_put_takes_no_more_requests_than_were_told_whatever_it_is() {
         put(&[files(400, 2048, 7)], 24, &documents);
         put(&[files(9, 8 << 20, 9), small(99)], 25, &[]);
         put(&[small(99)], 26, &documents);
+    }
+}
+
+/// What is told of a put that is the only item, and what it and putting its release again take.
+#[track_caller]
+fn takes_no_more_than_told(bench: &Bench, options: impl Fn(u8) -> Options, n: u8) {
+    let (manifest, blobs) = image(&[&[n; 100]]);
+    let (release, older) = (release("greeter", n.into(), manifest.image()), release("greeter", 99, manifest.image()));
+    let items = [item(&manifest, &release)];
+    let open = |seed| S3Store::open(bench.bucket.clone(), &bench.directory.path().join(format!("told-{seed}")), options(seed));
+    let told = open(n).requests_of_put(&items).expect("read");
+    let (store, start) = (open(n + 100), bench.bucket.calls().len());
+    store.contents().expect("read");
+    store.lacking(&manifest).expect("read");
+    store.put_items(&items, &blobs, NOW).expect("put");
+    let (taken, told) = (bench.bucket.calls().len() - start, (told.get + told.put) as usize);
+    assert!(taken <= told, "{taken}, not {told}: {:?}", since(bench, start));
+    let (told, start) = (store.requests_of_release(), bench.bucket.calls().len());
+    store.put_release(&older, NOW).expect("put");
+    let (taken, told) = (bench.bucket.calls().len() - start, (told.get + told.put) as usize);
+    assert_eq!(taken, told, "{:?}", since(bench, start));
+}
+
+#[test]
+fn a_put_into_a_cache_whose_first_writer_died_early_takes_no_more_requests_than_were_told() {
+    let bench = Bench::new();
+    bench.bucket.decide(|call| if call.key.starts_with("p/") { Fate::Lost } else { Fate::Done });
+    let (manifest, blobs) = image(&[b"never there"]);
+    bench.store().put_image(&manifest, &blobs, NOW).expect_err("dead");
+    bench.bucket.behave();
+    assert_eq!(bench.store().view().expect("read").expect("a head").head.sequence, 1);
+    takes_no_more_than_told(&bench, |seed| bench.options(seed), 1);
+}
+
+#[test]
+fn a_single_writer_takes_no_more_requests_than_were_told() {
+    let bench = Bench::new();
+    for n in 1..4 {
+        takes_no_more_than_told(&bench, |seed| Options { single_writer: true, ..bench.options(seed) }, n);
     }
 }
 
