@@ -76,14 +76,31 @@ impl Moment {
     }
 }
 
-/// Makes a directory, in memory where there is that: what counts is what a file system gave to its disk, not where the disk is.
-pub fn memory() -> io::Result<tempfile::TempDir> {
-    let memory = Some(Path::new("/dev/shm")).filter(|dir| dir.is_dir());
-    tempfile::Builder::new().prefix("df-power").tempdir_in(memory.unwrap_or(&std::env::temp_dir()))
-}
-
 /// Xfs takes no less.
 const DISK_LEN: u64 = 320 << 20;
+/// So many bytes must be free for disks to lie in memory: those of two operations at once, each full and beside what it was copied from.
+const ROOM: u64 = 4 * DISK_LEN;
+
+/// Makes a directory, in memory where there is that and room: what counts is what a file system gave to its disk, not where the disk is.
+pub fn memory() -> io::Result<tempfile::TempDir> {
+    directory_in(Path::new("/dev/shm"), ROOM)
+}
+
+/// Makes a directory in another where so much is free, else where temporary files are.
+fn directory_in(dir: &Path, least: u64) -> io::Result<tempfile::TempDir> {
+    let has_room = rustix::fs::statvfs(dir).is_ok_and(|space| space.f_bavail.saturating_mul(space.f_frsize) >= least);
+    let parent = if has_room { dir.to_owned() } else { std::env::temp_dir() };
+    tempfile::Builder::new().prefix("df-power").tempdir_in(parent)
+}
+
+/// Makes a disk and mounts it; an error says why this machine cannot.
+pub fn try_to_mount(kind: Kind) -> io::Result<()> {
+    let dir = memory()?;
+    let at = dir.path().join("disk");
+    std::fs::create_dir(&at)?;
+    Image::make(kind, &dir.path().join("file"), DISK_LEN)?.mount(&at)?.unmount();
+    Ok(())
+}
 
 /// Where an operation is cut.
 pub struct Bench<'a> {
@@ -119,6 +136,8 @@ impl<'a> Bench<'a> {
         let counts = |call: &Call| self.counts(call);
         let ran = self.operation.run(&self.at, &Meddling { counts: &counts, ..Meddling::NONE });
         assert!(ran.is_done && ran.n_calls > 5, "{}: {ran:?}", self.operation.name());
+        // As before every look: nobody who was started goes on writing meanwhile.
+        kill_all_alone();
         assert_eq!(self.operation.torn(&self.at, &ran), [""; 0], "{} without a cut", self.operation.name());
         kill_all_alone();
         disk.unmount();
@@ -156,6 +175,7 @@ impl<'a> Bench<'a> {
     pub fn again(&self) {
         let disk = Image::at(self.kind, &self.file).mount(&self.at).expect("it was mounted before");
         self.operation.again(&self.at);
+        kill_all_alone();
         let done = Ran { n_calls: 0, is_killed: false, is_done: true };
         assert_eq!(self.operation.torn(&self.at, &done), [""; 0], "{} after it was done again", self.operation.name());
         kill_all_alone();
@@ -207,4 +227,13 @@ impl Tally {
             file.and_then(|mut file| file.write_all(text.as_bytes())).expect("the report is written");
         }
     }
+}
+
+#[test]
+fn disks_lie_in_memory_only_where_there_is_room() {
+    let memory = tempfile::tempdir().expect("a directory");
+    let lies_there = |dir: &Path, least| directory_in(dir, least).expect("a directory").path().starts_with(dir);
+    assert!(lies_there(memory.path(), 1));
+    assert!(!lies_there(memory.path(), u64::MAX));
+    assert!(!lies_there(&memory.path().join("not-there"), 1));
 }
