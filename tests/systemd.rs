@@ -85,13 +85,13 @@ fn on_a_machine_with_systemd_nothing_that_happens_to_the_supervisor_loses_a_requ
 }
 
 /// How many deploys and rollbacks make a campaign; `DF_SWITCH_ROUNDS` says otherwise.
-const ROUNDS: u64 = 200;
+const ROUNDS: u64 = 1000;
 
 #[test]
 fn deploys_and_rollbacks_lose_no_request_though_systemd_has_to_start_the_supervisor_again_and_again() {
     let Some(machine) = first_version("root") else { return };
     let n_rounds = std::env::var("DF_SWITCH_ROUNDS").map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
-    let (started, load) = (Instant::now(), mixed_load(machine.at(), 3000));
+    let (started, load) = (Instant::now(), mixed_load(machine.at(), 6000));
     let mut n_killed = 0;
     for round in 0..n_rounds {
         if round % 10 == 9 {
@@ -105,7 +105,7 @@ fn deploys_and_rollbacks_lose_no_request_though_systemd_has_to_start_the_supervi
         } else {
             machine.df(["rollback"]).ok();
         }
-        load.wait_until_requests((round + 1) * 300, PATIENCE);
+        load.wait_until_requests((round + 1) * 1000, PATIENCE);
     }
     let took = started.elapsed();
     let report = load.finish().expect_no_loss();
