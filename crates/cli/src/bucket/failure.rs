@@ -42,6 +42,8 @@ enum Trouble {
     Unconditional,
     /// Others change it all the time.
     Contended,
+    /// Nobody knows whether it was done.
+    Unsure,
     /// A disk of this machine has no room.
     Full,
     /// A directory of this machine may not be changed.
@@ -78,12 +80,14 @@ fn of(place: &str, error: &(dyn Error + 'static), changed: &str) -> Failure {
         Trouble::Newer => "use the df that wrote it, or a newer one".to_owned(),
         Trouble::Unconditional => format!("df cache persist --single-writer --address {place}"),
         Trouble::Contended => "type it again".to_owned(),
+        Trouble::Unsure => format!("{}, then type it again if it was not done", command("status", place)),
         Trouble::Full => "make room there, then type it again".to_owned(),
         Trouble::Unwritable => "make it writable, or name another place, then type it again".to_owned(),
         Trouble::Other => command("verify", place),
     };
     let why = chain(error);
-    let message = if trouble == Trouble::Forgotten { format!("{place}: {why}") } else { format!("{place}: {why}; {changed}") };
+    let says_all = matches!(trouble, Trouble::Forgotten | Trouble::Unsure);
+    let message = if says_all { format!("{place}: {why}") } else { format!("{place}: {why}; {changed}") };
     Failure::new(exit, "cache", message).next(next)
 }
 
@@ -103,6 +107,7 @@ fn trouble(error: &(dyn Error + 'static)) -> Trouble {
         Some(BucketError::LogLost) => return Trouble::Forgotten,
         Some(BucketError::Unconditional) => return Trouble::Unconditional,
         Some(BucketError::Contended { .. }) => return Trouble::Contended,
+        Some(BucketError::Unsure) => return Trouble::Unsure,
         Some(_) | None => {}
     }
     let node = match (error.downcast_ref::<TakeError>(), error.downcast_ref::<CopyError>()) {
@@ -166,6 +171,13 @@ mod tests {
         assert!(next.starts_with("remove what is left below s3://b, or name another place"), "{next}");
         assert!(!next.contains("verify") && !next.contains("repair"), "{next}");
         assert!(!failure.message.contains("names what it named before"), "{}", failure.message);
+    }
+
+    #[test]
+    fn who_does_not_know_whether_it_was_done_is_not_told_that_it_was_not() {
+        let failure = unwritten("s3://b", &PutError::Store(BucketError::Unsure.into()));
+        assert!(!failure.message.contains("names what it named before"), "{}", failure.message);
+        assert!(failure.next.is_some_and(|next| next.starts_with("df cache status --address s3://b, ")));
     }
 
     #[test]

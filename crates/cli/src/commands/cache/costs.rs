@@ -42,6 +42,11 @@ pub fn of_put(work: Requests) -> Requests {
     Requests { get: work.get + 2, put: work.put + 1, ..work }
 }
 
+/// Adds what is done besides.
+pub fn and(work: Requests, more: Requests) -> Requests {
+    Requests { get: work.get + more.get, put: work.put + more.put, ..work }
+}
+
 /// Returns what taking so many bytes out takes, in so many requests.
 pub fn of_get(taken_bytes: u64, requests: u64) -> Requests {
     Requests { get: requests, bytes_down: taken_bytes, ..Requests::default() }
@@ -132,6 +137,13 @@ mod tests {
     #[test]
     fn a_get_takes_the_requests_that_the_bucket_says() {
         assert_eq!(estimate(&of_get(33 << 20, 5)).requests, 5);
+    }
+
+    #[test]
+    fn what_is_put_again_afterwards_counts() {
+        let (work, more) =
+            (Requests { get: 1, put: 5, bytes_up: 9, ..Requests::default() }, Requests { get: 1, put: 3, ..Requests::default() });
+        assert_eq!(and(work, more), Requests { get: 2, put: 8, bytes_up: 9, ..Requests::default() });
     }
 
     #[test]

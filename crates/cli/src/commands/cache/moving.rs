@@ -18,7 +18,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::pipeline;
 use crate::render::units::count;
-use crate::session::{Session, now};
+use crate::session::Session;
 use crate::store::Shelf;
 use crate::trust;
 
@@ -84,6 +84,8 @@ pub fn push_from(session: &Session, node: &Place, place: &Place) -> Result<Exit,
         trust::check(session, node.store(), &stored.release)?;
     }
     let freight = Freight::of(node, place, lacking.iter().map(|stored| &stored.release).collect())?;
+    // A node does not know which version is the newest: what was that there stays it.
+    let freight = freight.keeping(there.last().map(|newest| &newest.release));
     if session.is_dry_run() {
         return freight.plan(session);
     }
@@ -92,10 +94,6 @@ pub fn push_from(session: &Session, node: &Place, place: &Place) -> Result<Exit,
         return Ok(Exit::Done);
     }
     freight.send(session)?;
-    // A node does not know which version is the newest: what was that there stays it.
-    if let Some(newest) = there.last() {
-        place.store().put_release(&newest.release, now()).map_err(|error| place.unwritten(&error))?;
-    }
     Ok(Exit::Done)
 }
 

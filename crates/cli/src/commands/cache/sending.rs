@@ -43,6 +43,8 @@ pub struct Freight<'a> {
     place: &'a Place,
     releases: Vec<&'a Release>,
     manifests: Vec<Manifest>,
+    /// What is put once more after them, so that it stays the newest.
+    newest: Option<&'a Release>,
 }
 
 impl<'a> Freight<'a> {
@@ -55,7 +57,13 @@ impl<'a> Freight<'a> {
         let manifest =
             |release: &&Release| from.store.manifest(release.image).map_err(|error| failure::unread(from.name, &error));
         let manifests = releases.iter().map(manifest).collect::<Result<_, _>>()?;
-        Ok(Self { from, place, releases, manifests })
+        Ok(Self { from, place, releases, manifests, newest: None })
+    }
+
+    /// Has what was the newest there stay it.
+    #[must_use]
+    pub fn keeping(self, newest: Option<&'a Release>) -> Self {
+        Self { newest, ..self }
     }
 
     /// Says for each release what would be put, and for a bucket what all of it costs.
@@ -74,6 +82,8 @@ impl<'a> Freight<'a> {
             if let Some(bucket) = self.place.bucket().filter(|_| n + 1 == self.releases.len()) {
                 let work = self.with_items(|items| bucket.requests_of_put(items));
                 let work = costs::of_put(work.map_err(|error| self.place.unread(&error))?);
+                let again = self.newest.map(|_| bucket.requests_of_release()).unwrap_or_default();
+                let work = costs::and(work, again);
                 requests = Some(costs::estimate(&work).requests);
                 reason = format!("{reason}; in all {}", costs::words(&work));
             }
@@ -101,7 +111,9 @@ impl<'a> Freight<'a> {
             Some(bucket) => self.commit(session, bucket, &source.counting_arrivals()),
             None => self.put_each(session, &source),
         };
-        sent.map_err(|failure| if session.call.interrupt.is_pressed() { interrupted(&failure) } else { failure })
+        sent.map_err(|failure| if session.call.interrupt.is_pressed() { interrupted(&failure) } else { failure })?;
+        let put = self.newest.map_or(Ok(()), |newest| self.place.store().put_release(newest, now()));
+        put.map_err(|error| self.place.unwritten(&error))
     }
 
     fn lacking(&self, manifest: &Manifest) -> Result<Vec<(Digest, u64)>, Failure> {
