@@ -89,6 +89,7 @@ pub fn perform(
     if !dry_run {
         staged::forget(layout, app, policy.older)?;
         trust::sweep(layout, app)?;
+        store::sweep_trees(layout, &kept)?;
         sweep(layout, policy.older)?;
     }
     Ok(collected)

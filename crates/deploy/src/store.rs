@@ -1,9 +1,10 @@
 //! The images that a node holds.
 //!
 //! An image is held when its manifest and its directory have their names: everything was checked and synced before. The manifest gets its name before the
-//! directory, and loses it after it. A directory alone is no image: it takes the place of one when that is received again.
+//! directory, and loses it after it; a power cut may leave either of them alone. A directory alone is no image: it takes the place of one when that is received again, and until then a collection
+//! removes it, unless a generation may run from it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
@@ -139,16 +140,37 @@ pub fn sweep(layout: &Layout) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes the directories that have no manifest and are not kept: of a power cut, on a file system that logs each directory by itself. Needs the lock of the node, as a receive does, which
+/// might just be naming it.
+///
+/// # Errors
+/// Something cannot be looked at or removed.
+pub fn sweep_trees(layout: &Layout, kept: &BTreeSet<ImageId>) -> io::Result<()> {
+    for entry in fs::read_dir(layout.store())? {
+        let image = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(image) = image.filter(|image| !kept.contains(image))
+            && !layout.manifest(image).try_exists()?
+        {
+            remove_tree(layout, image)?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes an image: it loses its name first, durably, then its bytes.
 ///
 /// # Errors
 /// It cannot be renamed or removed; what is left is swept by the next collection.
 pub fn remove(layout: &Layout, image: ImageId) -> io::Result<()> {
+    remove_tree(layout, image)?;
+    fs::remove_file(layout.manifest(image))
+}
+
+fn remove_tree(layout: &Layout, image: ImageId) -> io::Result<()> {
     // Within the store: only root may move a read-only directory to another parent.
     let doomed = layout.store().join(format!(".gone-{image}"));
     durable::rename(&layout.image(image), &doomed)?;
-    durable::remove_tree(&doomed)?;
-    fs::remove_file(layout.manifest(image))
+    durable::remove_tree(&doomed)
 }
 
 /// The contents of an image's files, by digest.
@@ -199,5 +221,36 @@ impl Contents {
         let mut bytes = vec![0; len];
         file.read_exact_at(&mut bytes, offset)?;
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use df_core::Timestamp;
+
+    use super::*;
+    use crate::collect::{Policy, perform};
+    use crate::{fixture, generation};
+
+    #[test]
+    fn a_tree_that_a_power_cut_left_without_its_manifest_goes_with_a_collection_unless_a_generation_may_run_from_it() {
+        let (_dir, layout) = fixture::layout();
+        let (serving, held) = (fixture::release("greeter", 1), ImageId(Digest::of(b"held")));
+        generation::create(&layout, &serving, 0, "me", Timestamp(0)).expect("made");
+        let alone = ImageId(Digest::of(b"alone"));
+        for image in [serving.image, held, alone] {
+            fs::create_dir(layout.image(image)).expect("made");
+            fs::write(layout.image(image).join("a"), b"bytes").expect("written");
+        }
+        fs::write(layout.manifest(held), b"a manifest").expect("written");
+        let there = || [serving.image, held, alone].map(|image| layout.image(image).exists());
+        sweep_trees(&layout, &[serving.image].into()).expect("swept");
+        assert_eq!(there(), [true, true, false]);
+        fs::create_dir(layout.image(alone)).expect("made");
+        let policy = Policy { count: 9, older: Timestamp(i64::MAX) };
+        perform(&layout, &serving.app, &[], policy, true).expect("nothing is done");
+        assert!(there()[2]);
+        perform(&layout, &serving.app, &[], policy, false).expect("collected");
+        assert_eq!(there(), [true, false, false], "no generation has the second one either");
     }
 }
