@@ -7,7 +7,7 @@ Trees: `small`, 20,000 files of 2 to 8 KiB of text-like bytes; `large`, 1 GB in 
 VERSIONS; kept below DF_BENCH_DIR where that is set), put one after the other: what each adds, beside restic and borg.
 
 The bucket is the tests' own S3 server on this machine (release build), a fresh one for each run, on the same disk for all: it counts the requests and the bytes. By the clock, best and middle of the runs, tools
-taking turns; CPU seconds are the client's. df's tree lies in its cache before the clock starts, as nix's lies in its store; restic and rclone read a directory; nix, as Debian has it, knows no S3 and writes into a directory, as df does in a row of its own. What is got is compared with what was put.
+taking turns; CPU seconds are the client's, `busy` is the share of all cores' time, the server's too, that was not idle. df's tree lies in its cache before the clock starts, as nix's lies in its store; restic and rclone read a directory; nix, as Debian has it, knows no S3 and writes into a directory, as df does in a row of its own. What is got is compared with what was put.
 Writes benches/results/cache.json and the tables of docs/cache.md; without trees to measure (`--tables`) only these.
 """
 import argparse, filecmp, json, os, random, re, resource, shutil, statistics, subprocess, sys, tempfile, time
@@ -174,10 +174,18 @@ MAKE = {'df': Df, 'df-directory': DfDirectory, 'restic': Restic, 'rclone': Rclon
 
 
 def timed(words, env, cwd):
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    """Runs a client; returns seconds, its CPU seconds, and what share of all cores' time was not idle meanwhile, in whichever process."""
+    before, idle, began = resource.getrusage(resource.RUSAGE_CHILDREN), idle_s(), time.monotonic()
     run(words, env, cwd)
     took, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return took, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {'s': took, 'cpu_s': after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 'busy': 1 - (idle_s() - idle) / took / os.cpu_count()}
+
+
+def idle_s():
+    """Seconds that all cores together have been idle, or waited for a disk."""
+    with open('/proc/stat') as file:
+        ticks = file.readline().split()
+    return (int(ticks[4]) + int(ticks[5])) / os.sysconf('SC_CLK_TCK')
 
 
 def once(tool, made, tree, at):
@@ -190,11 +198,9 @@ def once(tool, made, tree, at):
         made.prepare(bucket)
         bucket.end()
     bucket = Bucket(root)
-    seconds, cpu = timed(*made.put(bucket))
-    rows['put'] = {'s': seconds, 'cpu_s': cpu, **bucket.end()}
+    rows['put'] = {**timed(*made.put(bucket)), **bucket.end()}
     bucket = Bucket(root)
-    seconds, cpu = timed(*made.get(bucket, to))
-    rows['get'] = {'s': seconds, 'cpu_s': cpu, **bucket.end()}
+    rows['get'] = {**timed(*made.get(bucket, to)), **bucket.end()}
     got = made.got(to) if hasattr(made, 'got') else to
     if not same(tree, got):
         sys.exit(f'{tool}: what was got is not what was put')
@@ -271,14 +277,15 @@ def write_tables(results):
     """Puts what was measured into docs/cache.md, between `<!-- NAME -->` and `<!-- end -->`."""
     with open(DOCS) as file:
         page = file.read()
-    rows = ['| tree | tool | put, s | CPU s | requests | MB up | get, s | CPU s | requests | MB down |', '|---|---|' + '---:|' * 8]
+    rows = ['| tree | tool | put, s | CPU s | cores busy | requests | MB up | get, s | CPU s | cores busy | requests | MB down |', '|---|---|' + '---:|' * 10]
     for kind in filter(results.__contains__, ['small', 'large']):
         for tool in filter(results[kind].__contains__, TOOLS):
             cells = []
             for what, way in [('put', 'up'), ('get', 'down')]:
                 row = results[kind][tool][what]
                 counted = (f'{row["requests"]:,.0f}', f'{row[way] / 1e6:,.1f}') if tool not in INTO_DIRECTORY else ('', '')
-                cells += [f'{row["s"]:.2f}', f'{row["cpu_s"]:.2f}', *counted]
+                busy = f'{row["busy"]:.0%}' if 'busy' in row else ''
+                cells += [f'{row["s"]:.2f}', f'{row["cpu_s"]:.2f}', busy, *counted]
             rows.append(f'| {kind} | {INTO_DIRECTORY.get(tool, tool)} | ' + ' | '.join(cells) + ' |')
     page = between(page, 'put and get', rows)
     rows = ['| program | tool | the first, bytes | the other nine add | of what df adds |', '|---|---|---:|---:|---:|']
