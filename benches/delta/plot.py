@@ -117,13 +117,17 @@ def number(n):
     return f'{n:,}' if n is not None else ''
 
 
-def bytes_table(found):
-    lines = ['| pair | whole, zstd -3 | rsync -z | the best of the others | df, fast | df, small | fewer than rsync |', '|---|---:|---:|---:|---:|---:|---:|']
+def bytes_table(found, measured):
+    head = ['pair', 'whole, zstd -3', 'rsync -z', 'the best of the others', 'df, fast', 'df, small', 'fewer than rsync', '`df cp`, all that is said, small']
+    lines = ['| ' + ' | '.join(head) + ' |', '|---|' + '---:|' * (len(head) - 1)]
+    said = {level: {pair: row[level]['wire']['sent'] + row[level]['wire']['received'] for pair, row in measured.items()} for level in ('fast', 'small')}
     for pair, whole, rsync, least, name, fast, small in found:
         mark = '**' if least and small > least else ''
-        lines.append(f'| {pair} | {number(whole)} | {number(rsync)} | {number(least)} {name or ""} | {number(fast)} | {mark}{number(small)}{mark} | {rsync / small:.1f} |')
+        lines.append(f'| {pair} | {number(whole)} | {number(rsync)} | {number(least)} {name or ""} | {number(fast)} | {mark}{number(small)}{mark} | {rsync / small:.1f} | {number(said["small"][pair])} |')
     fast, small = (mean([row[2] / row[n] for row in found if row[2]]) for n in (5, 6))
-    return lines + ['', f'Geometric mean of rsync over df, {len(found)} pairs: {fast:.1f} at level fast, {small:.1f} at level small. Bold: another tool needs fewer bytes.']
+    all_fast, all_small = (mean([row[2] / said[level][row[0]] for row in found if row[2]]) for level in ('fast', 'small'))
+    return lines + ['', f'Geometric mean of rsync over df, {len(found)} pairs: {fast:.1f} at level fast, {small:.1f} at level small; of all that `df cp` and the node say to each other, as rsync is '
+                        f'counted: {all_fast:.1f} and {all_small:.1f}. Bold: another tool needs fewer bytes.']
 
 
 def cost_table(measured, peers):
@@ -175,7 +179,7 @@ def main():
     tables, drawings = {}, {}
     if measured:
         found = rows(measured, peers)
-        tables |= {'bytes': bytes_table(found), 'cost': cost_table(measured, peers), 'peers': peers_table(measured, peers)}
+        tables |= {'bytes': bytes_table(found, measured), 'cost': cost_table(measured, peers), 'peers': peers_table(measured, peers)}
         drawings['deltas-bytes.svg'] = draw_bytes(found)
     if 'fleet' in fleet:
         tables['fleet'] = fleet_table(fleet['fleet'])
