@@ -46,4 +46,5 @@ mod through_cache;
 mod transfer;
 mod trust;
 mod watch;
+mod withdrawn;
 mod zero_downtime;

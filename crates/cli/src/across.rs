@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use df_core::AppName;
 use df_fleet::message::{AppState, Survey};
-use df_fleet::{Claim, Connection, NodeError, Reached};
+use df_fleet::{Claim, Connection, Node, NodeError, Reached};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -25,6 +25,9 @@ pub struct Crew {
     /// How it ended with the others.
     pub ends: Vec<NodeEnd>,
 }
+
+/// Nodes, and how it went to connect to each.
+pub type Connected = Vec<(Node, Result<Reached, NodeError>)>;
 
 /// A node at work.
 pub struct Work {
@@ -54,14 +57,27 @@ pub struct Intent {
 /// # Errors
 /// There is no node, or no program for nodes; or Ctrl-C.
 pub fn reach(session: &Session, phase: &'static str, claim: bool) -> Result<Crew, Failure> {
-    let (nodes, options) = (session.nodes()?, session.options()?);
     let claim = claim.then(|| self::claim(session, phase));
-    let reached = session.call.block_on(async {
+    let reached = connect(session, phase, &session.nodes()?, claim.as_ref())?;
+    Ok(crew(session, phase, reached))
+}
+
+/// Connects to nodes as [`reach`] does, and returns how that went with each.
+///
+/// # Errors
+/// As [`reach`].
+pub fn connect(session: &Session, phase: &'static str, nodes: &[Node], claim: Option<&Claim>) -> Result<Connected, Failure> {
+    let options = session.options()?;
+    session.call.block_on(async {
         tokio::select! {
-            reached = df_fleet::survey::all(&nodes, &options, claim.as_ref()) => Ok(reached),
+            reached = df_fleet::survey::all(nodes, &options, claim) => Ok(reached),
             () = session.call.interrupt.pressed() => Err(interrupted(phase)),
         }
-    })?;
+    })
+}
+
+/// Reports the nodes that were not reached.
+pub fn crew(session: &Session, phase: &'static str, reached: Connected) -> Crew {
     let mut crew = Crew { reached: vec![], ends: vec![] };
     for (node, reached) in reached {
         match reached {
@@ -77,12 +93,12 @@ pub fn reach(session: &Session, phase: &'static str, claim: bool) -> Result<Crew
             }
         }
     }
-    Ok(crew)
+    crew
 }
 
 /// Returns for whom a command takes nodes, and for what.
 pub fn claim(session: &Session, phase: &'static str) -> Claim {
-    Claim { who: who(), command: format!("{phase} {}", session.app()) }
+    Claim { who: who(), command: format!("{phase} {}", session.app()), patience: df_fleet::survey::PATIENCE }
 }
 
 /// Mentions why a session has a connection of its own, where it could share one.

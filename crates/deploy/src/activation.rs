@@ -90,6 +90,10 @@ pub fn step(plan: &Plan, state: State, event: Event, now: Duration) -> (State, V
         (S::Waiting { .. }, E::Confirm) => (S::Disarming, vec![Action::Disarm]),
         (S::Waiting { deadline }, E::Tick) if now >= deadline => revert(plan, NOBODY.into()),
         (S::Disarming, E::Disarmed) => confirm(plan),
+        // From the switch until it is confirmed; before, the old version serves anyway.
+        (S::Handing { .. } | S::Soaking { .. } | S::Asking { .. } | S::Waiting { .. }, E::Withdraw(who)) => {
+            revert(plan, format!("{who} took it back"))
+        }
         (S::Disarming, E::DisarmFailed(why)) => {
             take_back(plan, Failure::new(FailureKind::System, format!("the confirmation cannot be kept: {why}")), Leave::InOrder)
         }
@@ -156,6 +160,11 @@ impl State {
             | Self::Returning { .. }
             | Self::Ended { .. } => None,
         }
+    }
+
+    /// Returns whether [`Event::Withdraw`] means something.
+    pub fn can_be_withdrawn(&self) -> bool {
+        matches!(self, Self::Handing { .. } | Self::Soaking { .. } | Self::Asking { .. } | Self::Waiting { .. })
     }
 
     /// Returns until when something has to be heard that decides how it goes on. Where the time is over otherwise, the same comes next whatever is heard, and somebody may wait for it.

@@ -71,6 +71,7 @@ impl<R: Read, W: Write> Node<'_, R, W> {
             | Request::Start { .. }
             | Request::Stop { .. }
             | Request::Confirm { .. }
+            | Request::Withdraw { .. }
             | Request::Verify { .. } => control::forward(self.layout, &request, &mut self.talk),
             other => match self.answer_at_once(other) {
                 Ok(reply) => self.talk.reply(&reply),
@@ -240,6 +241,7 @@ fn needs_lock(request: &Request) -> bool {
         | Request::Check { .. }
         | Request::Verify { .. }
         | Request::Confirm { .. }
+        | Request::Withdraw { .. }
         | Request::Logs { .. }
         | Request::History { .. } => false,
         Request::Receive { .. }

@@ -534,6 +534,7 @@ fn concerned(request: &Request) -> Option<AppName> {
         | Request::Start { app, .. }
         | Request::Stop { app, .. }
         | Request::Confirm { app, .. }
+        | Request::Withdraw { app, .. }
         | Request::Verify { app } => Some(app.clone()),
         _ => None,
     }

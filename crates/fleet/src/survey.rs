@@ -19,8 +19,8 @@ const AT_ONCE: usize = 64;
 /// How long one that does not answer keeps its place from another.
 const PLACE: Duration = Duration::from_secs(3);
 
-/// How long a lock that is held is asked for again.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The [`patience`](Claim::patience) of who has nothing better to do.
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How often.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -31,6 +31,8 @@ pub struct Claim {
     pub who: String,
     /// At what: `deploy greeter`.
     pub command: String,
+    /// How long a lock that somebody has is asked for again: a df that was killed leaves it when its node notices.
+    pub patience: Duration,
 }
 
 /// A node that answered.
@@ -123,9 +125,9 @@ pub(crate) async fn anew(reached: &mut Reached, claim: &Claim) -> Result<(), Nod
     Ok(())
 }
 
-/// Takes a node's lock. One that is held is asked for again for a little while: a df that was killed leaves it when its node notices.
+/// Takes a node's lock.
 pub(crate) async fn lock(connection: &mut Connection, claim: &Claim) -> Result<(), NodeError> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + claim.patience;
     loop {
         match connection.ask_soon(&claim.request()).await {
             Err(NodeError::Fault(fault)) if matches!(fault.kind, FaultKind::Locked(_)) && Instant::now() < deadline => {

@@ -1,6 +1,7 @@
 //! `df rollback`: an earlier generation serves again, from the node's own records; needs no build, no copy and no cache.
 
 mod pick;
+mod withdraw;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -60,7 +61,7 @@ pub fn run(args: &args::Rollback, session: &Session) -> Result<Exit, Failure> {
     if session.is_dry_run() {
         return across::plan(session, "rollback", |node, survey| intent(node, state_of(survey, app), &aim, args.force));
     }
-    let crew = across::reach(session, "rollback", true)?;
+    let crew = withdraw::reach(session, &aim)?;
     let refusal = |reached: &Reached| refusal(&reached.connection.node.label(), state_of(&reached.survey, app), &aim, args.force);
     let refusals: Vec<Event> = crew.reached.iter().filter_map(refusal).collect();
     if !refusals.is_empty() {

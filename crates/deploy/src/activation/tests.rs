@@ -90,6 +90,7 @@ fn events() -> Vec<Event> {
         Event::Armed,
         Event::ArmFailed(why()),
         Event::Confirm,
+        Event::Withdraw("who".to_owned()),
         Event::Disarmed,
         Event::DisarmFailed(why()),
         Event::Moved,

@@ -140,6 +140,8 @@ pub enum Event {
     ArmFailed(String),
     /// Whoever asked is still there, and reaches the node.
     Confirm,
+    /// Somebody does not want it, and says who.
+    Withdraw(String),
     /// What was written down is gone.
     Disarmed,
     /// It may still be there.

@@ -135,6 +135,8 @@ struct Flight {
     answer: Sender<Told>,
     /// Those who confirmed it, and wait to hear that it is kept.
     confirmers: Vec<Sender<Told>>,
+    /// Those who took it back, and wait to hear what serves again.
+    withdrawers: Vec<Sender<Told>>,
     /// A former supervisor began it.
     adopted: bool,
     /// It failed because somebody else has a port.

@@ -151,6 +151,16 @@ pub enum Request {
         /// The generation.
         generation: u64,
     },
+    /// Takes a generation back that was switched to and is not confirmed yet; needs no lock, because whoever activates it has that. Answer:
+    /// [`Reply::Serving`] with what serves again; [`FaultKind::Refused`] when it is not on its soak, or nothing came before it.
+    Withdraw {
+        /// The application.
+        app: AppName,
+        /// The generation.
+        generation: u64,
+        /// `user@host` of who does not want it.
+        who: String,
+    },
     /// Makes an earlier generation serve again, from the node's own records. Events, then [`Reply::Serving`].
     Rollback {
         /// The application.

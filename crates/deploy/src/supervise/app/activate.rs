@@ -98,6 +98,7 @@ impl App {
             watch: None,
             answer,
             confirmers: vec![],
+            withdrawers: vec![],
             adopted: false,
             port_held: false,
         });

@@ -39,6 +39,14 @@ impl App {
             let _ = confirmer.send(Told::Reply(reply.clone()));
         }
         let failed = matches!(reply, Reply::Fault(_));
+        for withdrawer in &flight.withdrawers {
+            // They wanted what for all others is a failure.
+            let reply = self
+                .serves()
+                .filter(|_| failed)
+                .map_or_else(|| reply.clone(), |serving| Reply::Serving(df_wire::message::Serving { from: new, ..serving }));
+            let _ = withdrawer.send(Told::Reply(reply));
+        }
         let _ = flight.answer.send(Told::Reply(reply));
         if failed && flight.adopted {
             self.serve_again(flight.old_run);

@@ -40,6 +40,7 @@ impl App {
         let refused = match request {
             Request::Verify { .. } => self.verify(&answer),
             Request::Confirm { generation, .. } => self.confirm(generation, &answer),
+            Request::Withdraw { generation, who, .. } => self.withdraw(generation, &who, &answer),
             _ if self.flight.is_some() => Err(self.busy()),
             Request::Activate { release, expect, soak, who, listen, confirm_ms } => {
                 let confirm = confirm_ms.map(|ms| Duration::from_millis(ms).min(LONGEST_WAIT));
@@ -267,6 +268,20 @@ impl App {
         // The answer to the first confirmation was lost.
         let serving = self.serves().ok_or_else(|| fault(FaultKind::Failed, "its record cannot be read"))?;
         let _ = answer.send(Told::Reply(Reply::Serving(serving)));
+        Ok(())
+    }
+
+    /// Somebody does not want to wait for what a soak shows.
+    fn withdraw(&mut self, number: u64, who: &str, answer: &Answer) -> Result<(), Box<Fault>> {
+        let found = self.flight.as_mut().filter(|flight| flight.plan.new == number && flight.state.can_be_withdrawn());
+        let Some(flight) = found else {
+            return Err(fault(FaultKind::Refused, format!("generation {number} is not on its soak")));
+        };
+        if flight.plan.old == 0 {
+            return Err(fault(FaultKind::Refused, format!("nothing served before generation {number}")));
+        }
+        flight.withdrawers.push(answer.clone());
+        self.advance(activation::Event::Withdraw(df_core::text::shorten(who, 200)));
         Ok(())
     }
 

@@ -86,6 +86,7 @@ impl App {
             watch: None,
             answer: nobody,
             confirmers: vec![],
+            withdrawers: vec![],
             adopted: true,
             port_held: false,
         });
