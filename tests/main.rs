@@ -47,4 +47,5 @@ mod transfer;
 mod trust;
 mod watch;
 mod withdrawn;
+mod wrk;
 mod zero_downtime;
