@@ -25,7 +25,7 @@ pub fn reach(session: &Session, aim: &Aim) -> Result<Crew, Failure> {
         return Ok(across::crew(session, "rollback", reached));
     }
     let hasty = Claim { patience: Duration::ZERO, ..patient.clone() };
-    let (locked, mut reached) = split(across::connect(session, "rollback", &nodes, Some(&hasty))?, |found| is_locked(found));
+    let (locked, mut reached) = split(across::connect(session, "rollback", &nodes, Some(&hasty))?, is_locked);
     let mut ends = vec![];
     if !locked.is_empty() {
         let locked: Vec<_> = locked.into_iter().map(|(node, _)| node).collect();
