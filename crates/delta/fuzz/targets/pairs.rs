@@ -1,21 +1,40 @@
 //! The images that deltas are made for, and what is hashed of them once.
 
 use df_core::{Digest, ImageId, Manifest};
-use df_delta::{ApplyError, Level, Options, ReadBlob, signature};
+use df_delta::format::{Header, IdPrefix, Kind};
+use df_delta::{ApplyError, Codec, Level, Options, ReadBlob, signature};
 
 use crate::trees::{self, Blobs, Kept, Tree, tree};
-
-/// Bytes up to the end of the header.
-const DIGESTS: usize = 5 + 2 * Digest::LEN;
 
 /// A delta's two ends.
 pub struct Pair {
     pub base: Option<(Manifest, Blobs)>,
     pub target: Manifest,
-    /// The header.
-    head: Vec<u8>,
+    /// What good deltas begin with.
+    header: Header,
     /// Good deltas.
     pub deltas: Vec<Vec<u8>>,
+}
+
+/// First bytes of an input, each up to the next: all of a delta is given;
+pub const WHOLE: u8 = 0;
+/// pairs and pieces, behind a good head;
+pub const BEHIND_HEAD: u8 = 64;
+/// the manifest, with its length in the next byte, and then pairs and pieces: an image that is hostile throughout.
+pub const HOSTILE: u8 = 128;
+
+/// A pair, and how good deltas for it begin.
+pub struct Ready {
+    pair: Pair,
+    expect: ImageId,
+    head: Vec<u8>,
+}
+
+impl From<Pair> for Ready {
+    fn from(pair: Pair) -> Self {
+        let (expect, head) = pair.head(&pair.target.encode());
+        Self { pair, expect, head }
+    }
 }
 
 /// Whole, as a patch, and by rsync.
@@ -35,18 +54,34 @@ impl Pair {
     fn of(base: Option<&Tree>, target: &Tree, deltas: Vec<Vec<u8>>) -> Self {
         let base = base.map(|base| (trees::manifest(base), Blobs::of(base)));
         let target = trees::manifest(target);
-        Self { base, head: deltas[0][..DIGESTS].to_vec(), target, deltas }
+        let header = deltas[0].first_chunk().expect("a delta has a header");
+        Self { base, header: Header::decode(header).expect("a good one"), target, deltas }
+    }
+
+    /// Applies what is given as the target `apply` does: its first byte says how the rest is meant, and for which pair.
+    pub fn apply_given(pairs: &[Ready], data: &[u8], sink: &Kept) -> Option<Result<Manifest, ApplyError>> {
+        let (&how, given) = data.split_first()?;
+        let Ready { pair, expect, head } = &pairs[usize::from(how) % pairs.len()];
+        Some(match how {
+            WHOLE..BEHIND_HEAD => pair.apply(*expect, given, sink),
+            BEHIND_HEAD..HOSTILE => pair.apply(*expect, &[&head[..], given].concat(), sink),
+            HOSTILE.. => {
+                let (len, rest) = given.split_first().unwrap_or((&0, &[]));
+                let (manifest, pieces) = rest.split_at(rest.len().min((*len).into()));
+                let (expect, head) = pair.head(manifest);
+                pair.apply(expect, &[&head[..], pieces].concat(), sink)
+            }
+        })
     }
 
     /// How a delta begins whose manifest is stored; with the image that it says it makes.
     pub fn head(&self, manifest: &[u8]) -> (ImageId, Vec<u8>) {
         let expect = ImageId(Digest::of(manifest));
-        let mut head = self.head.clone();
-        head[DIGESTS - Digest::LEN..].copy_from_slice(expect.0.as_bytes());
+        let mut head = Header { target: IdPrefix::of(expect), ..self.header }.encode().to_vec();
         let len = manifest.len();
         head.extend(if len < 128 { vec![len as u8] } else { vec![len as u8 | 128, (len >> 7) as u8] });
         // No part of no bytes.
-        head.extend(if len > 0 { &[0][..] } else { &[] });
+        head.extend((len > 0).then_some(Codec::Stored as u8));
         head.extend_from_slice(manifest);
         (expect, head)
     }
@@ -57,15 +92,14 @@ impl Pair {
         self.run(self.target.image(), delta, &sink).expect("a good delta");
         let pieces = sink.got().marks[0].offset as usize;
         // Of a patch without pairs, their number is the last byte before the pieces.
-        let is_patch = delta[4] == 1;
+        let is_patch = self.header.kind == Kind::Patch;
         assert!(!is_patch || delta[pieces - 1] == 0, "no pairs");
         &delta[pieces - usize::from(is_patch)..]
     }
 
     /// Applies; what comes out is what the manifest lists.
-    pub fn apply(&self, expect: ImageId, delta: &[u8]) -> Result<Manifest, ApplyError> {
-        let sink = Kept::default();
-        let manifest = self.run(expect, delta, &sink)?;
+    fn apply(&self, expect: ImageId, delta: &[u8], sink: &Kept) -> Result<Manifest, ApplyError> {
+        let manifest = self.run(expect, delta, sink)?;
         assert_eq!(manifest.image(), expect);
         let got = sink.got();
         for (digest, len) in manifest.blobs() {

@@ -24,15 +24,15 @@ fn main() {
         let manifest = pair.target.encode();
         for (at, delta) in pair.deltas.iter().enumerate() {
             let behind = pair.behind_head(delta);
-            let number = |from: usize| (from..).find(|number| number % n_pairs == nth).expect("one of them") as u8;
+            let number = |from: u8| (from..).find(|number| usize::from(*number) % n_pairs == nth).expect("one of them");
             let (_, head) = pair.head(&manifest);
-            seeds.push(("apply", format!("{nth}-{at}"), [&[number(0)], &head[..], behind].concat()));
+            seeds.push(("apply", format!("{nth}-{at}"), [&[number(pairs::WHOLE)], &head[..], behind].concat()));
             // One manifest that is packed, too: unpacking it takes most of the time.
             if at == 0 {
-                seeds.push(("apply", format!("{nth}-packed-manifest"), [&[number(0)], &delta[..]].concat()));
+                seeds.push(("apply", format!("{nth}-packed-manifest"), [&[number(pairs::WHOLE)], &delta[..]].concat()));
             }
-            seeds.push(("apply", format!("{nth}-{at}-behind-a-head"), [&[number(64)], behind].concat()));
-            let hostile = [&[number(128), manifest.len() as u8], &manifest[..], behind].concat();
+            seeds.push(("apply", format!("{nth}-{at}-behind-a-head"), [&[number(pairs::BEHIND_HEAD)], behind].concat()));
+            let hostile = [&[number(pairs::HOSTILE), manifest.len() as u8], &manifest[..], behind].concat();
             seeds.push(("apply", format!("{nth}-{at}-hostile"), hostile));
         }
         seeds.extend(pair.base.as_ref().map(|(base, _)| ("manifest", "base".to_owned(), base.encode())));

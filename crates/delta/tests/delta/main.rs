@@ -4,8 +4,12 @@
 
 mod golden;
 mod hostile;
+#[path = "../../fuzz/targets/pairs.rs"]
+#[allow(dead_code, reason = "the fuzzer makes its seeds by it, too")]
+mod pairs;
 mod programs;
 mod resume;
 mod round_trip;
 mod rsync;
+mod seeds;
 mod trees;
