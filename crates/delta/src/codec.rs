@@ -145,7 +145,11 @@ pub(crate) fn unpack(header: &PartHeader, packed: Vec<u8>, base: Base, target_le
     match header.codec {
         Codec::Stored => Ok(packed),
         Codec::Zstd => decompress(&packed, &base.bytes, len),
-        Codec::Rsync => patch(&base.bytes, &decompress(&packed, &[], header.raw as usize)?, len),
+        Codec::Rsync => {
+            let delta = decompress(&packed, &[], header.raw as usize)?;
+            drop(packed);
+            patch(&base.bytes, &delta, len)
+        }
         Codec::Copy | Codec::Elf => predict::decode(&packed, base.bytes, &base.lens, target_lens, header.codec == Codec::Elf),
     }
 }

@@ -12,11 +12,12 @@
 //!   of the format ([`mod@format`]).
 //! - A receiver never gives bytes a name that they do not have: the manifest is checked by its digest before the sink sees anything, every blob by its BLAKE3
 //!   before [`Sink::blob`] or [`Sink::finish`]. A bad delta costs time and nothing else; [`ApplyError::is_damaged`] says when a whole copy is worth asking for.
-//! - Memory is bounded whatever a delta claims: pieces in flight take at most [`apply::IN_FLIGHT`], besides the two manifests; one that needs more by itself (at most 64 MiB
-//!   of base, 64 MiB of target, 73 MiB of packed bytes and 80 MiB of numbers) is alone. A delta that no encoder makes may have
-//!   more numbers, some bytes for each byte of the two sides. The encoder takes, for each of at most eight pieces at
-//!   once, at most eight times the longer of its two sides, and some MiB, for programs as compilers make them at [`Level::Fast`] (an index of every place makes it up to fourteen times at [`Level::Small`]), and up to
-//!   256 MiB of zstd's tables for all else.
+//! - Memory is bounded whatever a delta claims. Pieces in flight are weighed by all that they take, and take at most [`apply::IN_FLIGHT`] together, besides the two manifests; one
+//!   that needs more by itself is alone. No piece that an encoder makes of programs as compilers make them takes more than 256 MiB: at most 64 MiB of base, 64 MiB of target and what is packed, less than
+//!   the target; of a program, which is 48 MiB at most, its references, in what compilers make less than it is long. A delta that no encoder makes may have more: 72 MiB of packed bytes, and some bytes of
+//!   numbers for each byte of the two sides.
+//! - The encoder takes, for each of at most eight pieces at once, at most eight times the longer of its two sides, and some MiB, for programs as compilers make them at [`Level::Fast`] (an index of every
+//!   place makes it up to fourteen times at [`Level::Small`]), and up to 256 MiB of zstd's tables for all else.
 
 pub mod apply;
 pub mod choose;

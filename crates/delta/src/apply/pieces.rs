@@ -22,6 +22,9 @@ pub const IN_FLIGHT: u64 = 224 << 20;
 /// More threads find no more to do: a piece is 32 MiB and more where there is much.
 const THREADS: usize = 4;
 
+/// What the tables of the coders take at most; of small pieces less, as they are a kilobyte for each byte at most.
+const TABLES: u64 = 32 << 20;
+
 /// So many bytes are worth several threads.
 const SHARED: usize = 1 << 20;
 
@@ -93,8 +96,7 @@ impl<'a> Pieces<'a> {
     fn feed(&self, n_done: usize, input: &mut Counted<'_>, flight: &Flight, give: &mut dyn FnMut(Job)) -> Result<(), ApplyError> {
         for (number, piece) in self.pieces.iter().enumerate().skip(n_done) {
             let header = read_part_header(input, self.kind, &read::lens(&piece.target))?;
-            // The numbers of references and corrections take no more than a quarter above the new bytes.
-            let weight = piece.base_len() + piece.target_len() * 9 / 4 + header.packed;
+            let weight = weight(&header, piece.base_len(), piece.target_len());
             if !flight.start(weight) {
                 return Ok(());
             }
@@ -214,6 +216,22 @@ impl<'a> Pieces<'a> {
             Some(first) => Err(ApplyError::NotKept { n_marks: first + 1 }),
             None => Ok(Start { n_done, unfinished }),
         }
+    }
+}
+
+/// Returns how many bytes unpacking a piece takes at most: both sides, what is packed, and what its codec has besides.
+fn weight(header: &PartHeader, base_len: u64, target_len: u64) -> u64 {
+    let PartHeader { codec, raw, packed } = *header;
+    // The numbers of segments and corrections take no more than a quarter above the new bytes. Where they are many, tables are not as large as they may be.
+    let guessing = (target_len * 5 / 4).max(TABLES.min(target_len << 10));
+    match codec {
+        Codec::Stored => packed,
+        Codec::Zstd => base_len + target_len + packed,
+        // What is packed is gone before the new bytes are there.
+        Codec::Rsync => base_len + raw + target_len.max(packed),
+        Codec::Copy => base_len + target_len + packed + guessing,
+        // References take up to twice the program that they are in; where a program ends is not known before it is read.
+        Codec::Elf => 3 * base_len + target_len + packed + guessing,
     }
 }
 

@@ -101,7 +101,7 @@ pub(super) fn make(
     Ok(order.restore(out))
 }
 
-/// The longest program that is predicted, or predicted from: its references take about as much memory as it does.
+/// The longest program that is predicted, or predicted from: its references take about as much memory as it does, and never more than twice as much.
 pub(super) const MAX_PROGRAM: usize = 48 << 20;
 
 /// How long the bases of all programs may be together: each is searched for references, whatever little is made of it.
