@@ -1,6 +1,7 @@
 //! Makes deltas.
 
 use std::io::{self, Write};
+use std::ops::Range;
 
 use df_core::{Digest, Manifest};
 use rayon::prelude::*;
@@ -13,8 +14,11 @@ use crate::read::{ReadBlob, ReadError, concat, lens};
 use crate::signature::{self, SignatureError};
 use crate::varint;
 
-/// How many pieces are packed at once at most, however many cores there are: each may take several hundred MiB.
+/// How many pieces are packed at once at most, however many cores there are and however small they are.
 const AT_ONCE: usize = 8;
+/// How long those pieces may be together, by the longer side of each. Where one is longer by itself, as long as the longest: so all of them take no more than that
+/// one would, or one of many small files, and how many times the largest file an encoder takes is true of the whole process.
+const TOGETHER: u64 = 32 << 20;
 
 /// How much time a delta is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -198,7 +202,9 @@ fn write(
         encoded.bytes += pairs.len() as u64;
     }
     let numbered = number(&pieces);
-    for batch in numbered.chunks(rayon::current_num_threads().clamp(1, AT_ONCE)) {
+    let lens: Vec<u64> = pieces.iter().map(|piece| piece.base_len().max(piece.target_len())).collect();
+    for batch in batches(&lens, rayon::current_num_threads()) {
+        let batch = &numbered[batch];
         let parts: Vec<Result<Part, EncodeError>> =
             batch.par_iter().map(|(piece, nth_with_base)| pack(piece, *nth_with_base)).collect();
         for ((piece, _), part) in batch.iter().zip(parts) {
@@ -208,6 +214,25 @@ fn write(
         }
     }
     Ok(encoded)
+}
+
+/// Returns which pieces of these lengths are packed at once, in order.
+fn batches(lens: &[u64], n_threads: usize) -> Vec<Range<usize>> {
+    let together = lens.iter().copied().fold(TOGETHER, u64::max);
+    let (mut batches, mut sum): (Vec<Range<usize>>, u64) = (Vec::new(), 0);
+    for (nth, len) in lens.iter().enumerate() {
+        match batches.last_mut() {
+            Some(last) if last.len() < n_threads.min(AT_ONCE) && sum + len <= together => {
+                last.end += 1;
+                sum += len;
+            }
+            _ => {
+                batches.push(nth..nth + 1);
+                sum = *len;
+            }
+        }
+    }
+    batches
 }
 
 impl Encoded {
@@ -253,4 +278,23 @@ fn write_head(
 fn number(pieces: &[Piece]) -> Vec<(&Piece, Option<usize>)> {
     let mut count = 0..;
     pieces.iter().map(|piece| (piece, if piece.base.is_empty() { None } else { count.next() })).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_packed_at_once_as_long_as_they_are_no_longer_than_the_longest() {
+        let of = |mib: &[u64], n_threads| {
+            let lens: Vec<u64> = mib.iter().map(|mib| mib << 20).collect();
+            batches(&lens, n_threads).into_iter().map(|batch| (batch.start, batch.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[], 2), []);
+        assert_eq!(of(&[16, 16, 16], 2), [(0, 2), (2, 3)]);
+        assert_eq!(of(&[34, 34, 1], 2), [(0, 1), (1, 2), (2, 3)]);
+        assert_eq!(of(&[60, 30, 30, 1], 4), [(0, 1), (1, 3), (3, 4)]);
+        assert_eq!(of(&[1; 20], 64), [(0, 8), (8, 16), (16, 20)]);
+        assert_eq!(of(&[1; 3], 0), [(0, 1), (1, 2), (2, 3)]);
+    }
 }

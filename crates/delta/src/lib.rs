@@ -16,8 +16,9 @@
 //!   that needs more by itself is alone. No piece that an encoder makes of programs as compilers make them takes more than 256 MiB: at most 64 MiB of base, 64 MiB of target and what is packed, less than
 //!   the target; of a program, which is 48 MiB at most, its references, in what compilers make less than it is long. A delta that no encoder makes may have more: 72 MiB of packed bytes, and some bytes of
 //!   numbers for each byte of the two sides.
-//! - The encoder takes, for each of at most eight pieces at once, at most eight times the longer of its two sides, and some MiB, for programs as compilers make them at [`Level::Fast`] (an index of every
-//!   place makes it up to fourteen times at [`Level::Small`]), and up to 256 MiB of zstd's tables for all else.
+//! - The encoder takes at most eight times the longer of the two sides of the largest piece, or of 32 MiB, and some MiB for each of at most eight pieces at once: they are together no longer than that. This
+//!   is for programs as compilers make them at [`Level::Fast`] (an index of every place makes it up to fourteen times at [`Level::Small`]); for all else it takes up to
+//!   256 MiB of zstd's tables for each.
 
 pub mod apply;
 pub mod choose;

@@ -174,6 +174,17 @@ fn an_encoder_takes_at_most_eight_times_the_largest_file() {
 }
 
 #[test]
+fn an_encoder_of_several_programs_takes_at_most_eight_times_the_largest() {
+    let _alone = alone();
+    // Longer than what is packed at once of shorter ones.
+    let of = |added| (0..2).map(|nth| program(34 * MIB / 121 + nth, Between::Move, added)).collect();
+    let (old, new): (Vec<_>, Vec<_>) = (of(0), of(9));
+    let len = new[1].len();
+    let (_, taken) = encode(&Image::of(old), &Image::of(new));
+    assert!(taken <= 8 * len + CONSTANT, "{taken} bytes, which is {:.2} times the largest", taken as f64 / len as f64);
+}
+
+#[test]
 fn programs_that_are_applied_at_once_stay_below_256_mib() {
     let _alone = alone();
     // As many as there are threads for, which lost most of what they had, as when debugging entries go. Their bytes, and what may be wrong with them, would fit.
