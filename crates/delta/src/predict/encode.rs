@@ -53,7 +53,7 @@ pub(crate) fn elf(
     if pairs.is_empty() {
         return Ok(None);
     }
-    // A program whose transform cannot be undone is no reason to send all of it.
+    // A program whose transform cannot be undone, as that of some damaged ones, is no reason to send all of it. It costs the other programs of the piece theirs: few bytes, for few.
     for transform in [true, false] {
         let both = read.take().map_or_else(|| source.read(), Ok)?;
         let Some((body, old)) = elf_of(both, &slices, &members, &pairs, transform, level) else { continue };
