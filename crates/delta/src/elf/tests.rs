@@ -4,18 +4,28 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod moved;
+
 /// Puts together an ELF file with one load of all its sections, from a name, a type, flags and bytes for each, at the address of their offset.
 fn file(sections: &[(&str, u32, u64, Vec<u8>)]) -> Vec<u8> {
+    loaded(sections, sections.len())
+}
+
+/// The same with a load of so many sections that holds code, and one of the others that does not.
+fn loaded(sections: &[(&str, u32, u64, Vec<u8>)], n_code: usize) -> Vec<u8> {
+    let n_loads = if n_code < sections.len() { 2 } else { 1 };
     let mut names = vec![0];
-    let mut bytes = vec![0; 64 + 56];
+    let mut bytes = vec![0; 64 + 56 * n_loads];
+    let mut data = 0;
     let mut headers = vec![0; 64];
     let mut header = |name: u32, kind: u32, flags: u64, at: usize, len: usize| {
         let address = if flags & 2 != 0 { at as u64 } else { 0 };
         headers.extend([name.to_le_bytes(), kind.to_le_bytes()].concat());
         headers.extend([flags, address, at as u64, len as u64, 0, 8, 0].map(u64::to_le_bytes).concat());
     };
-    for (name, kind, flags, content) in sections {
+    for (nth, (name, kind, flags, content)) in sections.iter().enumerate() {
         bytes.resize(bytes.len().next_multiple_of(8), 0);
+        data = if nth == n_code { bytes.len() as u64 } else { data };
         header(names.len() as u32, *kind, *flags, bytes.len(), content.len());
         names.extend([name.as_bytes(), b"\0"].concat());
         bytes.extend(content);
@@ -30,9 +40,13 @@ fn file(sections: &[(&str, u32, u64, Vec<u8>)]) -> Vec<u8> {
     let len = bytes.len() as u64;
     bytes[..24].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\x3e\0\x01\0\0\0");
     bytes[32..48].copy_from_slice(&[64, at].map(u64::to_le_bytes).concat());
-    bytes[52..64].copy_from_slice(&[64, 56, 1, 64, n, n - 1].map(u16::to_le_bytes).concat());
-    bytes[64..72].copy_from_slice(&[1u32, 5].map(u32::to_le_bytes).concat());
-    bytes[72..120].copy_from_slice(&[0, 0, 0, len, len + 64, 0x1000].map(u64::to_le_bytes).concat());
+    bytes[52..64].copy_from_slice(&[64, 56, n_loads as u16, 64, n, n - 1].map(u16::to_le_bytes).concat());
+    let code = if n_loads > 1 { (0, data, data) } else { (0, len, len + 64) };
+    for (nth, (flags, (from, to, end))) in [(5_u32, code), (4, (data, len, len + 64))].into_iter().enumerate().take(n_loads) {
+        let header = [&1_u32.to_le_bytes()[..], &flags.to_le_bytes()].concat();
+        let numbers = [from, from, from, to - from, end - from, 0x1000].map(u64::to_le_bytes).concat();
+        bytes[64 + 56 * nth..][..56].copy_from_slice(&[header, numbers].concat());
+    }
     bytes
 }
 
