@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use df_testkit::faults;
+use df_testkit::process::Run;
+use df_testkit::repo::Repo;
 
 use crate::support::{DEADLINE, World, copy_shared_cache, versions};
 
@@ -152,4 +154,90 @@ fn what_a_cache_elsewhere_holds_is_listed_and_one_that_is_not_there_is_not_made_
 
     let output = world.df(["status", "--address", &place]).output().expect_code(2);
     assert!(output.stderr.contains("is a cache, and this command acts on nodes"), "{output}");
+}
+
+/// Three versions of two files in the cache: the first is 1000, 2000 and 3000 bytes long, the other the same.
+struct Three {
+    world: World,
+    _source: tempfile::TempDir,
+    commits: [String; 3],
+}
+
+impl Three {
+    fn new() -> Self {
+        let source = tempfile::Builder::new().prefix("df-three").tempdir().expect("a directory");
+        let repo = Repo::new(&source.path().join("repo"));
+        let config = "app: three\nbuild: { command: \"mkdir out && cp a b out\", output: out }\n";
+        let commits = [1, 2, 3].map(|n: usize| {
+            repo.commit(&[("df.yaml", config), ("a", &n.to_string().repeat(n * 1000)), ("b", &"b".repeat(500))], &n.to_string())
+        });
+        let three = Self { world: World::of(repo.dir(), 0), _source: source, commits };
+        for commit in &three.commits {
+            three.df(&["build", "--commit-hash", commit]).ok();
+        }
+        three
+    }
+
+    fn df(&self, words: &[&str]) -> Run {
+        self.world.df([]).args(words).env("XDG_CACHE_HOME", self.world.path("cache"))
+    }
+
+    /// Expects the lines that say why a version stays or goes: which one, the word, and why.
+    #[track_caller]
+    fn expect_whys(&self, said: &str, whys: [(usize, &str, &str); 3]) {
+        for (n, verb, why) in whys {
+            let short = &self.commits[n - 1][..12];
+            let line = said.lines().find(|line| line.contains(verb) && line.contains(short));
+            assert!(line.is_some_and(|line| line.contains(why)), "of version {n}, \"{verb}\" and \"{why}\" in {said}");
+        }
+    }
+}
+
+const OLD: [&str; 4] = ["--count", "1", "--older", "2100-01-01"];
+
+#[test]
+fn why_each_version_stays_or_goes_is_said_of_a_cache() {
+    let three = Three::new();
+    let gc = |words: &[&str]| three.df(&[&["cache", "gc"], &OLD[..], words].concat());
+    let goes = "beyond the newest 1 and older than 2100-01-01";
+    let whys = [(1, "collects", goes), (2, "collects", goes), (3, "keeps", "the newest of its application")];
+    let planned = gc(&["--dry-run", "--json"]).ok();
+    let bytes: Vec<_> = planned.events("planned").iter().map(|it| it["bytes"].as_u64()).collect();
+    assert_eq!(bytes, [Some(1000), Some(2000)], "what the version that stays has too is not freed: {planned}");
+    three.expect_whys(&gc(&["--dry-run", "--why"]).ok().stdout, whys);
+    let silent = gc(&["--dry-run"]).ok();
+    assert!(!silent.stdout.contains("keeps"), "nobody asked why: {silent}");
+    let notes = gc(&["--dry-run", "--why", "--json"]).ok();
+    let notes: Vec<String> = notes.events("note").iter().map(|it| it["message"].to_string()).collect();
+    three.expect_whys(&notes.join("\n"), whys);
+    let young = three.df(&["cache", "gc", "--count", "1", "--older", "30d", "--why"]).ok();
+    let limit = "younger than the limit";
+    three.expect_whys(&young.stdout, [(1, "keeps", limit), (2, "keeps", limit), (3, "keeps", "the newest of its application")]);
+    three.expect_whys(&gc(&["--why"]).ok().stdout, whys);
+    let left = three.df(&["--json", "ls", "versions"]).ok().events("release").len();
+    assert_eq!(left, 1, "and that is what was done");
+}
+
+#[test]
+fn why_each_version_stays_or_goes_is_said_of_a_node() {
+    let three = Three::new();
+    let node = format!("local:{}", three.world.path("node").display());
+    for commit in &three.commits {
+        three.df(&["deploy", "--version", commit, "--address", &node]).ok();
+    }
+    let gc = |command: &[&str], words: &[&str]| three.df(&[command, &OLD[..], &["--address", &node], words].concat());
+    let whys = [
+        (2, "keeps generation 2 of", "a rollback goes to it"),
+        (3, "keeps generation 3 of", "the current one"),
+        (3, "keeps generation 3 of", "the current one"),
+    ];
+    for command in [&["cache", "gc"][..], &["gc"]] {
+        let planned = gc(command, &["--dry-run", "--why"]).ok();
+        three.expect_whys(&planned.stdout, whys);
+        let goes = planned.stdout.lines().find(|line| line.contains("collect generation 1"));
+        assert!(goes.is_some_and(|line| line.contains("beyond the 1 that stay and older than")), "{planned}");
+        let silent = gc(command, &["--dry-run"]).ok();
+        assert!(!silent.stdout.contains("keeps"), "nobody asked why: {silent}");
+    }
+    three.expect_whys(&gc(&["cache", "gc"], &["--why"]).ok().stdout, whys);
 }

@@ -137,6 +137,21 @@ fn an_image_that_a_generation_needs_and_that_is_gone_is_no_clean_bill() {
 }
 
 #[test]
+fn a_node_that_was_asked_to_read_a_part_does_not_read_everything_instead() {
+    let pair = Pair::new();
+    let image = pair.copied();
+    pair.damage(&image, "a", "ono\n");
+    for (flag, words) in [("--quick", &["--quick"][..]), ("--sample", &["--sample", "1"]), ("--slice", &["--slice", "1"])] {
+        let words = [&["cache", "verify", "--address", "good"], words].concat();
+        let refused = pair.df([]).args(&words).output().expect_code(2);
+        assert!(refused.stderr.contains(&format!("{flag} is for caches")), "{refused}");
+        assert!(refused.stderr.contains("next: df cache verify --address good"), "{refused}");
+    }
+    // What it says to type does find what is wrong.
+    pair.df(["cache", "verify", "--address", "good"]).output().expect_code(8);
+}
+
+#[test]
 fn a_damaged_cache_is_healed_from_a_node_that_holds_the_files() {
     let pair = Pair::new();
     pair.copied();

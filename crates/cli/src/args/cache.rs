@@ -79,6 +79,13 @@ pub struct CacheVerify {
     pub slice: Option<usize>,
 }
 
+impl CacheVerify {
+    /// Returns whether less than everything is to be read.
+    pub fn is_partial(&self) -> bool {
+        self.quick || self.sample.is_some() || self.slice.is_some()
+    }
+}
+
 /// `df gc`
 #[derive(Debug, Clone, Args)]
 pub struct Gc {

@@ -2,7 +2,7 @@
 
 mod archive;
 mod copies;
-mod costs;
+pub mod costs;
 mod counting;
 mod diff;
 mod moving;
@@ -48,7 +48,8 @@ pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
         CacheCommand::Repair => repair::run(session, &place),
         CacheCommand::Gc(args) => {
             let why = args.why || session.call.globals.verbose > 0;
-            let found = gc::collect(session, &place.name, place.store(), args.old, why, &BTreeSet::new())?;
+            let cache = gc::Cache { name: &place.name, store: place.store(), is_asked: place.bucket().is_some() };
+            let found = gc::collect(session, &cache, args.old, why, &BTreeSet::new())?;
             if !session.is_dry_run() {
                 return Ok(Exit::Done);
             }
@@ -101,9 +102,9 @@ fn tell_cost(session: &Session, place: &Place, found: bool) -> Result<(), Failur
     session.output().result(&Event::Planned {
         node: None,
         action: format!("look for what nothing names in {}", place.name),
-        bytes: None,
+        bytes: Some(work.bytes_up),
         requests: Some(costs::estimate(&work).requests),
-        reason: format!("in all {}", costs::words_of_removal(&work)),
+        reason: format!("at most so much is written again; in all {}", costs::words_of_removal(&work)),
         changes: found,
     });
     Ok(())

@@ -1,11 +1,13 @@
 //! `df gc`: old versions go, here and on the nodes.
 
-use std::collections::BTreeSet;
+mod why;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use df_cache::gc;
 use df_cache::roots::Policy;
-use df_cache::store::{Store, StoredRelease};
-use df_core::{ImageId, Timestamp};
+use df_cache::store::{Contents, Store, StoredRelease};
+use df_core::{Digest, ImageId, Timestamp};
 use df_fleet::NodeError;
 use df_fleet::message::{Collected, Reply, Request};
 
@@ -15,6 +17,7 @@ use crate::bucket::failure;
 use crate::event::{Event, Placed};
 use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::Failure;
+use crate::output::Output;
 use crate::render::units;
 use crate::session::{Session, now};
 use crate::store::Shelf;
@@ -23,9 +26,11 @@ use crate::store::Shelf;
 pub fn run(args: &args::Gc, session: &Session) -> Result<Exit, Failure> {
     let (mut ends, mut on_nodes) = (vec![], OnNodes::default());
     if !session.inventory()?.nodes().is_empty() || !session.call.globals.address.is_empty() {
-        (ends, on_nodes) = collect_on_nodes(session, args.old)?;
+        (ends, on_nodes) = collect_on_nodes(session, args)?;
     }
-    let here = collect(session, "cache", Shelf::open(session)?.store(), args.old, args.why, &on_nodes.held)?;
+    let shelf = Shelf::open(session)?;
+    let cache = Cache { name: "cache", store: shelf.store(), is_asked: false };
+    let here = collect(session, &cache, args.old, args.why, &on_nodes.held)?;
     match session.is_dry_run() {
         _ if ends.iter().any(|end| *end != NodeEnd::Done) => Ok(of_nodes(&ends)),
         true => Ok(session.planned(here || on_nodes.any)),
@@ -46,15 +51,15 @@ struct OnNodes {
 ///
 /// # Errors
 /// There is no node.
-pub fn on_nodes(session: &Session, old: args::Old) -> Result<Exit, Failure> {
-    let (ends, found) = collect_on_nodes(session, old)?;
+pub fn on_nodes(session: &Session, args: &args::Gc) -> Result<Exit, Failure> {
+    let (ends, found) = collect_on_nodes(session, args)?;
     let clean = ends.iter().all(|end| *end == NodeEnd::Done);
     Ok(if clean && session.is_dry_run() { session.planned(found.any) } else { of_nodes(&ends) })
 }
 
-fn collect_on_nodes(session: &Session, old: args::Old) -> Result<(Vec<NodeEnd>, OnNodes), Failure> {
-    let (count, older) = limits(session, old);
-    let dry_run = session.is_dry_run();
+fn collect_on_nodes(session: &Session, args: &args::Gc) -> Result<(Vec<NodeEnd>, OnNodes), Failure> {
+    let (count, older) = limits(session, args.old);
+    let (dry_run, says_why) = (session.is_dry_run(), args.why);
     let crew = across::reach(session, "gc", !dry_run)?;
     let mut ends = crew.ends;
     let (tell, told) = std::sync::mpsc::channel();
@@ -62,10 +67,13 @@ fn collect_on_nodes(session: &Session, old: args::Old) -> Result<(Vec<NodeEnd>, 
         let tell = tell.clone();
         async move {
             let Work { label, app, mut reached, output } = work;
-            let count = u32::try_from(count).unwrap_or(u32::MAX);
-            let reply = reached.connection.ask(&Request::Collect { app: app.clone(), count, older, dry_run }).await?;
+            let most = u32::try_from(count).unwrap_or(u32::MAX);
+            let reply = reached.connection.ask(&Request::Collect { app: app.clone(), count: most, older, dry_run }).await?;
             reached.connection.close().await;
             let Reply::Collected { collected } = reply else { return Err(NodeError::Answer) };
+            if says_why && let Some(state) = across::state_of(&reached.survey, &app) {
+                tell_why(&output, &why::of_node(&label, state, &collected, count, older));
+            }
             for one in &collected {
                 output.result(&if dry_run { planned(&label, one) } else { Event::Collected(placed(&label, one)) });
             }
@@ -88,15 +96,32 @@ fn collect_on_nodes(session: &Session, old: args::Old) -> Result<(Vec<NodeEnd>, 
     Ok((ends, on_nodes))
 }
 
-/// Collects the application's releases from a cache that is called `place`, or says what would go; returns whether there is anything.
+/// Says why things stay and go: to people as lines, to scripts as notes.
+fn tell_why(output: &Output, lines: &[String]) {
+    let notes: Vec<Event> = lines.iter().map(|line| Event::Note { message: line.trim().to_owned() }).collect();
+    output.table(&notes, lines);
+}
+
+/// A cache, and what it is called.
+#[derive(Clone, Copy)]
+pub struct Cache<'a> {
+    /// `cache`, or its address.
+    pub name: &'a str,
+    /// What it holds.
+    pub store: &'a dyn Store,
+    /// Whether each look at it is a request that costs: then somebody else says how many there are in all.
+    pub is_asked: bool,
+}
+
+/// Collects the application's releases from a cache, or says what would go; returns whether there is anything.
 pub fn collect(
     session: &Session,
-    place: &str,
-    store: &dyn Store,
+    cache: &Cache<'_>,
     old: args::Old,
     why: bool,
     held: &BTreeSet<ImageId>,
 ) -> Result<bool, Failure> {
+    let &Cache { name: place, store, .. } = cache;
     let (count, older) = limits(session, old);
     let contents = store.contents().map_err(|error| failure::unread(place, &error))?;
     let mut plan = gc::plan(&contents, &Policy { count, older });
@@ -107,20 +132,13 @@ pub fn collect(
     plan.images.retain(|image| !held.contains(image) && !others.contains(image));
     plan.kept.retain(|(stored, _)| is_ours(stored) && !held.contains(&stored.release.image));
     let output = session.output();
+    let because = why::old(count, older);
     if why {
-        output.table(&[], &kept_lines(place, &contents.releases, &plan, held));
+        tell_why(output, &why::of_cache(place, &contents.releases, &plan, held, &because));
     }
     let found = !(plan.releases.is_empty() && plan.images.is_empty());
     if session.is_dry_run() {
-        for stored in &plan.releases {
-            output.result(&would(
-                place,
-                format!("collect {} image {}", stored.release.commit.short(), stored.release.image.short()),
-            ));
-        }
-        for image in plan.images.iter().filter(|image| !plan.releases.iter().any(|s| s.release.image == **image)) {
-            output.result(&would(place, format!("collect image {}", image.short())));
-        }
+        would(cache, &contents, &plan, &because).iter().for_each(|event| output.result(event));
         return Ok(found);
     }
     // Also when no release goes: a bucket may hold what was let go before, and whose time is over.
@@ -139,21 +157,10 @@ pub fn collect(
         bytes: collected.bytes,
         objects: gone,
         requests: collected.n_requests,
-        why: format!("beyond the newest {count} and older than {older}{deleted}"),
+        why: format!("{because}{deleted}"),
         ..Placed::default()
     }));
     Ok(found)
-}
-
-/// Says of each release that stays why it does.
-fn kept_lines(place: &str, releases: &[StoredRelease], plan: &gc::Plan, held: &BTreeSet<ImageId>) -> Vec<String> {
-    let line = |stored: &StoredRelease, why: &dyn std::fmt::Display| {
-        let (commit, image) = (stored.release.commit.short(), stored.release.image.short());
-        format!("  {place:<16} keeps {commit} image {image}  ({why})")
-    };
-    let on_nodes = releases.iter().filter(|stored| held.contains(&stored.release.image));
-    let on_nodes = on_nodes.map(|stored| line(stored, &"a node holds it"));
-    on_nodes.chain(plan.kept.iter().map(|(stored, why)| line(stored, why))).collect()
 }
 
 /// Returns what counts as old: the flags, else `keep` of df.yaml.
@@ -163,15 +170,39 @@ fn limits(session: &Session, old: args::Old) -> (usize, Timestamp) {
     (old.count.unwrap_or(keep.count), older)
 }
 
-fn would(place: &str, action: String) -> Event {
-    Event::Planned {
-        node: None,
-        action,
-        bytes: None,
-        requests: Some(0),
-        reason: format!("in {place}; nothing keeps it"),
-        changes: true,
+/// Returns what a collection would do: each release that goes, and each image that goes without one.
+fn would(cache: &Cache<'_>, contents: &Contents, plan: &gc::Plan, because: &str) -> Vec<Event> {
+    let mut freed = freed(cache.store, contents, plan);
+    let requests = (!cache.is_asked).then_some(0);
+    let mut event = |action: String, image: ImageId, why: &str| {
+        // What a release shares with another is told once; an image that stays frees nothing.
+        let bytes = freed.remove(&image).unwrap_or(Some(0));
+        let at_most = if bytes == Some(0) { "" } else { "; at most so much, before compression" };
+        let reason = format!("in {}; {why}{at_most}", cache.name);
+        Event::Planned { node: None, action, bytes, requests, reason, changes: true }
+    };
+    let mut events = vec![];
+    for StoredRelease { release, .. } in &plan.releases {
+        let action = format!("collect {} image {}", release.commit.short(), release.image.short());
+        events.push(event(action, release.image, because));
     }
+    for image in plan.images.iter().filter(|image| !plan.releases.iter().any(|s| s.release.image == **image)) {
+        events.push(event(format!("collect image {}", image.short()), *image, "no release or pin names it"));
+    }
+    events
+}
+
+/// Returns how many bytes of files go with each image: what no image that stays has, and each file once. `None` for an image whose list of files cannot be read.
+fn freed(store: &dyn Store, contents: &Contents, plan: &gc::Plan) -> BTreeMap<ImageId, Option<u64>> {
+    let stays = contents.images.iter().map(|stored| stored.image).filter(|image| !plan.images.contains(image));
+    // One that cannot be read keeps nothing here, so that what is said stays the most.
+    let manifests = stays.filter_map(|image| store.manifest(image).ok());
+    let mut told: BTreeSet<Digest> = manifests.flat_map(|it| it.blobs()).map(|(digest, _)| digest).collect();
+    let mut of = |image: ImageId| {
+        let fresh = store.manifest(image).ok()?.blobs().into_iter().filter(|(digest, _)| told.insert(*digest));
+        Some(fresh.map(|(_, len)| len).sum())
+    };
+    plan.images.iter().map(|&image| (image, of(image))).collect()
 }
 
 fn planned(node: &str, collected: &Collected) -> Event {

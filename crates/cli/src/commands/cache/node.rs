@@ -28,9 +28,13 @@ pub fn is_meant(addresses: &[String]) -> bool {
 pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
     match command {
         CacheCommand::Status => across::ask(session, "cache status", status),
+        CacheCommand::Verify(args) if args.is_partial() => Err(in_part(args, session)),
         CacheCommand::Verify(_) => across::ask(session, "cache verify", verify),
         CacheCommand::Diff => diff(session),
-        CacheCommand::Gc(args) => gc::on_nodes(session, args.old),
+        CacheCommand::Gc(args) => {
+            let why = args.why || session.call.globals.verbose > 0;
+            gc::on_nodes(session, &args::Gc { old: args.old, why })
+        }
         CacheCommand::Put { what } if what.as_deref().is_some_and(|what| what.ends_with(".tar")) => {
             Err(refused("takes releases, no archives", "df cache put FILE.tar"))
         }
@@ -60,7 +64,8 @@ fn flush(session: &Session) -> Result<Exit, Failure> {
         );
         super::confirm(session, &question, || format!("df cache flush --yes --address {}", nodes.join(" --address ")))?;
     }
-    gc::on_nodes(session, args::Old { count: Some(0), older: Some(Older::Before(Timestamp(now().0 + DAY))) })
+    let old = args::Old { count: Some(0), older: Some(Older::Before(Timestamp(now().0 + DAY))) };
+    gc::on_nodes(session, &args::Gc { old, why: false })
 }
 
 /// Mends each node in turn; one that fails does not stop the others.
@@ -173,6 +178,18 @@ fn diff(session: &Session) -> Result<Exit, Failure> {
             Ok(if missing.is_empty() && extra.is_empty() { NodeEnd::Done } else { NodeEnd::Differs })
         }
     })
+}
+
+/// Refuses to read a part: a node knows no way to do that, and reading everything is not what was asked for.
+fn in_part(args: &args::CacheVerify, session: &Session) -> Failure {
+    let flag = match args {
+        args::CacheVerify { quick: true, .. } => "--quick",
+        args::CacheVerify { sample: Some(_), .. } => "--sample",
+        _ => "--slice",
+    };
+    let nodes = session.call.globals.address.join(" --address ");
+    let why = format!("reads every file of its images back; {flag} is for caches");
+    refused(&why, &format!("df cache verify --address {nodes}"))
 }
 
 fn refused(why: &str, next: &str) -> Failure {
