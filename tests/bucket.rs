@@ -235,13 +235,53 @@ fn a_flipped_byte_in_the_bucket_is_found_and_healed_from_here() {
     assert!(!found.events("missing").is_empty(), "{}", found.stdout);
     let planned = it.there(&["--json", "--dry-run", "cache", "repair"]).ok();
     assert!(!planned.events("planned").is_empty(), "{}", planned.stdout);
+    let most = told_in_all(&planned);
+    it.server.forget();
     let repaired = it.there(&["--json", "cache", "repair"]).ok();
     assert!(!repaired.events("repaired").is_empty(), "{}", repaired.stdout);
+    expect_at_most(&it, most);
+    // What is whole is read all the same, and that costs too.
+    let most = told_in_all(&it.there(&["--json", "--dry-run", "cache", "repair"]).ok());
+    it.server.forget();
+    it.there(&["cache", "repair"]).ok();
+    expect_at_most(&it, most);
     it.there(&["cache", "verify"]).ok();
     it.there(&["cache", "verify", "--quick"]).ok();
     it.there(&["cache", "verify", "--sample", "1"]).ok();
     it.there(&["cache", "verify", "--slice", "100"]).ok();
     it.expect_the_same_tree(&versions.v1, "v1");
+}
+
+/// Returns how many requests a plan says that something takes: its last line says it, with what that costs, and no line says that there are none.
+#[track_caller]
+fn told_in_all(planned: &Output) -> u64 {
+    let lines = planned.events("planned");
+    assert!(lines.iter().all(|line| line["requests"] != 0), "{planned}");
+    let last = lines.last().expect("a plan");
+    assert!(last["reason"].as_str().is_some_and(|why| why.contains("estimates by AWS's list prices")), "{last}");
+    last["requests"].as_u64().expect("a number")
+}
+
+#[track_caller]
+fn expect_at_most(it: &Machine, most: u64) {
+    let counts = it.server.counts();
+    assert!((1..=most).contains(&counts.all()), "at most {most}: {counts:?}");
+}
+
+#[test]
+fn an_archive_that_would_go_to_a_bucket_is_said_with_what_that_costs() {
+    let (versions, it) = (versions(), Machine::new());
+    let tar = it.world.path("one.tar").display().to_string();
+    it.df(&["cache", "get", &versions.v1, "--tar", "--output", &tar]).ok();
+    let plan = || it.there(&["--json", "--dry-run", "cache", "put", &tar]).ok();
+    let planned = plan();
+    let most = told_in_all(&planned);
+    assert!(planned.events("planned")[0]["bytes"].as_u64() > Some(0), "{planned}");
+    it.server.forget();
+    it.there(&["cache", "put", &tar]).ok();
+    expect_at_most(&it, most);
+    let again = plan().events("planned").remove(0);
+    assert_eq!((&again["bytes"], &again["changes"]), (&0.into(), &false.into()), "nothing would travel twice: {again}");
 }
 
 #[test]
@@ -327,11 +367,10 @@ fn gc_in_the_bucket_keeps_the_newest_and_diff_and_update_bring_the_rest_back() {
     let planned = it.there(&["--dry-run", "cache", "gc", "--count", "2", "--older", "0s"]).ok();
     assert!(planned.stdout.contains("collect"), "{}", planned.stdout);
     assert_eq!(it.n_releases(), before, "a plan changes nothing");
-    let planned = |words: &[&str]| {
-        let last = it.there(words).ok().events("planned").pop().expect("a plan");
-        assert!(last["reason"].as_str().is_some_and(|why| why.contains("estimates by AWS's list prices")), "{last}");
-        last["requests"].as_u64().expect("a number")
-    };
+    let planned = it.there(&["--json", "--dry-run", "cache", "gc", "--count", "2", "--older", "0s"]).ok();
+    let bytes: Vec<_> = planned.events("planned").iter().map(|line| line["bytes"].as_u64()).collect();
+    assert!(bytes.iter().all(Option::is_some) && bytes.iter().max() > Some(&Some(0)), "{bytes:?} in {planned}");
+    let planned = |words: &[&str]| told_in_all(&it.there(words).ok());
     let most = planned(&["--json", "--dry-run", "cache", "gc", "--count", "2", "--older", "0s"]);
     let collected = it.there(&["--json", "cache", "gc", "--count", "2", "--older", "0s"]).ok();
     let requests = collected.events("collected")[0]["requests"].as_u64();

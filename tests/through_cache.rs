@@ -136,6 +136,8 @@ fn the_bytes_go_to_the_bucket_once_and_every_node_fetches_them() {
     let planned = fleet.copying(1, 1..=5, &["--through-cache", "--dry-run"]).ok();
     assert!(planned.events("planned").iter().all(|it| it["reason"].to_string().contains("s3://df-test/app once")), "{planned}");
     assert!(fleet.server.requests().is_empty(), "a plan asks nobody");
+    let told: Vec<u64> = planned.events("planned").iter().map(|it| number(it, "requests")).collect();
+    assert!(planned.events("planned").iter().all(|it| it["reason"].to_string().contains("AWS's list prices")), "{planned}");
 
     let output = fleet.fetching(1..=5);
     let copied = output.events("copied");
@@ -145,6 +147,8 @@ fn the_bytes_go_to_the_bucket_once_and_every_node_fetches_them() {
         assert!(number(event, "bytes_fetched") > CHANGED_LEN as u64 / 2, "{event}");
     }
     let requests = fleet.server.requests();
+    let most = told.iter().sum::<u64>();
+    assert!(told.iter().all(|n| *n > 0) && requests.len() as u64 <= most, "{} requests, told were {told:?}", requests.len());
     let put: BTreeSet<&str> = of_objects(&requests, Verb::Put).iter().map(|it| &it.key[.."app/d/".len()]).collect();
     assert_eq!(put, BTreeSet::from(["app/d/", "app/w/"]));
     assert_eq!(of_objects(&requests, Verb::Put).len(), 2, "each once: {requests:?}");

@@ -83,6 +83,11 @@ impl Freight {
         self.through.as_ref().map(|(_, name)| name.as_str())
     }
 
+    /// Returns whether nodes fetch by requests to a bucket, which cost.
+    pub fn asks_a_bucket(&self) -> bool {
+        self.through.as_ref().is_some_and(|(through, _)| through.beside().is_none())
+    }
+
     /// Begins to make what will probably travel, while nodes are connected to.
     pub fn prepare(&self, session: &Session) {
         preparing::meanwhile(session, &self.seen, &self.deltas, &self.wish);

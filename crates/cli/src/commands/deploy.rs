@@ -69,7 +69,7 @@ fn serves(survey: &Survey, release: &Release) -> bool {
 
 fn plan(session: &Session, shelf: &Shelf, args: &args::Deploy) -> Result<Exit, Failure> {
     match pipeline::planned(session, shelf, args.version.as_deref(), args.commit_hash.as_deref())? {
-        Err(journey) => cp::plan_unbuilt(session, "deploy", &journey, "copy, then activate"),
+        Err(journey) => cp::plan_unbuilt(session, "deploy", &journey, "copy, then activate", args.packing.through_cache),
         Ok(release) => {
             let freight = Freight::of(session, shelf, release.clone(), args.packing.wish(false))?;
             let freight = freight.through_cache(session, args.packing.through_cache)?;

@@ -6,13 +6,15 @@ use std::path::Path;
 
 use df_cache::blobs::Blobs;
 use df_cache::import::ImportOptions;
+use df_cache::s3::Item;
 use df_cache::tar::{self, ReadOptions};
 use df_core::Manifest;
 
-use super::Place;
+use super::{Place, costs};
 use crate::event::{Event, Placed};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::render::units::count;
 use crate::session::{Session, now};
 use crate::store::Shelf;
 
@@ -28,22 +30,41 @@ pub fn put(session: &Session, place: &Place, file: &Path) -> Result<Exit, Failur
     let located = located.map_err(|error| Failure::here("archive", &error))?;
     let image = located.manifest.image();
     if session.is_dry_run() {
-        let held = place.store().has(image).map_err(|error| place.unread(&error))?;
-        let event = Event::Planned {
-            node: None,
-            action: format!("put image {} into {}", image.short(), place.name),
-            bytes: Some(located.manifest.total_len()),
-            requests: Some(0),
-            reason: if held { "it is there already".into() } else { String::new() },
-            changes: !held,
-        };
-        session.output().result(&event);
-        return Ok(session.planned(!held));
+        return plan(session, place, &located.manifest);
     }
     let added = place.store().put_image(&located.manifest, &located.files, now()).map_err(|error| place.unwritten(&error))?;
     let placed = Placed { image: Some(image), ..place.placed(added.bytes, added.n_blobs, "an archive, without a release") };
     session.output().result(&Event::Stored(placed));
     Ok(Exit::Done)
+}
+
+/// Says what an image lacks there, and for a bucket what putting it costs.
+fn plan(session: &Session, place: &Place, manifest: &Manifest) -> Result<Exit, Failure> {
+    let (image, unread) = (manifest.image(), |error| place.unread(&error));
+    let held = place.store().has(image).map_err(unread)?;
+    let lacking = place.store().lacking(manifest).map_err(unread)?;
+    let found = if held {
+        "it is there already".into()
+    } else {
+        format!("{} not there, before compression", count(lacking.len(), "file"))
+    };
+    let (requests, reason) = match place.bucket() {
+        None => (0, found),
+        Some(bucket) => {
+            let work = bucket.requests_of_put(&[Item { manifest, release: None, documents: &[] }]).map_err(unread)?;
+            (costs::estimate(&work).requests, format!("{found}; {}", costs::words(&work)))
+        }
+    };
+    let event = Event::Planned {
+        node: None,
+        action: format!("put image {} into {}", image.short(), place.name),
+        bytes: Some(lacking.iter().map(|(_, len)| len).sum()),
+        requests: Some(requests),
+        reason,
+        changes: !held,
+    };
+    session.output().result(&event);
+    Ok(session.planned(!held))
 }
 
 /// Writes an image as an archive into a file that does not exist yet.

@@ -52,6 +52,23 @@ pub fn of_get(taken_bytes: u64, requests: u64) -> Requests {
     Requests { get: requests, bytes_down: taken_bytes, ..Requests::default() }
 }
 
+/// How long a body is that goes in parts, and how long these are.
+const IN_PARTS: u64 = 64 << 20;
+const PART_LEN: u64 = 16 << 20;
+/// How much of an object a node asks for in one request.
+const FETCHED_LEN: u64 = 4 << 20;
+
+/// Returns what it takes at most that a node fetches an object of so many bytes; `is_first`: it is asked for before, and put there.
+pub fn of_fetch(len: u64, is_first: bool) -> Requests {
+    let fetched = Requests { get: len.div_ceil(FETCHED_LEN), bytes_down: len, ..Requests::default() };
+    if !is_first {
+        return fetched;
+    }
+    // The parts, and their beginning and end.
+    let put = if len > IN_PARTS { len.div_ceil(PART_LEN) + 2 } else { 1 };
+    Requests { get: fetched.get + 1, put, bytes_up: len, ..fetched }
+}
+
 /// Objects of a bucket that one request lists or deletes.
 const LISTED: u64 = 1000;
 /// What a listing goes through: packs, segments, tables, documents, records, two kinds of what is made again, probes, uploads.
@@ -65,6 +82,36 @@ pub fn of_gc(stats: &Stats) -> Requests {
         bytes_up: stats.stored_bytes / 2,
         bytes_down: stats.stored_bytes / 2,
         ..of_flush(stats)
+    }
+}
+
+/// Bytes of files that one pack takes at least and at most, and that one piece of a file has; of how many changes a piece is at most.
+const PACK_LEN: (u64, u64) = (48 << 20, 256 << 20);
+const PIECE_LEN: u64 = 8 << 20;
+const CHANGES: u64 = 8;
+/// How often all is read where something is damaged: to find it, what holds the cache together once more, and twice because a list of files that is whole again names others.
+const READINGS: u64 = 4;
+
+/// Returns what mending takes at most when another copy has what is damaged: by what it took to find it in so many places.
+pub fn of_repair(stats: &Stats, looked: &Requests, n_damages: u64) -> Requests {
+    let sweep = of_gc(stats);
+    let rows = stats.n_images + 3 * stats.n_releases;
+    let (again, moved) = match n_damages {
+        0 => (0, 0),
+        // What is whole in a damaged pack is read to compare it, and to send it again.
+        n => (
+            stats.blob_bytes.min(n * PACK_LEN.1),
+            2 * (1 + CHANGES) * (stats.n_blobs + stats.n_images + stats.blob_bytes / PIECE_LEN),
+        ),
+    };
+    Requests {
+        get: sweep.get + READINGS * looked.get + moved + rows,
+        // Two commits, with a pack each at least, and what a release has beside it.
+        put: sweep.put + 2 * again.div_ceil(PACK_LEN.0) + 2 * 5 + rows,
+        list: sweep.list + READINGS * looked.list,
+        delete: sweep.delete,
+        bytes_up: sweep.bytes_up + again,
+        bytes_down: sweep.bytes_down + READINGS * looked.bytes_down + 2 * again,
     }
 }
 
@@ -137,6 +184,20 @@ mod tests {
     #[test]
     fn a_get_takes_the_requests_that_the_bucket_says() {
         assert_eq!(estimate(&of_get(33 << 20, 5)).requests, 5);
+    }
+
+    #[test]
+    fn what_nodes_fetch_is_put_there_by_the_first_and_asked_for_in_pieces_by_each() {
+        let n = |len, is_first| {
+            let work = of_fetch(len, is_first);
+            (work.get, work.put, work.bytes_up, work.bytes_down)
+        };
+        let mib = 1 << 20;
+        // One that asks whether it is there, one that puts it, and two pieces.
+        assert_eq!(n(5 * mib, true), (3, 1, 5 * mib, 5 * mib));
+        assert_eq!(n(5 * mib, false), (2, 0, 0, 5 * mib));
+        assert_eq!(n(65 * mib, true), (18, 5 + 2, 65 * mib, 65 * mib));
+        assert_eq!(n(64 * mib, true), (17, 1, 64 * mib, 64 * mib));
     }
 
     #[test]

@@ -244,6 +244,17 @@ fn plan(session: &Session, place: &Place, here: &Shelf, what: Option<&str>) -> R
     match pipeline::planned(session, here, what, None)? {
         Err(journey) => {
             session.output().result(&crate::commands::build::planned(&journey, false));
+            // Into the cache here the build puts it.
+            if place.is_elsewhere() {
+                session.output().result(&Event::Planned {
+                    node: None,
+                    action: format!("put {} into {}", journey.commit.id.short(), place.name),
+                    bytes: None,
+                    requests: place.bucket().is_none().then_some(0),
+                    reason: "what that takes is known when it is built".into(),
+                    changes: true,
+                });
+            }
             Ok(session.planned(true))
         }
         Ok(release) => {

@@ -215,10 +215,8 @@ impl Place {
     }
 
     fn requests(&self) -> u64 {
-        self.bucket().map_or(0, |bucket| {
-            let requests = bucket.objects().requests();
-            requests.get + requests.put + requests.list + requests.delete
-        })
+        let requests = self.bucket().map(|bucket| bucket.objects().requests()).unwrap_or_default();
+        requests.get + requests.put + requests.list + requests.delete
     }
 }
 

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use df_cache::gc;
+use df_cache::s3::S3Store;
 use df_cache::scrub::{Damage, Damaged};
 use df_cache::store::{StoredRelease, copy};
 use df_core::{Digest, ImageId};
 
-use super::Place;
 use super::copies::{Caches, Copies};
+use super::{Place, costs};
+use crate::config::Remote;
 use crate::event::{Event, Placed};
 use crate::exit::Exit;
 use crate::failure::Failure;
@@ -21,7 +23,7 @@ pub fn run(session: &Session, place: &Place) -> Result<Exit, Failure> {
     session.output().progress().phase(&format!("reading {} back", place.name));
     let damages = place.store().verify().map_err(|error| place.unread(&error))?;
     if session.is_dry_run() {
-        return Ok(plan(session, place, &damages));
+        return plan(session, place, &damages);
     }
     // Before the repair, which lets go of what cannot be healed; a list that cannot be read yet is read when it is made again.
     let before = place.releases(session.app()).ok();
@@ -90,15 +92,17 @@ fn wanted(place: &Place, damages: &[Damage]) -> Vec<(Digest, u64)> {
     wanted.into_iter().collect()
 }
 
-/// Says what would be repaired.
-fn plan(session: &Session, place: &Place, damages: &[Damage]) -> Exit {
+/// Says what would be repaired, and for a bucket what that costs.
+fn plan(session: &Session, place: &Place, damages: &[Damage]) -> Result<Exit, Failure> {
+    // What is damaged here may come from a bucket: how much of it, nobody knows before it is asked.
+    let is_asked = place.bucket().is_some() || matches!(session.config.cache.remote, Some(Remote::Bucket(_)));
     for damage in damages {
         let bytes = bytes_of(place, damage);
         let event = Event::Planned {
             node: None,
             action: format!("repair {}", damage.what),
             bytes,
-            requests: place.bucket().is_none().then_some(0),
+            requests: (!is_asked).then_some(0),
             reason: format!(
                 "{}; from another copy, else built again; then what nothing names in {} goes",
                 damage.why, place.name
@@ -107,7 +111,32 @@ fn plan(session: &Session, place: &Place, damages: &[Damage]) -> Exit {
         };
         session.output().result(&event);
     }
-    session.planned(!damages.is_empty())
+    if let Some(bucket) = place.bucket() {
+        tell_cost(session, place, bucket, damages)?;
+    }
+    Ok(session.planned(!damages.is_empty()))
+}
+
+/// Says what a repair of a bucket costs in all: where nothing is damaged, it still reads everything, and looks for what nothing names.
+fn tell_cost(session: &Session, place: &Place, bucket: &S3Store, damages: &[Damage]) -> Result<(), Failure> {
+    let looked = bucket.objects().requests();
+    let is_standing = !damages.iter().any(|damage| matches!(damage.what, Damaged::Object(_) | Damaged::Release(_)));
+    let (requests, cost) = if is_standing {
+        let stats = place.store().stats().map_err(|error| place.unread(&error))?;
+        let work = costs::of_repair(&stats, &looked, damages.len() as u64);
+        (Some(costs::estimate(&work).requests), format!("when another copy has what is damaged, in all {}", costs::words(&work)))
+    } else {
+        (None, "how many requests is known when what holds the cache together is whole again".to_owned())
+    };
+    session.output().result(&Event::Planned {
+        node: None,
+        action: format!("read {} back, and look for what nothing names there", place.name),
+        bytes: Some(looked.bytes_down),
+        requests,
+        reason: cost,
+        changes: !damages.is_empty(),
+    });
+    Ok(())
 }
 
 /// Returns how many bytes mending a damage takes, where that is known: of an image on a node all travels again.

@@ -76,7 +76,7 @@ impl<'a> Freight<'a> {
             let lacking = self.lacking(manifest)?;
             let fresh: Vec<_> = lacking.into_iter().filter(|(digest, len)| told.insert(*digest, *len).is_none()).collect();
             let new_bytes: u64 = fresh.iter().map(|(_, len)| len).sum();
-            let mut requests = Some(0);
+            let mut requests = self.place.bucket().is_none().then_some(0);
             let mut reason = format!("{} not there, before compression", count(fresh.len(), "file"));
             // All go in one commit: the last one says what that costs.
             if let Some(bucket) = self.place.bucket().filter(|_| n + 1 == self.releases.len()) {
