@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use df_testkit::process::{Output, Run, wait_until};
+use df_testkit::process::{Child, Output, Run, wait_until};
 use df_testkit::repo::Repo;
 use df_testkit::survivors;
 
@@ -104,6 +104,67 @@ fn a_push_is_built_and_deployed_and_whoever_pushed_reads_how() {
     let said = desk.git("work", ["push", "--quiet", "server", "other"]).ok();
     assert!(said.stderr.contains("nothing was pushed to"), "{said}");
     assert!(!desk.built().contains(&other));
+}
+
+/// Expects that a push waits for another hook's end.
+fn expect_waiting(push: &Child) {
+    let waits = || push.stderr().contains("another hook is at work").then_some(());
+    assert!(wait_until(DEADLINE, waits).is_some(), "it does not wait: {}", push.stderr());
+}
+
+#[test]
+fn of_two_pushes_at_once_the_second_serves() {
+    let desk = Desk::new();
+    let bare = desk.bare();
+    desk.git("work", ["branch", "--move", "main"]).ok();
+    desk.df("page.git", ["hook", "install", "--deploy", "--branch", "main"]).ok();
+    // A third that is at work, so that both come while somebody is.
+    fs::create_dir_all(bare.join(".df")).expect("a directory");
+    let lock = fs::File::create(bare.join(".df/hook.lock")).expect("a file");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("nobody has it");
+    let pushes = ["two", "three"].map(|page| {
+        desk.commit(page);
+        let push = desk.git("work", ["push", "server", "main"]).spawn();
+        expect_waiting(&push);
+        push
+    });
+    drop(lock);
+    let [first, second] = pushes.map(|push| push.finish(DEADLINE));
+    for said in [&first, &second] {
+        assert!(said.code == Some(0) && !said.stderr.contains("ended with"), "{said}");
+    }
+    assert!(first.stderr.contains("main is another commit by now"), "{first}");
+    let newest = desk.git("work", ["rev-parse", "HEAD"]).ok().stdout.trim().to_owned();
+    let node = desk.df("page.git", ["--json", "status"]).ok();
+    assert_eq!(node.events("node")[0]["commit"].as_str(), Some(newest.as_str()), "{node}");
+    assert_eq!(node.events("node")[0]["generation"].as_u64(), Some(1), "what was overtaken never served: {node}");
+}
+
+#[test]
+fn a_push_goes_to_the_cache_that_df_yaml_names_before_it_is_deployed() {
+    let desk = Desk::new();
+    let bare = desk.bare();
+    desk.git("work", ["branch", "--move", "main"]).ok();
+    let remote = |path: &Path| {
+        let yaml = desk.yaml() + &format!("cache: {{ remote: \"file:{}\" }}\n", path.display());
+        fs::write(bare.join("df.yaml"), yaml).expect("df.yaml");
+    };
+    remote(&desk.path("elsewhere"));
+    let said = desk.df("page.git", ["hook", "install", "--deploy", "--branch", "main"]).ok();
+    assert!(said.stdout.contains("is built, persisted and deployed"), "{said}");
+    let (commit, _) = desk.commit("two");
+    desk.git("work", ["push", "--quiet", "server", "main"]).ok();
+    let place = format!("file:{}", desk.path("elsewhere").display());
+    let there = desk.df("work", ["--json", "ls", "versions", "--address", &place]).ok();
+    assert_eq!(there.events("release")[0]["commit"].as_str(), Some(commit.as_str()), "{there}");
+    // What cannot be kept is not deployed.
+    fs::write(desk.path("a-file"), "no directory").expect("written");
+    remote(&desk.path("a-file/cache"));
+    desk.commit("three");
+    let said = desk.git("work", ["push", "--quiet", "server", "main"]).ok();
+    assert!(said.stderr.contains("df cache persist ended with"), "{said}");
+    let node = desk.df("page.git", ["--json", "status"]).ok();
+    assert_eq!(node.events("node")[0]["commit"].as_str(), Some(commit.as_str()), "what served serves: {node}");
 }
 
 #[test]

@@ -130,7 +130,16 @@ pub fn install(place: &Place, orders: &Orders) -> Result<(), HookError> {
 
 /// Returns the commit that HEAD is.
 pub fn head(dir: &Path) -> Option<String> {
-    let id = ask(dir, &["rev-parse", "--quiet", "--verify", "HEAD^{commit}"]).ok()??;
+    commit_of(dir, "HEAD")
+}
+
+/// Returns the commit that a branch is at.
+pub fn tip(dir: &Path, branch: &str) -> Option<String> {
+    commit_of(dir, &format!("refs/heads/{branch}"))
+}
+
+fn commit_of(dir: &Path, name: &str) -> Option<String> {
+    let id = ask(dir, &["rev-parse", "--quiet", "--verify", &format!("{name}^{{commit}}")]).ok()??;
     called::commit(id.to_str()?)
 }
 

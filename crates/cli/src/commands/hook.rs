@@ -60,13 +60,18 @@ fn received(args: &args::Hooked, session: &Session) -> Result<Exit, Failure> {
         Some(branch) => branch.clone(),
         None => hook::branch(&session.top).unwrap_or_else(|| "main".to_owned()),
     };
-    match hook::wanted(&hook::pushed(&lines), &branch) {
-        Some(commit) => work(session, commit, args.deploy),
-        None => {
-            session.output().note(format!("nothing was pushed to {branch}, so there is nothing to build"));
-            Ok(Exit::Done)
-        }
+    let called = hook::pushed(&lines);
+    let Some(commit) = hook::wanted(&called, &branch) else {
+        session.output().note(format!("nothing was pushed to {branch}, so there is nothing to build"));
+        return Ok(Exit::Done);
+    };
+    // One push after the other: of two deploys at once, one finds the nodes locked, and its commit would never serve.
+    let _turn = turn(session)?;
+    if hook::tip(&session.top, &branch).as_deref() != Some(commit) {
+        session.output().note(format!("{branch} is another commit by now, so there is nothing left to do for {}", &commit[..12]));
+        return Ok(Exit::Done);
     }
+    work(session, commit, args.deploy)
 }
 
 fn committed(args: &args::Hooked, session: &Session) -> Result<Exit, Failure> {
@@ -77,7 +82,7 @@ fn committed(args: &args::Hooked, session: &Session) -> Result<Exit, Failure> {
     if foreground || args.detached {
         // One after the other; whoever waited and was overtaken by another commit has nothing left to do.
         let head = hook::head(&session.top);
-        let _turn = turn(&session.state)?;
+        let _turn = turn(session)?;
         return match head {
             Some(commit) if hook::head(&session.top).as_ref() == Some(&commit) => work(session, &commit, args.deploy),
             _ => Ok(Exit::Done),
@@ -143,12 +148,16 @@ fn df(session: &Session) -> std::io::Result<Command> {
     Ok(df)
 }
 
-/// Waits until no other hook works for this df.yaml.
-fn turn(state: &Path) -> Result<File, Failure> {
+/// Waits until no other hook works for this df.yaml; whoever waits is told so.
+fn turn(session: &Session) -> Result<File, Failure> {
+    use rustix::fs::{FlockOperation, flock};
     let take = || {
-        std::fs::create_dir_all(state)?;
-        let file = File::create(state.join("hook.lock"))?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+        std::fs::create_dir_all(&session.state)?;
+        let file = File::create(session.state.join("hook.lock"))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            session.output().note("another hook is at work; waiting for its end");
+            flock(&file, FlockOperation::LockExclusive)?;
+        }
         Ok::<_, std::io::Error>(file)
     };
     take().map_err(|error| Failure::here("hook", &error))
