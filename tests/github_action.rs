@@ -1,7 +1,9 @@
-//! The GitHub Actions step, without GitHub: the steps of ci/action.yml run in a plain shell with the runner's variables, and outputs, summary, masks and
-//! locks are what the page docs/github-actions.md promises.
+//! The GitHub Actions step, without GitHub: the steps of ci/action.yml run in a plain shell with the runner's variables and the environment that the file gives
+//! them, and outputs, summary, masks and locks are what the page docs/github-actions.md promises.
 
-use std::collections::BTreeMap;
+mod action;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use df_testkit::s3::Server;
 use df_testkit::survivors;
 
 use crate::support::{World, versions};
+use action::Action;
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -30,13 +33,13 @@ impl Job {
         let yaml = "app: page\nbuild:\n  command: cp -r pages dist\n  output: dist\n";
         Repo::new(&job.path("checkout")).commit(&[("df.yaml", yaml), ("pages/index.html", "hello")], "a page");
         let node = format!("local:{}", job.path("node").display());
-        job.with("DF_NODES", &node).with("DF_DIRECTORY", "checkout")
+        job.with("nodes", &node).with("working-directory", "checkout")
     }
 
     fn bare() -> Self {
         let dir = tempfile::Builder::new().prefix("df-action").tempdir().expect("a directory");
         fs::create_dir(dir.path().join("temp")).expect("a new directory");
-        Self { dir, inputs: BTreeMap::new(), env: vec![] }.with("DF_PATH", env!("CARGO_BIN_EXE_df"))
+        Self { dir, inputs: BTreeMap::new(), env: vec![] }.with("df-path", env!("CARGO_BIN_EXE_df"))
     }
 
     fn with(mut self, input: &'static str, value: &str) -> Self {
@@ -63,7 +66,9 @@ impl Job {
             .env("GITHUB_STEP_SUMMARY", self.path("summary"))
             .env("GITHUB_ACTION_PATH", Path::new(env!("CARGO_MANIFEST_DIR")).join("ci"))
             .env("XDG_CACHE_HOME", self.path("cache"));
-        for (name, value) in &self.inputs {
+        // What the one who runs the tests has is nobody's input.
+        run = run.env_remove("SSH_AUTH_SOCK");
+        for (name, value) in Action::read().environment(step, &self.inputs) {
             run = run.env(name, value);
         }
         for (name, value) in &self.env {
@@ -72,12 +77,35 @@ impl Job {
         run
     }
 
+    /// Makes a key that is in no file, and returns both halves.
+    fn key(&self) -> (String, String) {
+        let file = self.path("key");
+        Run::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "ci", "-f"]).arg(&file).ok();
+        let halves = [file.clone(), file.with_extension("pub")].map(|file| {
+            let text = fs::read_to_string(&file).expect("a key");
+            fs::remove_file(file).expect("its file");
+            text
+        });
+        halves.into()
+    }
+
+    /// Has df.yaml believe one key and nobody else.
+    fn believe(&self, public: &str) {
+        let yaml = self.text("checkout/df.yaml") + &format!("trust: {{ threshold: 1, keys: [\"{}\"] }}\n", public.trim());
+        fs::write(self.path("checkout/df.yaml"), yaml).expect("df.yaml");
+    }
+
     fn text(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
-    /// Returns the last value of an output.
+    /// Returns the last value of an output of the step that runs df, by the action's name for it.
     fn output(&self, name: &str) -> String {
+        self.output_of_step(&Action::read().outputs[name])
+    }
+
+    /// Returns the last value of an output of a step.
+    fn output_of_step(&self, name: &str) -> String {
         let outputs = self.text("outputs");
         let mut values = outputs.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         values.next_back().unwrap_or_default().to_owned()
@@ -94,6 +122,31 @@ impl Job {
     }
 }
 
+/// An agent of the job's own.
+struct Agent {
+    socket: PathBuf,
+    pid: i32,
+}
+
+impl Agent {
+    fn holding(job: &Job, private: &str) -> Self {
+        let socket = job.path("agent");
+        let said = Run::new("ssh-agent").args(["-s", "-a"]).arg(&socket).ok().stdout;
+        let pid = said.split("SSH_AGENT_PID=").nth(1).and_then(|rest| rest.split(';').next()?.parse().ok()).expect("its id");
+        let agent = Self { socket, pid };
+        Run::new("ssh-add").args(["-q", "-"]).env("SSH_AUTH_SOCK", &agent.socket).stdin(private.as_bytes()).ok();
+        agent
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.pid) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+}
+
 impl Drop for Job {
     fn drop(&mut self) {
         survivors::kill_under(self.dir.path());
@@ -104,9 +157,9 @@ impl Drop for Job {
 fn a_job_deploys_and_says_what_serves() {
     let job = Job::new();
     job.step("prepare").ok();
-    assert_eq!(job.output("build"), "false", "a df was given");
-    assert_eq!(job.output("cache"), job.path("cache/df").display().to_string());
-    assert!(job.output("cache-key").starts_with(&job.output("cache-prefix")));
+    assert_eq!(job.output_of_step("build"), "false", "a df was given");
+    assert_eq!(job.output_of_step("cache"), job.path("cache/df").display().to_string());
+    assert!(job.output_of_step("cache-key").starts_with(&job.output_of_step("cache-prefix")));
     let said = job.step("run").ok();
     let (image, commit) = (job.output("image"), job.output("commit"));
     assert!(image.len() == 64 && commit.len() == 40, "{said}");
@@ -127,7 +180,7 @@ fn a_job_deploys_and_says_what_serves() {
 
 #[test]
 fn a_build_asks_no_node_and_shows_its_events_when_asked_to() {
-    let job = Job::new().with("DF_COMMAND", "build").with("DF_JSON", "true").with("DF_NODES", "");
+    let job = Job::new().with("command", "build").with("json", "true").with("nodes", "");
     let said = job.step("run").ok();
     assert!(said.stdout.contains("{\"type\":\"built\","), "{said}");
     assert_eq!((job.output("generation").as_str(), job.output("bytes-sent").as_str()), ("", "0"));
@@ -136,7 +189,7 @@ fn a_build_asks_no_node_and_shows_its_events_when_asked_to() {
 
 #[test]
 fn a_failure_is_the_jobs_failure_and_says_why() {
-    let job = Job::new().with("DF_VERSION", "0123456789");
+    let job = Job::new().with("version", "0123456789");
     let said = job.step("run").output();
     assert_eq!(said.code, Some(2), "{said}");
     assert_eq!(job.output("result"), "usage");
@@ -147,29 +200,31 @@ fn a_failure_is_the_jobs_failure_and_says_why() {
 #[test]
 fn inputs_are_words_and_never_commands() {
     let evil = [
-        ("DF_COMMAND", "deploy; touch owned"),
-        ("DF_COMMAND", "--help"),
-        ("DF_VERSION", "$(touch owned)"),
-        ("DF_VERSION", "--yes"),
-        ("DF_BUCKET", "b`touch owned`"),
-        ("DF_REGION", "eu\nAWS=1"),
-        ("DF_NODES", "-oProxyCommand=touch"),
-        ("DF_ARGS", "'open"),
-        ("DF_DIRECTORY", "nowhere"),
-        ("DF_PATH", "no/program"),
-        ("DF_JSON", "perhaps"),
+        ("command", "deploy; touch owned"),
+        ("command", "--help"),
+        ("version", "$(touch owned)"),
+        ("version", "--yes"),
+        ("s3-bucket", "b`touch owned`"),
+        ("region", "eu\nAWS=1"),
+        ("nodes", "-oProxyCommand=touch"),
+        ("args", "'open"),
+        ("working-directory", "nowhere"),
+        ("df-path", "no/program"),
+        ("json", "perhaps"),
+        ("sign", "yes"),
     ];
     for (input, value) in evil {
         let job = Job::new().with(input, value);
         for step in ["prepare", "run"] {
             let said = job.step(step).output();
             assert_eq!(said.code, Some(2), "{input}={value}: {said}");
-            assert!(said.stdout.contains("::error title=df::"), "{input}={value}: {said}");
+            let told = format!("::error title=df::{input}: ");
+            assert!(said.stdout.contains(&told), "{input}={value} is not refused as {input}: {said}");
         }
         assert!(!job.path("owned").exists() && !job.path("checkout/owned").exists());
     }
     // Words of args reach df as they are.
-    let job = Job::new().with("DF_ARGS", "--nonsense='$(touch owned) *'");
+    let job = Job::new().with("args", "--nonsense='$(touch owned) *'");
     let said = job.step("run").output();
     assert_eq!(said.code, Some(2), "{said}");
     assert!(said.stdout.contains("'--nonsense'"), "{said}");
@@ -179,11 +234,8 @@ fn inputs_are_words_and_never_commands() {
 #[test]
 fn a_key_is_masked_and_never_in_a_file() {
     let job = Job::new();
-    let file = job.path("key");
-    Run::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&file).ok();
-    let key = fs::read_to_string(&file).expect("a key");
-    fs::remove_file(&file).expect("its file");
-    let job = job.with("DF_SSH_KEY", key.trim_end()).with("DF_KNOWN_HOSTS", "example.org ssh-ed25519 AAAA");
+    let (key, _) = job.key();
+    let job = job.with("ssh-private-key", key.trim_end()).with("known-hosts", "example.org ssh-ed25519 AAAA");
     let secret: Vec<&str> = key.lines().filter(|line| !line.starts_with("-----")).collect();
     for step in ["prepare", "run", "tidy"] {
         let Output { stdout, stderr, .. } = job.step(step).ok();
@@ -209,7 +261,7 @@ fn nothing_is_left(job: &Job, secret: &str) {
 
 #[test]
 fn a_key_that_is_none_is_refused_in_words() {
-    let job = Job::new().with("DF_SSH_KEY", "not a key");
+    let job = Job::new().with("ssh-private-key", "not a key");
     let said = job.step("run").output();
     assert_eq!(said.code, Some(2), "{said}");
     assert!(said.stdout.contains("ssh-private-key is no key"), "{said}");
@@ -247,9 +299,9 @@ fn a_cancelled_job_leaves_no_lock() {
     world.deploy(&versions.v1);
     let state = world.path("state");
     let job = Job::bare()
-        .with("DF_DIRECTORY", &versions.repo.display().to_string())
-        .with("DF_VERSION", &versions.never_ready)
-        .with("DF_ARGS", &format!("--state {}", state.display()));
+        .with("working-directory", &versions.repo.display().to_string())
+        .with("version", &versions.never_ready)
+        .with("args", &format!("--state {}", state.display()));
     let mut step: Child = job.step("run").env("XDG_CACHE_HOME", crate::support::shared().join("cache")).spawn();
     // Its process is started and will never be ready: the deploy is in the middle.
     let lock = world.node(1).join("run/lock");
@@ -277,11 +329,134 @@ fn a_bucket_gets_the_version() {
         return; // this df has no such command
     }
     let server = Server::start();
-    let mut job = Job::new().with("DF_BUCKET", &format!("{}/cache", server.bucket())).with("DF_REGION", "us-east-1");
+    let mut job = Job::new().with("s3-bucket", &format!("{}/cache", server.bucket())).with("region", "us-east-1");
     let yaml = job.text("checkout/df.yaml") + &format!("cache: {{ endpoint: \"{}\" }}\n", server.endpoint());
     fs::write(job.path("checkout/df.yaml"), yaml).expect("df.yaml");
     job.env = server.env();
     job.step("run").ok();
     assert!(server.keys().iter().any(|key| key == "cache/head"), "{:?}", server.keys());
     assert_eq!(job.output("result"), "done");
+}
+
+#[test]
+fn a_job_that_attests_what_it_builds_deploys_to_nodes_that_believe_only_keys() {
+    let job = Job::new();
+    let ((opens, _), (attests, public)) = (job.key(), job.key());
+    job.believe(&public);
+    let job = job.with("ssh-private-key", &opens);
+    let said = job.step("run").output();
+    assert_eq!((said.code, job.output("result").as_str()), (Some(10), "refused"), "nobody attested it: {said}");
+    let job = job.with("signing-key", attests.trim_end());
+    for step in ["prepare", "run", "tidy"] {
+        let said = job.step(step).ok();
+        let secret: Vec<&str> = attests.lines().filter(|line| !line.starts_with("-----")).collect();
+        for line in &secret {
+            let mut shown = said.stdout.lines().chain(said.stderr.lines()).filter(|said| said.contains(line));
+            assert!(shown.all(|said| said == format!("::add-mask::{line}")), "{step} shows the key");
+        }
+        nothing_is_left(&job, secret[1]);
+    }
+    assert_eq!((job.output("result").as_str(), job.output("generation").as_str()), ("done", "1"));
+}
+
+#[test]
+fn the_agent_of_the_job_attests_although_another_key_opens_the_nodes() {
+    let job = Job::new();
+    let ((opens, _), (attests, public)) = (job.key(), job.key());
+    job.believe(&public);
+    let agent = Agent::holding(&job, &attests);
+    let job = job.with("ssh-private-key", &opens).with("sign", "true");
+    let said = job.step("run").env("SSH_AUTH_SOCK", &agent.socket).ok();
+    assert!(said.stdout.contains("attested by SHA256:"), "{said}");
+    assert_eq!(job.output("result"), "done");
+    // It is the job's: it lives on, and the key that opens the nodes never came into it.
+    let held = Run::new("ssh-add").arg("-L").env("SSH_AUTH_SOCK", &agent.socket).ok().stdout;
+    assert_eq!(held.lines().count(), 1, "{held}");
+}
+
+#[test]
+fn what_is_not_built_here_is_not_attested_in_silence() {
+    for (command, version) in [("deploy", "0123456"), ("cp", "0123456"), ("status", "")] {
+        let job = Job::new().with("command", command).with("version", version).with("sign", "true");
+        let said = job.step("prepare").output();
+        assert_eq!(said.code, Some(2), "{command}: {said}");
+        assert!(said.stdout.contains("::error title=df::sign: "), "{command}: {said}");
+    }
+    let job = Job::new().with("signing-key", "not a key");
+    let said = job.step("run").output();
+    assert!(said.code == Some(2) && said.stdout.contains("signing-key is no key"), "{said}");
+}
+
+/// Returns the names of the variables with this beginning that a script reads or sets.
+fn variables<'a>(script: &'a str, beginning: &str) -> BTreeSet<&'a str> {
+    let is_part = |c: char| c.is_ascii_uppercase() || c == '_';
+    let starts = script.match_indices(beginning).map(|(start, _)| start);
+    let whole = starts.filter(|&start| !script[..start].ends_with(is_part));
+    whole.map(|start| script[start..].split(|c| !is_part(c)).next().unwrap_or_default()).collect()
+}
+
+#[test]
+fn each_input_has_a_variable_that_the_script_reads_and_each_output_is_one_that_it_writes() {
+    let (action, script) = (Action::read(), Path::new(env!("CARGO_MANIFEST_DIR")).join("ci/action/run"));
+    let script = fs::read_to_string(script).expect("ci/action/run");
+    let code: String =
+        script.lines().filter(|line| !line.trim_start().starts_with('#')).map(|line| format!("{line}\n")).collect();
+    // What it says to df, and no input.
+    let own = BTreeSet::from(["DF_NO_BACKGROUND", "DF_SSH_CONFIG"]);
+    let read: BTreeSet<&str> = variables(&code, "DF_").difference(&own).copied().collect();
+    for step in ["prepare", "run"] {
+        let env = &action.steps[step];
+        let given: BTreeSet<&str> = env.keys().map(String::as_str).collect();
+        assert_eq!(given, read, "what {step} is given, and what the script reads");
+        let used: BTreeSet<&String> = env.values().collect();
+        assert_eq!(used, action.inputs.keys().collect(), "what {step} is given, and the inputs");
+        assert_eq!(used.len(), env.len(), "one variable for each input");
+    }
+    // The others get as much as they need, from the same inputs.
+    for (step, variable, input) in action.steps.iter().flat_map(|(step, env)| env.iter().map(move |(v, i)| (step, v, i))) {
+        assert_eq!(action.steps["run"].get(variable), Some(input), "{variable} in {step}");
+    }
+    let report = code.split("\nreport() {").nth(1).and_then(|rest| rest.split("\n}\n").next()).expect("what writes outputs");
+    let written: BTreeSet<&str> =
+        report.lines().filter_map(|line| line.trim().strip_prefix("output ")?.split(' ').next()).collect();
+    let named: BTreeSet<&str> = action.outputs.keys().map(String::as_str).collect();
+    assert_eq!(written, named);
+    assert!(action.outputs.iter().all(|(name, output)| name == output), "{:?}", action.outputs);
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/github-actions.md");
+    let page = fs::read_to_string(page).expect("docs/github-actions.md");
+    for name in action.inputs.keys().chain(action.outputs.keys()) {
+        assert!(page.contains(&format!("`{name}`")), "the page does not say what {name} is");
+    }
+}
+
+#[test]
+fn each_input_reaches_df_as_what_it_is() {
+    let mut job = Job::new();
+    // A df that notes how it was called, and what it would read.
+    let noted = job.path("noted").display().to_string();
+    let script = "#!/bin/sh\n{ echo \"$*\"; echo \"region $AWS_REGION\"; cat \"${DF_SSH_CONFIG%/*}/known_hosts\"; } >> 'NOTED'\n\
+                  echo '{\"type\":\"built\",\"release\":\"r1\"}'\n"
+        .replace("NOTED", &noted);
+    job.put_program("noting-df", &script);
+    let df = job.path("bin/noting-df").display().to_string();
+    let job = job.with("df-path", &df).with("command", "cp").with("args", "--level 'small'").with("nodes", "n1\nn2");
+    let job = job.with("s3-bucket", "b/p").with("region", "eu-x-1").with("known-hosts", "a-known-host").with("json", "true");
+    let said = job.step("run").ok();
+    assert!(said.stdout.contains("{\"type\":\"built\",\"release\":\"r1\"}\n"), "json: {said}");
+    let calls = job.text("noted");
+    for (input, part) in [
+        ("working-directory", "-C checkout --json build\n"),
+        ("s3-bucket", "-C checkout --json cache persist --s3-bucket b/p\n"),
+        ("nodes, command, args", "-C checkout --json --address n1 --address n2 cp --level small --version r1\n"),
+        ("region", "region eu-x-1\n"),
+        ("known-hosts", "a-known-host\n"),
+    ] {
+        assert!(calls.contains(part), "{input}: \"{part}\" is not in {calls}");
+    }
+    let job = job.with("version", "v9").with("sign", "false");
+    job.step("run").ok();
+    assert!(job.text("noted").contains("cp --level small --version v9\n"), "version: {}", job.text("noted"));
+    let job = job.with("version", "").with("sign", "true");
+    job.step("run").ok();
+    assert!(job.text("noted").contains("--json build --sign\n"), "sign: {}", job.text("noted"));
 }
