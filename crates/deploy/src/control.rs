@@ -272,7 +272,8 @@ fn open_log(layout: &Layout) -> io::Result<fs::File> {
     fs::OpenOptions::new().create(true).append(true).open(log_path(layout))
 }
 
-fn log_path(layout: &Layout) -> PathBuf {
+/// Returns where the supervisor's own words go.
+pub fn log_path(layout: &Layout) -> PathBuf {
     layout.root.join("log").join("supervisor.log")
 }
 

@@ -211,21 +211,34 @@ impl<R: Read, W: Write> Node<'_, R, W> {
     }
 
     fn logs(&mut self, app: &AppName, generation: Option<u64>, lines: u32, follow: bool) -> Result<(), TalkError> {
-        let number = generation.map_or_else(|| generation::current(self.layout, app), Ok);
-        let log = number.map_err(failed).and_then(|number| {
-            if number == 0 {
-                return Err(fault(FaultKind::Missing, format!("{app} has no current generation here")));
-            }
-            if !self.layout.generation(app, number).is_dir() {
-                return Err(fault(FaultKind::Missing, format!("there is no generation {number}")));
-            }
-            logs::Log::open(&self.layout.log(app, number)).map_err(failed)
-        });
-        match log {
-            Ok(log) => logs::send(log, lines.min(10_000) as usize, follow, &mut self.talk),
-            Err(fault) => self.fault(fault),
+        let (layout, lines) = (self.layout, lines.min(10_000) as usize);
+        let number = match logged(layout, app, generation) {
+            Ok(number) => number,
+            Err(fault) => return self.fault(fault),
+        };
+        if follow {
+            return match logs::Following::begin(layout, app, number, generation.is_some(), lines) {
+                Ok(mut following) => logs::follow(&mut following, &mut self.talk),
+                Err(error) => self.fault(failed(error)),
+            };
+        }
+        match logs::Log::open(&layout.log(app, number)) {
+            Ok(mut log) => logs::send(&mut log, lines, &mut self.talk),
+            Err(error) => self.fault(failed(error)),
         }
     }
+}
+
+/// Returns the generation whose output is asked for: the one that is named, or the one that serves.
+fn logged(layout: &Layout, app: &AppName, generation: Option<u64>) -> Result<u64, Box<Fault>> {
+    let number = generation.map_or_else(|| generation::current(layout, app), Ok).map_err(failed)?;
+    if number == 0 {
+        return Err(fault(FaultKind::Missing, format!("{app} has no current generation here")));
+    }
+    if !layout.generation(app, number).is_dir() {
+        return Err(fault(FaultKind::Missing, format!("there is no generation {number}")));
+    }
+    Ok(number)
 }
 
 fn needs_lock(request: &Request) -> bool {

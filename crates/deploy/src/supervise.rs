@@ -8,6 +8,7 @@
 //! It ends by itself when no application runs and none is wanted. SIGTERM ends it and its holder; applications run on. It becomes another program without ending ([`replace`]).
 
 mod app;
+mod bounding;
 mod probing;
 mod proving;
 mod records;
@@ -202,6 +203,7 @@ pub fn run(layout: &Layout, manner: Manner) -> Result<(), SuperviseError> {
         None => listen(layout).map_err(at(layout.run()))?,
     };
     supervisor.begin();
+    bounding::begin(&supervisor);
     members::sweep();
     let renew_at = matches!(manner, Manner::Adopting(_)).then(|| Instant::now() + PROBATION);
     let mut own = Own { lock, listener, keeper, renew_at };

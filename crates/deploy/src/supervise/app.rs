@@ -361,26 +361,47 @@ mod tests {
     use super::*;
     use crate::hold::{Held, Holding};
     use crate::launch::Launcher;
+    use crate::logs::{Log, PIECE};
+    use std::io::Write as _;
     use std::sync::mpsc;
+
+    /// Returns an application of a node on which nothing runs.
+    pub(super) fn app(layout: Layout, launcher: Launcher) -> App {
+        let node =
+            Node { layout, launcher, holding: Holding::new(Held::new()), records: Mutex::default(), claims: Mutex::default() };
+        of_node(Arc::new(node), "greeter")
+    }
+
+    pub(super) fn of_node(node: Arc<Node>, name: &str) -> App {
+        let (inbox, messages) = mpsc::channel();
+        App::new(node, name.parse().expect("a name"), messages, inbox, Arc::default(), Arc::default())
+    }
 
     #[test]
     fn a_start_that_is_planned_is_not_put_off_to_listen_to_what_came_late() {
         let (_dir, layout) = crate::fixture::layout();
-        let node = Node {
-            layout,
-            launcher: Launcher::default(),
-            holding: Holding::new(Held::new()),
-            records: Mutex::default(),
-            claims: Mutex::default(),
-        };
-        let (inbox, messages) = mpsc::channel();
-        let app = "greeter".parse().expect("a name");
-        let mut app = App::new(Arc::new(node), app, messages, inbox.clone(), Arc::default(), Arc::default());
+        let mut app = app(layout, Launcher::default());
         app.restart_at = Instant::now().checked_sub(Duration::from_secs(1));
         let (seen, heard) = mpsc::channel();
         assert!(app.next().is_some_and(|next| next.elapsed() >= LATE));
-        assert!(inbox.send(Message::Show { seen }).is_ok());
+        assert!(app.inbox.send(Message::Show { seen }).is_ok());
         app.catch_up();
         assert!(heard.try_recv().is_err(), "it listened before it started what is late");
+    }
+
+    #[test]
+    fn a_note_is_the_last_line_of_the_log_that_the_program_writes_to_and_not_the_only_one() {
+        let (_dir, layout) = crate::fixture::layout();
+        let app = app(layout, Launcher::default());
+        crate::supervise::prepare(&app.node.layout, &app.app).expect("made");
+        let path = app.node.layout.log(&app.app, 1);
+        let mut program = std::fs::OpenOptions::new().create(true).append(true).open(&path).expect("opened");
+        program.write_all(&vec![b'\n'; PIECE as usize + 1]).expect("written");
+        writeln!(program, "last words").expect("written");
+        app.note(1, "the program ended");
+        writeln!(program, "what it left behind speaks").expect("written");
+        let tail = Log::open(&path).and_then(|mut log| log.tail(3)).expect("read");
+        let expected = "last words\ndf-node: the program ended\nwhat it left behind speaks\n";
+        assert_eq!(String::from_utf8_lossy(&tail), expected);
     }
 }

@@ -30,8 +30,6 @@ use crate::{activation, claim, generation};
 
 /// How long the launcher may take until the program runs.
 const LAUNCH: Duration = Duration::from_secs(20);
-/// A log that is longer is put aside when its program starts.
-const LOG_LEN: u64 = 16 << 20;
 /// A queue counts as drained when it was empty for so long: handshakes under way end in it a round trip later.
 const QUIET: Duration = Duration::from_millis(200);
 /// How many programs this supervisor started: each gets a notify socket of its own name.
@@ -139,9 +137,7 @@ impl App {
         let path = self.node.layout.log(&self.app, generation);
         let failed = |source| LaunchFailed::Log { path: path.clone(), source };
         super::super::prepare(&self.node.layout, &self.app).map_err(failed)?;
-        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() > LOG_LEN) {
-            fs::rename(&path, path.with_extension("log.1")).map_err(failed)?;
-        }
+        // Another program of the generation may write to it: it keeps its name.
         OpenOptions::new().create(true).append(true).open(&path).map_err(failed)
     }
 
