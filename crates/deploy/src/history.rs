@@ -12,6 +12,18 @@ use df_wire::message::HistoryEntry;
 /// How much of the end of a history is read.
 const READ_LEN: u64 = 4 << 20;
 
+/// What was done where a generation was given up: it crashed too often.
+pub const GIVE_UP: &str = "give-up";
+
+/// Returns why a generation was given up, if that is the last thing that was done.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn given_up(path: &Path, generation: u64) -> io::Result<Option<String>> {
+    let last = last(path, 1)?.pop();
+    Ok(last.filter(|entry| entry.what == GIVE_UP && entry.generation == generation).map(|entry| entry.detail))
+}
+
 /// Adds an entry, durably.
 ///
 /// # Errors

@@ -282,10 +282,15 @@ fn survey(layout: &Layout) -> Result<Survey, Box<Fault>> {
         let current = generation::current(layout, &app).map_err(failed)?;
         // What is only files is not meant to run, whatever was written down.
         let is_files = records.iter().any(|record| record.number == current && record.release.run.is_none());
+        let (wanted, running) =
+            (!is_files && control::wanted(layout, &app), state.map(|state| state.running).unwrap_or_default());
+        let is_down = wanted && running.is_empty();
+        let given_up = if is_down { history::given_up(&layout.history(&app), current).map_err(failed)? } else { None };
         apps.push(AppState {
             current,
-            wanted: !is_files && control::wanted(layout, &app),
-            running: state.map(|state| state.running).unwrap_or_default(),
+            wanted,
+            running,
+            given_up,
             generations: records.iter().map(generation::Record::to_wire).collect(),
             staged: staged::list(layout, &app).map_err(failed)?,
             app,

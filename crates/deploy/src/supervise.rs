@@ -481,6 +481,7 @@ impl Supervisor {
             running: handle.shown.lock().expect("nobody panics with this lock").clone(),
             generations: vec![],
             staged: vec![],
+            given_up: None,
         });
         Reply::Survey(Box::new(Survey {
             arch: std::env::consts::ARCH.into(),

@@ -80,6 +80,7 @@ mod tests {
             running: vec![],
             generations: generations.iter().enumerate().map(generation).collect(),
             staged: vec![],
+            given_up: None,
         }
     }
 

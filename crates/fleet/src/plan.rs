@@ -178,6 +178,7 @@ mod tests {
             running: vec![],
             generations: generations.iter().map(|(n, name)| generation(*n, name)).collect(),
             staged: vec![],
+            given_up: None,
         });
         let images = images.iter().map(|name| image(name)).collect();
         Survey {

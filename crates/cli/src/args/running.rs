@@ -86,7 +86,7 @@ pub struct Status {}
 /// `df logs`
 #[derive(Debug, Clone, Args)]
 pub struct Logs {
-    /// Go on showing what is written from now
+    /// Go on showing what is written from now, also by the generation that comes to serve next
     #[arg(short, long)]
     pub follow: bool,
     /// Show what this generation wrote instead of the serving one; a node keeps those of versions that failed too

@@ -75,6 +75,9 @@ pub fn status(session: &Session) -> Result<Exit, Failure> {
     let looked = session.call.block_on(across::all(jobs.collect(), session.parallel()));
     show(session, &looked.iter().map(|(state, ..)| state.clone()).collect::<Vec<_>>());
     for (state, _, error) in &looked {
+        if let Some(words) = next_of_down(state) {
+            session.output().note(words);
+        }
         if let Some(error) = error {
             session.output().error(&failure::of_node(&word(state), "status", error));
         }
@@ -89,8 +92,11 @@ pub fn node(node: &Node) -> Event {
 
 /// Returns what is known of a node that answered.
 pub fn state(node: &Node, survey: &Survey, app: &AppName) -> NodeState {
-    let found = state_of(survey, app).filter(|state| state.current > 0);
-    let Some(found) = found else {
+    known(node, app, state_of(survey, app))
+}
+
+fn known(node: &Node, app: &AppName, found: Option<&AppState>) -> NodeState {
+    let Some(found) = found.filter(|state| state.current > 0) else {
         return NodeState { reachable: Some(true), app: Some(app.clone()), state: Some("none".into()), ..blank(node) };
     };
     let generation = found.generations.iter().find(|g| g.number == found.current);
@@ -103,6 +109,7 @@ pub fn state(node: &Node, survey: &Survey, app: &AppName) -> NodeState {
         commit: generation.map(|g| g.commit.clone()),
         state: Some(word_of(found).into()),
         since: running.map(|r| r.since).or(generation.map(|g| g.since)),
+        detail: found.given_up.clone(),
         ports: running.map(|r| r.ports.iter().map(|(name, at)| format!("{name}={at}")).collect()).unwrap_or_default(),
         ..blank(node)
     }
@@ -155,6 +162,12 @@ pub async fn look(node: Node, mut reached: Reached, app: &AppName) -> (NodeState
     }
     reached.connection.close().await;
     (state, end)
+}
+
+/// Returns what to do about an application that its node has given up, if it has.
+fn next_of_down(state: &NodeState) -> Option<String> {
+    let why = state.detail.as_deref().filter(|why| state.state.as_deref() == Some("down") && why.starts_with("given up"))?;
+    Some(format!("{}: {why}; next: df logs says why, df start or df repair tries again, df rollback goes back", word(state)))
 }
 
 /// Returns what an application does, in one word.
@@ -230,4 +243,31 @@ pub fn verify(session: &Session) -> Result<Exit, Failure> {
         output.result(&verified(label, app, generation, probes));
         Ok(if ok { NodeEnd::Done } else { NodeEnd::Differs })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_has_given_up_is_down_and_it_is_said_why_and_what_to_do() {
+        let app: AppName = "greeter".parse().expect("a name");
+        let node = Node { name: None, address: "local:/n1".parse().expect("an address"), listen: None, sudo: false };
+        let why = "given up: it crashed 10 times in 10 minutes, the last time: the program ended: exit status 3";
+        let state = |current, given_up: Option<&str>| AppState {
+            app: app.clone(),
+            current,
+            wanted: true,
+            running: vec![],
+            generations: vec![],
+            staged: vec![],
+            given_up: given_up.map(str::to_owned),
+        };
+        let shown = known(&node, &app, Some(&state(7, Some(why))));
+        assert_eq!(row(&shown, Timestamp(0)), ["local:/n1", "down", "7", "-", "-", "-", "-", why]);
+        let next = "next: df logs says why, df start or df repair tries again, df rollback goes back";
+        assert_eq!(next_of_down(&shown), Some(format!("local:/n1: {why}; {next}")));
+        assert_eq!(next_of_down(&known(&node, &app, Some(&state(7, None)))), None, "it will be started again");
+        assert_eq!(next_of_down(&known(&node, &app, None)), None);
+    }
 }

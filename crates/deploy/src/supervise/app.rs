@@ -10,6 +10,7 @@ mod keeping;
 mod landing;
 mod ports;
 mod requests;
+mod restarts;
 mod versions;
 mod watching;
 
@@ -37,14 +38,6 @@ use crate::process::{Exit, Process};
 use crate::serve::now;
 use crate::{control, generation, history};
 
-/// A crashed program starts again after this, then twice this, and so on.
-const BACK_OFF: Duration = Duration::from_millis(500);
-/// But never later than this.
-const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
-/// So many crashes within [`CRASH_WINDOW`], and it is given up.
-const CRASHES: usize = 10;
-/// See [`CRASHES`].
-const CRASH_WINDOW: Duration = Duration::from_secs(600);
 /// Who is so much too late was not running, or waited for a disk.
 const LATE: Duration = Duration::from_millis(100);
 /// So long is listened then before the time that is over counts.
@@ -173,6 +166,7 @@ pub struct App {
     starting: Option<Starting>,
     crashes: VecDeque<Instant>,
     restart_at: Option<Instant>,
+    pace: restarts::Pace,
     goes_back: Option<GoesBack>,
     /// What we wrote down last, durably.
     wanted: Option<control::Wanted>,
@@ -203,6 +197,7 @@ impl App {
             starting: None,
             crashes: VecDeque::new(),
             restart_at: None,
+            pace: restarts::PACE,
             goes_back: None,
             wanted: None,
         }
@@ -211,16 +206,20 @@ impl App {
     /// Adopts what runs, starts what is wanted, then serves messages for as long as the supervisor lives.
     pub fn run(&mut self) {
         self.take_over();
-        loop {
-            self.show();
-            match self.messages.recv_timeout(self.patience()) {
-                Ok(message) => self.hear(message),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            self.catch_up();
-            self.tick();
+        while self.step() {}
+    }
+
+    /// Waits for a message or for what is due, and does it; returns whether there is more to come.
+    fn step(&mut self) -> bool {
+        self.show();
+        match self.messages.recv_timeout(self.patience()) {
+            Ok(message) => self.hear(message),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return false,
         }
+        self.catch_up();
+        self.tick();
+        true
     }
 
     /// Hears what was said before a time was over, where that passed unnoticed: while the disk or the machine stood still, nobody listened to a program that was ready in time. Whoever was
@@ -362,7 +361,10 @@ mod tests {
     use crate::hold::{Held, Holding};
     use crate::launch::Launcher;
     use crate::logs::{Log, PIECE};
+    use std::fs;
     use std::io::Write as _;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
     use std::sync::mpsc;
 
     /// Returns an application of a node on which nothing runs.
@@ -370,6 +372,21 @@ mod tests {
         let node =
             Node { layout, launcher, holding: Holding::new(Held::new()), records: Mutex::default(), claims: Mutex::default() };
         of_node(Arc::new(node), "greeter")
+    }
+
+    /// Returns a release of a shell script that listens at a socket in the file system, and puts its image in place.
+    pub(super) fn release(layout: &Layout, socket: &Path, script: &str) -> Release {
+        let run = format!(
+            r#"{{"exec":"bin/a","ready":60000,"drain":1000,"ports":{{"http":{{"port":0,"transport":{{"unix":{{"path":"{}","mode":438}}}},"handoff":"listener"}}}}}}"#,
+            socket.display()
+        );
+        let run = serde_json::from_str(&run).expect("a section");
+        let release = Release { run: Some(run), ..crate::fixture::release("greeter", 1) };
+        let program = layout.image(release.image).join("bin/a");
+        fs::create_dir_all(program.parent().expect("in bin")).expect("made");
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("written");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
+        release
     }
 
     pub(super) fn of_node(node: Arc<Node>, name: &str) -> App {

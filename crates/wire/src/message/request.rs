@@ -229,7 +229,7 @@ pub enum Request {
         app: AppName,
     },
     /// The last lines of the serving version's output. Answer: [`Reply::Bytes`]; with `follow`, events [`Event::Log`] each followed by bytes, until the
-    /// session ends.
+    /// session ends; where no generation is named, of each that comes to serve, behind a line that says which.
     Logs {
         /// The application.
         app: AppName,

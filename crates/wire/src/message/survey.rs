@@ -112,6 +112,9 @@ pub struct AppState {
     pub generations: Vec<Generation>,
     /// Releases copied here that no generation holds.
     pub staged: Vec<Staged>,
+    /// Why it does not run although it is meant to, where the node tries no more: it crashed too often. An older node does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<String>,
 }
 
 /// A release that was copied to a node and not run.

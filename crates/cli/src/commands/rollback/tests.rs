@@ -16,7 +16,7 @@ pub(super) fn state(current: u64, generations: &[(u64, u8, GenerationResult, u32
     };
     let app = "greeter".parse().expect("a name");
     let generations = generations.iter().map(generation).collect();
-    AppState { app, current, wanted: true, running: vec![], generations, staged: vec![] }
+    AppState { app, current, wanted: true, running: vec![], generations, staged: vec![], given_up: None }
 }
 
 fn words(state: Option<&AppState>, aim: &Aim, force: bool) -> String {

@@ -83,7 +83,7 @@ impl App {
     /// Starts what serves again, whose program has ended: when it was planned, or as after any crash if nobody had seen it end.
     fn revive(&mut self, records: &Records) {
         if records.waiting.is_none() {
-            return self.crashed(&Exit::Unknown.to_string());
+            return self.crashed(&format!("the program ended: {}", Exit::Unknown));
         }
         self.restart_at = Some(records.restart_at_ms.and_then(instant).unwrap_or_else(Instant::now));
     }

@@ -19,13 +19,12 @@ use super::super::probing::{self, Round};
 use super::super::start::{self, Place};
 use super::ports::Entrance;
 use super::watching::{await_ready, end, watch};
-use super::{App, BACK_OFF, CRASH_WINDOW, CRASHES, LONGEST_BACK_OFF, Message, Starting, Version};
+use super::{App, Message, Starting, Version};
 use crate::activation::Style;
 use crate::front::{self, FrontError};
 use crate::listeners::{Group, GroupError};
 use crate::process::Exit;
 use crate::serve::now;
-use crate::supervise::words;
 use crate::{activation, claim, generation};
 
 /// How long the launcher may take until the program runs.
@@ -256,68 +255,17 @@ impl App {
             let is_told = self.flight.as_ref().is_some_and(|flight| flight.plan.style == Style::Exclusive);
             self.advance(activation::Event::OldExited);
             if !is_told && self.serving == Some(run) {
-                self.crashed(&how);
+                self.crashed(&format!("the program ended: {how}"));
             }
         } else if retiring {
             return;
         } else if self.serving == Some(run) {
-            self.crashed(&how);
+            self.crashed(&format!("the program ended: {how}"));
         } else {
             self.close_listeners(run);
             self.versions.remove(&run);
         }
         self.write_records();
-    }
-
-    /// Plans the next start of a program that ended by itself, or gives it up.
-    pub(super) fn crashed(&mut self, how: &str) {
-        let Some(run) = self.serving else { return };
-        let Some(version) = self.versions.get(&run) else { return };
-        let (generation, release) = (version.generation, version.release.clone());
-        let reason = format!("the program ended: {how}");
-        self.remember("crash", "supervisor", generation, generation, &release, Some(&reason));
-        if let Some(Starting { answer: Some(_), .. }) = &self.starting {
-            return self.started(run, Err(reason), vec![]);
-        }
-        if self.back_off() >= CRASHES {
-            eprintln!("{} generation {generation} crashed {CRASHES} times: given up", self.app);
-            self.abandon(run);
-        }
-    }
-
-    /// Plans the next attempt, later each time; returns how many failed lately.
-    pub(super) fn back_off(&mut self) -> usize {
-        let now = Instant::now();
-        self.crashes.retain(|crash| now.duration_since(*crash) < CRASH_WINDOW);
-        self.crashes.push_back(now);
-        let factor = 1_u32 << (self.crashes.len() - 1).min(16);
-        self.restart_at = Some(now + BACK_OFF.saturating_mul(factor).min(LONGEST_BACK_OFF));
-        self.crashes.len()
-    }
-
-    /// Closes the listeners of what serves: clients are refused, not left hanging.
-    fn abandon(&mut self, run: u64) {
-        self.restart_at = None;
-        self.starting = None;
-        self.close_listeners(run);
-        self.versions.remove(&run);
-        self.serving = None;
-        self.write_records();
-    }
-
-    /// Starts what serves again, on the listeners where its clients wait.
-    pub(super) fn restart(&mut self) {
-        let Some((run, version)) = self.serving.and_then(|run| Some((run, self.versions.get(&run)?))) else { return self.boot() };
-        if version.process.is_some() {
-            return;
-        }
-        let (generation, release, listen) = (version.generation, version.release.clone(), version.listen);
-        let starting = Starting { run, restore: false, answer: None };
-        if let Err(error) = self.start_serving(run, generation, &release, listen, starting) {
-            eprintln!("{} generation {generation}: {}", self.app, words(&error));
-            self.starting = None;
-            self.crashed(&Exit::Unknown.to_string());
-        }
     }
 
     /// A version that was started to serve is ready, or is not.
