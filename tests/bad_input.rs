@@ -187,6 +187,23 @@ fn a_port_held_by_another_program() {
 }
 
 #[test]
+fn a_port_held_by_another_application_of_df() {
+    let (versions, world) = (versions(), World::new(1));
+    world.deploy(&versions.v1);
+    let before = world.get(1, "/").1;
+    let config = world.path("another.yaml");
+    let text = "app: another\nbuild: { cargo: { package: distributive-flow, examples: [greeter] } }\nrollout: { soak: 0s }\n";
+    std::fs::write(&config, text).expect("written");
+    let config = config.display().to_string();
+    let another = || world.df(["--config", &config, "deploy", "--commit-hash", &versions.v1]);
+    refused(another().output(), 1, &["8080", "is held by the application greeter"]);
+    assert_eq!(world.get(1, "/").1, before, "who holds it serves on");
+    world.df(["stop"]).ok();
+    another().ok();
+    world.expect_serving(&versions.v1);
+}
+
+#[test]
 fn zero_nodes() {
     let (versions, world) = (versions(), World::new(0));
     refused(world.df(["deploy", "--commit-hash", &versions.v1]).output(), 2, &["df add"]);

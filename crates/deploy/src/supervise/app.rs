@@ -369,9 +369,12 @@ mod tests {
 
     /// Returns an application of a node on which nothing runs.
     pub(super) fn app(layout: Layout, launcher: Launcher) -> App {
-        let node =
-            Node { layout, launcher, holding: Holding::new(Held::new()), records: Mutex::default(), claims: Mutex::default() };
-        of_node(Arc::new(node), "greeter")
+        of_node(node(layout, launcher), "greeter")
+    }
+
+    pub(super) fn node(layout: Layout, launcher: Launcher) -> Arc<Node> {
+        let holding = Holding::new(Held::new());
+        Arc::new(Node { layout, launcher, holding, records: Mutex::default(), claims: Mutex::default() })
     }
 
     /// Returns a release of a shell script that listens at a socket in the file system, and puts its image in place.

@@ -125,3 +125,36 @@ impl App {
         claims.retain(|address, app| *app != self.app || used.contains(address));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::os::unix::net::UnixStream;
+
+    use super::super::tests::{node, of_node, release};
+    use super::*;
+    use crate::launch::Launcher;
+
+    #[test]
+    fn a_second_claim_of_a_port_names_the_application_that_holds_it_and_that_one_listens_on() {
+        let (_dir, layout) = crate::fixture::layout();
+        let dir = tempfile::Builder::new().prefix("df-p").tempdir_in("/tmp").expect("a directory");
+        let socket = dir.path().join("a.sock");
+        let release = release(&layout, &socket, "");
+        let node = node(layout, Launcher::default());
+        let (mut first, second) = (of_node(node.clone(), "greeter"), of_node(node, "another"));
+        let section = release.run.as_ref().expect("it runs");
+        let places = start::places(section, IpAddr::V4(Ipv4Addr::LOCALHOST));
+        first.check_ports(&places).expect("free");
+        let listeners = first.open_listeners(1, None, section, &places, Entrance::ToServe).expect("it listens");
+        for refused in [second.check_ports(&places), second.claim(&places)] {
+            let refused = refused.expect_err("held");
+            assert_eq!(refused.to_string(), format!("the socket {} is held by the application greeter", socket.display()));
+            assert!(refused.is_port());
+        }
+        UnixStream::connect(&socket).expect("who holds it listens");
+        drop(listeners);
+        first.close_all();
+        second.check_ports(&places).expect("nobody holds it any more");
+    }
+}
