@@ -25,6 +25,7 @@ mod kills;
 mod leavings;
 mod limits;
 mod live_connections;
+mod logs;
 mod malicious_bucket;
 mod ordinary_user;
 mod other_ports;

@@ -5,7 +5,7 @@
 //! has no environment either. With `ALONE` in it, it leaves a file `two` in its data when another of its kind still runs.
 //!
 //! `odd told` is well until it finds one of these files in its data: `sick`, and it answers with 500; `deaf`, and it takes no more connections, and says so in `is-deaf`; `dies`, and
-//! it does; `eats`, and it takes memory until it dies, once: the file is gone then. `odd waits` leaves a file `waits` there, says READY=1 when it finds `go`, and then leaves `said`.
+//! it does; `eats`, and it takes memory until it dies, once: the file is gone then; `talks`, and it writes 40 MiB, once too. `odd waits` leaves a file `waits` there, says READY=1 when it finds `go`, and then leaves `said`.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -76,12 +76,7 @@ fn main() {
             ready();
             std::fs::write(data("said"), "").expect("written");
         }
-        "fills-log" => {
-            let line = [b'x'; 4096];
-            for _ in 0..(24 << 20) / line.len() {
-                let _ = std::io::stdout().write_all(&line);
-            }
-        }
+        "fills-log" => talk(24 << 20),
         "closes-at-once" => {
             // SAFETY: nobody else uses it.
             drop(unsafe { TcpListener::from_raw_fd(3) });
@@ -145,6 +140,15 @@ fn is_told(mode: &str, what: &str) -> bool {
     mode == "told" && data(what).exists()
 }
 
+/// Writes so many bytes and more without an end of a line, and then that.
+fn talk(len: usize) {
+    let line = [b'x'; 4096];
+    for _ in 0..len / line.len() {
+        let _ = std::io::stdout().write_all(&line);
+    }
+    println!();
+}
+
 fn eat() -> ! {
     let mut eaten: Vec<Vec<u8>> = vec![];
     loop {
@@ -183,6 +187,11 @@ fn serve(listener: TcpListener, mode: &str) {
         if is_told(mode, "eats") {
             std::fs::remove_file(data("eats")).expect("removed");
             eat();
+        }
+        if is_told(mode, "talks") {
+            std::fs::remove_file(data("talks")).expect("removed");
+            talk(40 << 20);
+            println!("odd: talked");
         }
         if is_told(mode, "deaf") {
             std::fs::write(data("is-deaf"), "").expect("written");

@@ -191,14 +191,14 @@ mod tests {
             let dir = tempfile::tempdir().expect("a directory");
             let path = dir.path().join("1.log");
             let log = program(&path);
-            let writer = std::thread::spawn(move || (0..8 * PIECE / 1024).fold(0, |n, _| say(&log, n, 1024)));
+            let writer = std::thread::spawn(move || (0..4 * PIECE / 1024).fold(0, |n, _| say(&log, n, 1024)));
             let mut n_cuts = 0;
             while !writer.is_finished() {
                 n_cuts += u32::from(bound_by(&path, &[way]).expect("bounded").is_some());
             }
             let n = writer.join().expect("it wrote");
             let file = File::open(&path).expect("there");
-            let bytes = super::super::end_of(&file, 2 * 8 * PIECE).expect("read");
+            let bytes = super::super::end_of(&file, 8 * PIECE).expect("read");
             let spoken: Vec<&str> = std::str::from_utf8(&bytes).expect("text").lines().collect();
             eprintln!("{way:?}: {n_cuts} cuts, {} lines of {n}", spoken.len());
             // Counted from the end: a line that is missing or torn would shift the others.
