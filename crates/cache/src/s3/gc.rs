@@ -9,7 +9,7 @@ mod repack;
 
 use std::collections::{HashMap, HashSet};
 
-use df_core::{Digest, ImageId, Manifest};
+use df_core::{Digest, ImageId, Manifest, Timestamp};
 
 use super::S3Store;
 use super::format::condemned::Condemned;
@@ -38,7 +38,7 @@ impl S3Store {
             })
         })?;
         collected.bytes_repacked = self.repack()?;
-        collected.n_objects = self.delete_condemned()? + self.sweep_orphans()?;
+        collected.n_objects = self.delete_condemned()? + self.sweep_orphans(self.options.now.minus(self.options.grace))?;
         let after = self.objects.requests();
         let all = |r: super::objects::Requests| r.get + r.put + r.list + r.delete;
         collected.n_requests = all(after).saturating_sub(all(before));
@@ -61,7 +61,7 @@ impl S3Store {
             };
             Ok::<_, PutError>(Plan::Commit(Box::new(change), ()))
         })?;
-        self.sweep_orphans()?;
+        self.sweep_orphans(Timestamp(i64::MAX))?;
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use df_core::Digest;
+use df_core::{Digest, Timestamp};
 
 use super::objects::{Body, Condition, Etag, Key, Listed, Object, ObjectError, Objects, Requests};
 
@@ -61,6 +61,9 @@ pub struct MemoryObjects {
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, (Arc<[u8]>, u64)>,
+    /// When objects were written, as long as there was a clock.
+    written: BTreeMap<String, Timestamp>,
+    clock: Option<Timestamp>,
     /// The next state's number.
     next: u64,
     calls: u64,
@@ -82,6 +85,11 @@ impl MemoryObjects {
     /// Answers every request from now on.
     pub fn behave(&self) {
         *self.fates.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Gives the bucket a clock, which says this from now on; without one it does not say when objects were written.
+    pub fn set_clock(&self, now: Timestamp) {
+        self.state().clock = Some(now);
     }
 
     /// Returns every request so far, in the order of their arrival.
@@ -169,6 +177,7 @@ impl State {
     fn write(&mut self, key: &str, bytes: Arc<[u8]>) {
         self.next += 1;
         self.objects.insert(key.to_owned(), (bytes, self.next));
+        self.written.extend(self.clock.map(|now| (key.to_owned(), now)));
     }
 
     fn find(&self, key: &Key) -> Result<(Arc<[u8]>, Etag), ObjectError> {
@@ -254,7 +263,11 @@ impl Objects for MemoryObjects {
         }
         let state = self.state();
         let below = state.objects.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
-        Ok(below.filter_map(|(key, (bytes, _))| Some(Listed { key: Key::new(key).ok()?, len: bytes.len() as u64 })).collect())
+        let listed = |(key, (bytes, _)): (&String, &(Arc<[u8]>, u64))| {
+            let (len, written) = (bytes.len() as u64, state.written.get(key).copied());
+            Some(Listed { key: Key::new(key).ok()?, len, written })
+        };
+        Ok(below.filter_map(listed).collect())
     }
 
     fn url(&self, key: &Key, _lifetime: Duration) -> Result<String, ObjectError> {

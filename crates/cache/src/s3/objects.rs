@@ -110,6 +110,8 @@ pub struct Listed {
     pub key: Key,
     /// Its length, in bytes.
     pub len: u64,
+    /// When it was written, by the bucket's clock, where the bucket says so.
+    pub written: Option<Timestamp>,
 }
 
 /// How many requests were sent, retries included.

@@ -1,7 +1,8 @@
 //! Listing and removing objects, a page of at most 1,000 at a time.
 
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
-use aws_sdk_s3::types::{Delete, EncodingType, ObjectIdentifier};
+use aws_sdk_s3::types::{Delete, EncodingType, Object, ObjectIdentifier};
+use df_core::Timestamp;
 
 use super::failure::{self, Failure};
 use super::{AwsObjects, Verb, within};
@@ -29,7 +30,7 @@ impl AwsObjects {
                     return Err(Failure::malformed("a list that is not in order").about(&about));
                 }
                 n_named += 1;
-                all.extend(self.ours(&name, object.size(), prefix));
+                all.extend(self.ours(&name, object, prefix));
                 last = name;
             }
             if n_named > MOST {
@@ -60,9 +61,10 @@ impl AwsObjects {
         within(self.patience.time_for(0), async { request.send().await.map_err(|error| failure::of(&error)) }).await
     }
 
-    fn ours(&self, name: &str, len: Option<i64>, prefix: &str) -> Option<Listed> {
+    fn ours(&self, name: &str, object: &Object, prefix: &str) -> Option<Listed> {
         let key = self.address.below(name).filter(|key| key.starts_with(prefix)).and_then(|key| Key::new(key).ok())?;
-        Some(Listed { key, len: u64::try_from(len?).ok()? })
+        let written = object.last_modified().map(|at| Timestamp(at.secs()));
+        Some(Listed { key, len: u64::try_from(object.size()?).ok()?, written })
     }
 
     /// Removes objects.

@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use df_core::{Digest, ImageId};
+use df_core::{Digest, ImageId, Timestamp};
 
 use super::super::S3Store;
 use super::super::failure::BucketError;
 use super::super::format::head::{Head, TXIDS};
 use super::super::format::name::{Name, Owner, Space, owner};
 use super::super::format::roots::Roots;
-use super::super::objects::{Key, ObjectError};
+use super::super::objects::{Key, Listed, ObjectError};
 use super::super::swap::{Change, Plan, View};
 use crate::store::PutError;
 
@@ -17,8 +17,8 @@ use crate::store::PutError;
 type Named = HashSet<(Option<Space>, Name)>;
 
 impl S3Store {
-    /// Deletes what sessions below a fence left and the head does not name, and what was made of images that are gone; returns how many objects.
-    pub(super) fn sweep_orphans(&self) -> Result<u64, PutError> {
+    /// Deletes what sessions below a fence left and the head does not name, and what was made until some time of images that are not here; returns how many objects.
+    pub(super) fn sweep_orphans(&self, derived_until: Timestamp) -> Result<u64, PutError> {
         self.commit(|view, _| {
             if view.head.fence + 1 >= view.head.sequence {
                 return Ok::<_, PutError>(Plan::Leave(()));
@@ -37,8 +37,11 @@ impl S3Store {
             n += self.delete(orphans.collect())?;
         }
         for prefix in ["d/", "w/"] {
-            let gone = self.list(prefix)?.into_iter().filter(|key| !is_of_known_images(key, &view.roots));
-            n += self.delete(gone.collect())?;
+            // Nodes may be fetching what is younger: it is made of what an operator has, which the cache need not hold at all.
+            let is_old = |listed: &Listed| listed.written.is_none_or(|written| written <= derived_until);
+            let gone = self.objects.list(prefix).map_err(BucketError::from)?.into_iter();
+            let gone = gone.filter(|listed| is_old(listed) && !is_of_known_images(&listed.key, &view.roots));
+            n += self.delete(gone.map(|listed| listed.key).collect())?;
         }
         // Whoever asked whether conditions hold did so before there was a head.
         n += self.delete(self.list("probe/")?)?;

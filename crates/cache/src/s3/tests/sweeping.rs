@@ -214,6 +214,32 @@ fn derived_objects_of_images_that_are_gone_go_and_strangers_stay() {
     }
 }
 
+/// `df cp --through-cache` puts only such objects; of the image itself the bucket need not know anything.
+#[test]
+fn a_collection_during_a_rollout_takes_nothing_that_nodes_are_about_to_fetch() {
+    for kept_len in BOTH {
+        let bench = Bench { grace: Duration::from_secs(100), ..Bench::keeping(kept_len) };
+        (1..3).for_each(|n| put(&bench.store(), n).expect("put"));
+        let never = ImageId(Digest::of(b"never put"));
+        let derived = [Derived::Whole(never), Derived::Delta { from: example(1).0.image(), to: never }];
+        let there = || derived.each_ref().map(|one| bench.bucket.peek(one.key().as_str()).is_some());
+        let put_at = |seconds| {
+            bench.bucket.set_clock(Timestamp(NOW.0 + seconds));
+            derived.iter().for_each(|one| bench.store().derived_put(one, &Body::Bytes(b"derived"[..].into())).expect("put"));
+        };
+        // The collector's clock stands still; the bucket's says how old an object is.
+        put_at(-99);
+        collect(&bench.store(), 1);
+        assert_eq!(there(), [true; 2], "a rollout is going on");
+        put_at(-100);
+        collect(&bench.store(), 1);
+        assert_eq!(there(), [false; 2], "they stay for ever");
+        put_at(0);
+        bench.store().flush().expect("flushed");
+        assert_eq!(there(), [false; 2], "a cache that is emptied keeps them");
+    }
+}
+
 #[test]
 fn many_items_that_are_killed_at_any_request_are_all_there_or_none_and_the_next_run_completes() {
     for kept_len in BOTH {
