@@ -8,10 +8,12 @@ mod findings;
 mod packs;
 mod structure;
 
+use std::sync::Arc;
+
 use df_core::Digest;
 
 use super::S3Store;
-use super::format::name::Reference;
+use super::format::name::{Name, Reference};
 use super::swap::View;
 use crate::scrub::Damage;
 use crate::store::ReadError;
@@ -47,6 +49,23 @@ pub struct Slice {
     pub is_last: bool,
 }
 
+/// The view that was looked at, what was found, and what a look there gave; nothing of a view that cannot be read.
+type Looked<T> = (Option<Arc<View>>, Findings, Option<T>);
+
+/// How far a slice came.
+struct Next {
+    done: u64,
+    packs: u64,
+    /// The pack that it read last.
+    last: Option<Name>,
+}
+
+impl Next {
+    fn is_last(&self) -> bool {
+        self.done == self.packs
+    }
+}
+
 /// So often others may commit in between before what was found counts.
 const AGAIN: u32 = 3;
 
@@ -64,23 +83,27 @@ impl S3Store {
     /// # Errors
     /// As [`S3Store::verify_by`]; the next slice is this one again.
     pub fn verify_slice(&self, packs: usize) -> Result<Slice, ReadError> {
-        let mut findings = self.check_structure()?;
-        let Some(view) = self.readable_view(&mut findings)? else {
-            return Ok(Slice { damages: findings.damages(), done: 0, packs: 0, is_last: true });
-        };
-        let mut all: Vec<Reference> = self.index(&view)?.packs().into_iter().collect();
+        let (view, findings, read) = self.look_until_it_counts(|view, findings| self.read_next(view, packs, findings))?;
+        let damages = findings.damages();
+        let (Some(view), Some(read)) = (view, read) else { return Ok(Slice { damages, done: 0, packs: 0, is_last: true }) };
+        cursor::Cursor::open(&self.local, view.head.cache).set(read.last.filter(|_| !read.is_last()));
+        Ok(Slice { damages, done: read.done, packs: read.packs, is_last: read.is_last() })
+    }
+
+    /// Reads the next packs of a view, and with the last of them the documents too.
+    fn read_next(&self, view: &View, packs: usize, findings: &mut Findings) -> Result<Next, ReadError> {
+        let mut all: Vec<Reference> = self.index(view)?.packs().into_iter().collect();
         all.sort_unstable();
-        let cursor = cursor::Cursor::open(&self.local, view.head.cache);
-        let start = all.partition_point(|pack| Some(pack.name) <= cursor.after());
+        let after = cursor::Cursor::open(&self.local, view.head.cache).after();
+        let start = all.partition_point(|pack| Some(pack.name) <= after);
         let chosen: Vec<Reference> = all[start..].iter().copied().take(packs.max(1)).collect();
-        let done = (start + chosen.len()) as u64;
-        let (last, is_last) = (chosen.last().map(|pack| pack.name), done == all.len() as u64);
-        self.read_packs(&view, Some(&chosen), &mut findings)?;
-        if is_last {
-            self.read_documents(&view, &mut findings)?;
+        let (done, last) = ((start + chosen.len()) as u64, chosen.last().map(|pack| pack.name));
+        let read = Next { done, packs: all.len() as u64, last };
+        self.read_packs(view, Some(&chosen), findings)?;
+        if read.is_last() {
+            self.read_documents(view, findings)?;
         }
-        cursor.set(last.filter(|_| !is_last));
-        Ok(Slice { damages: findings.damages(), done, packs: all.len() as u64, is_last })
+        Ok(read)
     }
 
     pub(super) fn scrub(&self) -> Result<Vec<Damage>, ReadError> {
@@ -88,15 +111,22 @@ impl S3Store {
     }
 
     /// Finds what is damaged, and in which view; none when there is none that can be read.
-    pub(super) fn find_damage_by(&self, depth: &Depth) -> Result<(Option<std::sync::Arc<View>>, Findings), ReadError> {
+    pub(super) fn find_damage_by(&self, depth: &Depth) -> Result<(Option<Arc<View>>, Findings), ReadError> {
+        let (view, findings, _) = self.look_until_it_counts(|view, findings| self.find_damage_in(view, depth, findings))?;
+        Ok((view, findings))
+    }
+
+    /// Looks at the structure and at what else is to be read in its view; once more when something seems damaged and others committed meanwhile.
+    fn look_until_it_counts<T>(
+        &self,
+        look: impl Fn(&View, &mut Findings) -> Result<T, ReadError>,
+    ) -> Result<Looked<T>, ReadError> {
         let mut tries = 0;
         loop {
             tries += 1;
             let mut findings = self.check_structure()?;
             let view = self.readable_view(&mut findings)?;
-            if let Some(view) = &view {
-                self.find_damage_in(view, depth, &mut findings)?;
-            }
+            let looked = view.as_ref().map(|view| look(view, &mut findings)).transpose()?;
             // A collection may have taken what an older head names.
             let same = |view: &View| Ok::<_, ReadError>(self.read_head()?.is_some_and(|(head, _)| head == view.head));
             let counts = match &view {
@@ -104,7 +134,7 @@ impl S3Store {
                 _ => true,
             };
             if counts {
-                return Ok((view, findings));
+                return Ok((view, findings, looked));
             }
         }
     }

@@ -77,6 +77,57 @@ fn a_reader_whose_index_a_collection_takes_away_reads_the_newer_one() {
     }
 }
 
+/// Somebody reads a bucket back slice by slice while a collection deletes what is condemned: nothing is damaged.
+#[test]
+fn a_slice_that_a_collection_overtakes_finds_no_damage() {
+    for kept_len in BOTH {
+        for n in 0.. {
+            let bench = Bench::keeping(kept_len);
+            (1..3).for_each(|n| put(&bench.store(), n).expect("put"));
+            let (reader, other, seen) = (bench.store(), bench.store(), AtomicU64::new(0));
+            let n_seen = Arc::new(AtomicU64::new(0));
+            let told = n_seen.clone();
+            bench.bucket.decide(move |_| {
+                told.fetch_add(1, Ordering::Relaxed);
+                if seen.fetch_add(1, Ordering::Relaxed) == n {
+                    put(&other, 3).expect("put");
+                    collect(&other, 1);
+                }
+                Fate::Done
+            });
+            let slice = reader.verify_slice(9).expect("read");
+            bench.bucket.behave();
+            assert_eq!(slice.damages, [], "a collection before request {n}");
+            assert!(slice.is_last);
+            if n_seen.load(Ordering::Relaxed) <= n {
+                assert!(n > 3, "a slice has {n} requests");
+                break;
+            }
+        }
+    }
+}
+
+/// What is damaged is said although others commit all the time, and the next slice goes on behind it.
+#[test]
+fn a_slice_finds_what_is_damaged_while_others_commit() {
+    let bench = Bench::new();
+    (1..4).for_each(|n| put(&bench.store(), n).expect("put"));
+    let pack = bench.bucket.keys().into_iter().find(|key| key.starts_with("p/")).expect("a pack");
+    bench.bucket.set(&pack, None);
+    let (reader, other, busy) = (bench.store(), bench.store(), AtomicU64::new(0));
+    bench.bucket.decide(move |call| {
+        if call.key.starts_with("p/") && busy.fetch_add(1, Ordering::Relaxed) < 20 {
+            let image = example(3).0.image();
+            other.pin(image, "for a test").expect("pinned");
+            other.unpin(image).expect("unpinned");
+        }
+        Fate::Done
+    });
+    let slices = [reader.verify_slice(1).expect("read"), reader.verify_slice(9).expect("read")];
+    assert!(!slices[0].damages.is_empty(), "{slices:?}");
+    assert_eq!(slices.map(|slice| (slice.done, slice.packs)), [(1, 3), (3, 3)]);
+}
+
 /// Puts an image whose writer dies when its commit is done and before it knows: its journal names a pack that is live.
 fn with_journal(bench: &Bench) -> std::path::PathBuf {
     let directory = bench.directory.path().join("writer");
