@@ -11,7 +11,7 @@ use df_cache::{DiskStore, Store as _};
 use df_core::Timestamp;
 use df_testkit::process::{Output, Run, wait_until};
 use df_testkit::s3::{Act, Fault, Server, Verb};
-use df_testkit::{faults, tree};
+use df_testkit::{faults, net, tree};
 
 use crate::support::{PORT, World, copy_shared_cache, versions};
 
@@ -351,6 +351,38 @@ fn damage_here_is_healed_from_the_bucket_and_built_again_when_that_is_damaged_to
     it.df(&["cache", "verify"]).ok();
     it.there(&["cache", "repair"]).ok();
     it.expect_the_same_tree(&versions.v1, "v1");
+}
+
+/// A node runs the older version, and the rules say that only the newest stays.
+#[test]
+fn gc_in_the_bucket_keeps_what_a_node_holds_until_the_node_is_off_the_list() {
+    let mut it = Machine::new();
+    it.world = World::new(1);
+    copy_shared_cache(&it.cache());
+    it.persist();
+    let persisted = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    it.df(&["cp", "--version", &versions().v1]).ok();
+    let second = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    wait_until(Duration::from_secs(10), || (second() > persisted).then_some(())).expect("the clock goes on");
+    let collect = || it.there(&["cache", "gc", "--count", "1", "--older", "0s", "--why"]);
+    let before = it.n_releases();
+    // One that does not answer may run anything.
+    let port = net::free_port(std::net::Ipv4Addr::LOCALHOST);
+    it.df(&["add", &format!("ssh://127.0.0.1:{port}/tmp/df-nobody"), "--name", "gone"]).ok();
+    let refused = collect().output().expect_code(9);
+    assert!(refused.stderr.contains("gone") && refused.stderr.contains("nothing was removed"), "{refused}");
+    assert_eq!(it.n_releases(), before);
+    it.df(&["rm", "gone"]).ok();
+    let kept = collect().ok();
+    assert!(kept.stdout.contains("a node holds it"), "{kept}");
+    let there = |version: &str| {
+        it.df(&["cache", "get", version, "--address", BUCKET, "--output"]).args([it.world.path("out")]).output().code == Some(0)
+    };
+    assert_eq!(it.n_releases(), 2, "the newest, and what the node holds: {kept}");
+    assert!(there(&versions().v1), "what the node holds is gone");
+    it.df(&["rm", "n1"]).ok();
+    collect().ok();
+    assert_eq!(it.n_releases(), 1);
 }
 
 #[test]

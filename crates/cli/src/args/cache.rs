@@ -46,7 +46,7 @@ pub enum CacheCommand {
     Repair,
     /// Send what is new here to a bucket, or to the cache that df.yaml or --address names
     Persist(Persist),
-    /// Collect old releases from the cache
+    /// Collect old releases from the cache; in one elsewhere what nodes hold stays
     Gc(Gc),
     /// Read every blob back and compare it with its digest
     Verify(CacheVerify),

@@ -48,8 +48,9 @@ pub fn run(command: &CacheCommand, session: &Session) -> Result<Exit, Failure> {
         CacheCommand::Repair => repair::run(session, &place),
         CacheCommand::Gc(args) => {
             let why = args.why || session.call.globals.verbose > 0;
+            let held = if place.is_elsewhere() { gc::held_on_nodes(session)? } else { BTreeSet::new() };
             let cache = gc::Cache { name: &place.name, store: place.store(), is_asked: place.bucket().is_some() };
-            let found = gc::collect(session, &cache, args.old, why, &BTreeSet::new())?;
+            let found = gc::collect(session, &cache, args.old, why, &held)?;
             if !session.is_dry_run() {
                 return Ok(Exit::Done);
             }

@@ -8,8 +8,8 @@ use df_cache::gc;
 use df_cache::roots::Policy;
 use df_cache::store::{Contents, Store, StoredRelease};
 use df_core::{Digest, ImageId, Timestamp};
-use df_fleet::NodeError;
 use df_fleet::message::{Collected, Reply, Request};
+use df_fleet::{NodeError, Reached};
 
 use crate::across::{self, Work};
 use crate::args;
@@ -94,6 +94,26 @@ fn collect_on_nodes(session: &Session, args: &args::Gc) -> Result<(Vec<NodeEnd>,
         on_nodes.any |= any;
     }
     Ok((ends, on_nodes))
+}
+
+/// Returns the images that stay in a cache elsewhere whatever its rules say: those that a node holds, of all that df knows, or that a generation there needs.
+///
+/// # Errors
+/// A node does not answer: it may run what would go. Who is gone for good is taken off the list.
+pub fn held_on_nodes(session: &Session) -> Result<BTreeSet<ImageId>, Failure> {
+    let inventory = session.inventory()?;
+    if inventory.nodes().is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let crew = across::crew(session, "gc", across::connect(session, "gc", inventory.nodes(), None)?);
+    let held = crew.reached.iter().flat_map(Reached::images).collect();
+    let closed = crew.reached.into_iter().map(|reached| reached.connection.close());
+    session.call.block_on(across::all(closed.collect(), session.parallel()));
+    if crew.ends.is_empty() {
+        return Ok(held);
+    }
+    let message = "what a node runs that does not answer would go too; nothing was removed";
+    Err(Failure::new(of_nodes(&crew.ends), "gc", message).next("df rm NODE if it is gone for good, then type it again"))
 }
 
 /// Says why things stay and go: to people as lines, to scripts as notes.
