@@ -270,6 +270,82 @@ fn ten_thousand_bytes_of_a_larger_bucket_that_change_are_found() {
     assert_eq!(store.verify().expect("read"), []);
 }
 
+/// Through the verify that `df cache verify` calls: a byte of each pack at a time, in one reading of everything; and every tenth time one pack alone, which is mended. `DF_FULL` makes it
+/// 10,000 bytes of a bucket of 100 MiB, whose longest blob lies in two packs.
+#[test]
+fn a_verify_names_each_pack_of_a_large_bucket_with_one_other_bit_and_a_repair_gives_the_same_bytes_again() {
+    let (n_images, long, n_flips) =
+        if std::env::var_os("DF_FULL").is_some() { (120, 72 << 20, 10_000) } else { (20, 9 << 20, 300) };
+    let (bench, mut random) = (Bench::new(), Random(11));
+    let mut images: Vec<(Manifest, Source)> = (0..n_images)
+        .map(|_| {
+            let files: Vec<Vec<u8>> = (0..20).map(|_| random.bytes(20_000)).collect();
+            image(&files.iter().map(Vec::as_slice).collect::<Vec<_>>())
+        })
+        .collect();
+    let noise: Vec<u8> =
+        (0..long / 4_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).rotate_left(n % 31).to_le_bytes()).collect();
+    images.push(image(&[&noise, b"short"]));
+    for (manifest, blobs) in &images {
+        bench.store().put_image(manifest, blobs, NOW).expect("put");
+    }
+    let all: Source = images.iter().flat_map(|(_, blobs)| blobs.clone()).collect();
+    let (store, mut flipped) = (bench.store(), 0);
+    for round in 1.. {
+        let view = store.view().expect("read").expect("there");
+        let mut packs: Vec<_> = store.index(&view).expect("read").packs().into_iter().collect();
+        packs.sort_unstable();
+        assert!(packs.len() as u64 > n_images, "{} packs", packs.len());
+        let mends = round % 10 == 0;
+        if mends {
+            packs = vec![packs[random.below(packs.len())]];
+        }
+        let before: Vec<_> =
+            packs.iter().map(|pack| (*pack, flip_one(&bench, &pack.name.key(Space::Pack).to_string(), &mut random))).collect();
+        flipped += packs.len();
+        let found = store.verify().expect("read");
+        let mut named: Vec<Digest> =
+            found.iter().filter_map(|damage| if let Damaged::Pack(pack) = damage.what { Some(pack) } else { None }).collect();
+        let mut expected: Vec<Digest> = packs.iter().map(|pack| pack.digest).collect();
+        [&mut named, &mut expected].into_iter().for_each(|packs| packs.sort_unstable());
+        assert_eq!(named, expected, "round {round}");
+        if mends {
+            let repaired = bench.store().repair(&all).expect("repaired");
+            assert!(repaired.lost.is_empty(), "{repaired:?}");
+            images.iter().for_each(|(manifest, blobs)| assert_whole(&bench.store(), manifest, blobs));
+        } else {
+            before.iter().for_each(|(pack, bytes)| bench.bucket.set(pack.name.key(Space::Pack).as_str(), Some(bytes)));
+        }
+        if flipped >= n_flips {
+            break;
+        }
+    }
+    assert_eq!(store.verify().expect("read"), []);
+}
+
+/// Changes one bit of an object; returns what it was.
+fn flip_one(bench: &Bench, key: &str, random: &mut Random) -> std::sync::Arc<[u8]> {
+    let whole = bench.bucket.peek(key).expect("there");
+    let mut bytes = whole.to_vec();
+    bytes[random.below(whole.len())] ^= 1 << random.below(8);
+    bench.bucket.set(key, Some(&bytes));
+    whole
+}
+
+/// Numbers that follow from a seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+
+    fn bytes(&mut self, most: usize) -> Vec<u8> {
+        (0..self.below(most)).map(|_| self.below(256) as u8).collect()
+    }
+}
+
 #[test]
 fn a_bad_source_is_refused_and_what_nobody_has_is_said() {
     let (bench, images) = small();
