@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use df_core::{AppName, Release};
-use df_fleet::choice::Link;
+use df_core::{AppName, ImageId, Release};
+use df_fleet::choice::{Crowd, Link};
 use df_fleet::message::Survey;
 use df_fleet::partial;
 use df_fleet::plan::{self, Unfit, Way};
@@ -60,14 +60,9 @@ impl Freight {
         let deltas = deltas.map_err(|error| Failure::here("cache", &error).next("df cache repair"))?;
         deltas.allows(&wish).map_err(|error| Failure::usage("copy", &error).next("the same without --codec"))?;
         let credentials = Arc::new(trust::credentials(session, shelf.store(), &release)?);
-        Ok(Self {
-            release,
-            deltas: Arc::new(deltas),
-            wish,
-            credentials,
-            seen: Arc::new(Seen::load(&session.state)),
-            through: None,
-        })
+        let seen = Arc::new(Seen::load(&session.state));
+        deltas.expect(expected(session, &seen, release.image));
+        Ok(Self { release, deltas: Arc::new(deltas), wish, credentials, seen, through: None })
     }
 
     /// Has nodes fetch the bytes from the cache of df.yaml, when that is wanted.
@@ -75,7 +70,12 @@ impl Freight {
     /// # Errors
     /// There is none, or it cannot be opened.
     pub fn through_cache(self, session: &Session, is_wanted: bool) -> Result<Self, Failure> {
-        Ok(if is_wanted { Self { through: Some(through::open(session)?), ..self } } else { self })
+        if !is_wanted {
+            return Ok(self);
+        }
+        // To a cache all of it travels once, however many nodes fetch it.
+        self.deltas.expect(Crowd::default());
+        Ok(Self { through: Some(through::open(session)?), ..self })
     }
 
     /// Returns what nodes fetch from is called.
@@ -113,7 +113,8 @@ impl Freight {
             Way::Held | Way::Rsync(_) => Ok(Cost { chosen, codec: chosen.way.codec().to_owned() }),
             way @ (Way::Patch(_) | Way::Whole) => {
                 let delta = self.deltas.patch(way.base(), chosen.level, chosen.codec).await?;
-                Ok(Cost { chosen: chosen.exactly(delta.len(), &link), codec: delta.codec().to_owned() })
+                let line = self.deltas.line(&reached.connection.node.address, link);
+                Ok(Cost { chosen: chosen.exactly(delta.len(), &line), codec: delta.codec().to_owned() })
             }
         }
     }
@@ -126,6 +127,19 @@ impl Freight {
             _ => thought,
         }
     }
+}
+
+/// Returns the nodes that will probably be served side by side: those that were not seen to hold the image, by what they were seen to hold.
+fn expected(session: &Session, seen: &Seen, image: ImageId) -> Crowd {
+    let nodes = session.nodes().unwrap_or_default();
+    let mut crowd = Crowd::new(seen.uplink(nodes.iter().map(|node| &node.address)), session.parallel());
+    for node in &nodes {
+        let images = seen.node(&node.address).and_then(|node| node.apps.get(session.app()));
+        if let Some(images) = images.filter(|images| !images.contains(&image)) {
+            crowd.join(&node.address, images, seen.link(&node.address));
+        }
+    }
+    crowd
 }
 
 /// Returns the nodes that can run what the release starts; of the others it reports what they lack, and nothing goes to them.
@@ -157,7 +171,11 @@ pub fn carry(session: &Session, phase: &'static str, freight: &Freight) -> Resul
     ));
     let jobs = nodes.into_iter().map(|node| {
         let courier = courier.clone();
-        async move { courier.journey(&node).await }
+        async move {
+            let ended = courier.journey(&node).await;
+            courier.freight.deltas.leave(&node.address);
+            ended
+        }
     });
     let jobs = jobs.collect();
     let ended = session.call.block_on(async {
@@ -200,7 +218,11 @@ pub fn gather(
     ));
     let jobs = nodes.into_iter().map(|node| {
         let courier = courier.clone();
-        async move { courier.fetch(&node, is_done).await }
+        async move {
+            let ended = courier.fetch(&node, is_done).await;
+            courier.freight.deltas.leave(&node.address);
+            ended
+        }
     });
     let jobs = jobs.collect();
     let ended = session.call.block_on(async {

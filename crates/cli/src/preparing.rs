@@ -115,7 +115,7 @@ pub fn meanwhile(session: &Session, seen: &Seen, deltas: &Arc<Deltas>, wish: &Wi
         if images.contains(&deltas.image()) {
             return None;
         }
-        deltas.foresee(images, seen.link(&node.address), *wish)
+        deltas.foresee(images, deltas.line(&node.address, seen.link(&node.address)), *wish)
     });
     let Some(wants) = wants else { return };
     let (deltas, runtime) = (deltas.clone(), session.call.runtime.handle().clone());

@@ -2,13 +2,12 @@
 //!
 //! A pure model of time. A copy is done when its delta is made, has travelled, and is worked in on the node; the last two overlap. What a delta costs to make
 //! is paid once for all nodes that it serves, and nothing where it was made before: a cold delta that saves a second of a slow line loses a tenth on a fast
-//! one, so a fast line takes the whole image unless the delta is there. By this model no node waits longer than for the whole image, at any rate; what differs
+//! one, so a fast line takes the whole image unless the delta is there. The line is what remains of the uplink for a node ([`Crowd`]): two hundred that hold one
+//! base take its delta where one of them alone would take the whole image. By this model no node waits longer than for the whole image, at any rate; what differs
 //! by less than the model can tell (`ALIKE`) counts as equal, and then fewer bytes are better.
 //!
-//! # Where the constants are from
-//!
-//! [`Speed`] holds what one core of a server of 2023 does with programs and libraries (`benches/delta`); the estimates of bytes are on the cautious side of the
-//! version pairs there, so that a doubtful delta loses. Bytes are exact for a delta that was made before.
+//! What machines do is in [`Speed`]; the estimates of bytes are on the cautious side of the version pairs of `benches/delta`, so that a doubtful delta loses.
+//! Bytes are exact for a delta that was made before.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,6 +15,12 @@ use std::time::Duration;
 use df_core::ImageId;
 use df_delta::Level;
 use serde::{Deserialize, Serialize};
+
+mod uplink;
+mod work;
+
+pub use uplink::{Crowd, Line};
+pub use work::{LARGE, Speed, Work};
 
 /// How an image gets to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,19 +62,31 @@ pub struct Link {
     pub bytes_per_second: f64,
     /// Seconds to the node and back.
     pub round_trip: f64,
+    /// Bytes a second that left here for all nodes together while it was measured: the uplink carries no less. What was measured by an older df says nothing
+    /// of it.
+    #[serde(default)]
+    pub together: f64,
 }
 
 impl Link {
     /// What is taken for a line that nothing is known of: 100 Mbit/s, 20 ms.
-    pub const UNMEASURED: Self = Self { bytes_per_second: 12.5e6, round_trip: 0.02 };
+    pub const UNMEASURED: Self = Self { bytes_per_second: 12.5e6, round_trip: 0.02, together: 12.5e6 };
 
-    /// Returns how long bytes take, with the rounds that a connection needs to find its rate (RFC 6928: ten segments in the first, twice as many in each).
+    /// Returns how long bytes take when nothing else is sent.
     pub fn seconds(&self, bytes: u64) -> f64 {
-        let rate = self.bytes_per_second.max(1.0);
-        let bytes = bytes as f64;
-        let in_flight = rate * self.round_trip;
-        let rounds = (bytes.min(in_flight) / 14_600.0).max(1.0).log2();
-        self.round_trip * (1.0 + rounds) + bytes / rate
+        Line::from(*self).seconds(bytes)
+    }
+
+    /// Returns the bytes a second that the uplink is known to carry by this line.
+    pub fn uplink(&self) -> f64 {
+        self.together.max(self.bytes_per_second)
+    }
+
+    /// Returns how long the rounds take that a connection needs to find its rate (RFC 6928: ten segments in the first, twice as many in each).
+    fn rounds(&self, bytes: u64) -> f64 {
+        let in_flight = self.bytes_per_second.max(1.0) * self.round_trip;
+        let rounds = (bytes as f64).min(in_flight) / 14_600.0;
+        self.round_trip * (1.0 + rounds.max(1.0).log2())
     }
 }
 
@@ -106,66 +123,15 @@ impl Meter {
         }
         let travelled = self.bytes.saturating_sub(BUFFERED).max(self.bytes / 2);
         let round_trip = round_trip.map_or(thought.round_trip, |round_trip| round_trip.as_secs_f64());
-        Some(Link { bytes_per_second: travelled as f64 / took.as_secs_f64(), round_trip })
+        let bytes_per_second = travelled as f64 / took.as_secs_f64();
+        Some(Link { bytes_per_second, round_trip, together: bytes_per_second })
     }
 }
 
-/// What a delta between two images has to do with the bytes that the base lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Work {
-    /// Bytes of new files that resemble old ones.
-    pub changed: u64,
-    /// Bytes of new files that resemble nothing.
-    pub fresh: u64,
-    /// Bytes of the largest stretch that one core has to itself.
-    pub largest: u64,
-    /// About so many bytes are new, before they are squeezed: of changed files a part, of the others all.
-    pub expected: u64,
-}
-
-impl Work {
-    /// Returns the work of sending everything.
-    pub fn whole(len: u64, largest: u64) -> Self {
-        Self { changed: 0, fresh: len, largest, expected: len }
-    }
-}
-
-/// What machines do in a second.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Speed {
-    /// Cores here.
-    pub cores: f64,
-    /// Bytes of changed files that a core packs against old ones.
-    pub encode_changed: [f64; 2],
-    /// Bytes of other files that a core packs.
-    pub encode_fresh: [f64; 2],
-    /// Bytes of changed files that a core of a node restores.
-    pub apply_changed: f64,
-    /// Bytes of a delta at [`Level::Small`] that a core of a node unpacks: each is guessed from much that came before it.
-    pub apply_small: f64,
-    /// Bytes of other files that a core of a node unpacks, checks and writes.
-    pub apply_fresh: f64,
-    /// Bytes that a core of a node signs.
-    pub sign: f64,
-}
-
-impl Speed {
-    /// Returns the speeds of a usual machine with so many cores; of the two numbers the first is for [`Level::Fast`].
-    pub fn usual(cores: usize) -> Self {
-        Self {
-            cores: cores.max(1) as f64,
-            encode_changed: [35e6, 1e6],
-            encode_fresh: [25e6, 0.5e6],
-            apply_changed: 200e6,
-            apply_small: 110e3,
-            apply_fresh: 250e6,
-            sign: 400e6,
-        }
-    }
-}
-
-/// What remains of new bytes when they are squeezed, by level.
+/// What remains of new bytes of a delta when they are squeezed, by level.
 const SQUEEZED: [f64; 2] = [0.36, 0.30];
+/// The same for the whole image, of which much squeezes better. Too little rather than too much: then a doubtful delta loses.
+const WHOLE: [f64; 2] = [0.30, 0.25];
 /// What remains of a file whose base is only on the node: every moved address is sent again.
 const RSYNC: f64 = 0.25;
 /// Signature bytes for each byte of the base: 20 for each block of 2 KiB.
@@ -197,37 +163,30 @@ pub struct Offer {
 impl Offer {
     /// Returns the offer of a delta, or of the whole image, that has to be made.
     pub fn cold(way: Way, level: Level, work: &Work, speed: &Speed) -> Self {
-        let at = index(level);
-        let (changed, fresh) = (work.changed as f64, work.fresh as f64);
-        let spread = |rate: f64| {
-            let total = changed + fresh;
-            // One file is packed by one core.
-            (total / speed.cores).max((work.largest as f64).min(total)) / total.max(1.0) / rate
-        };
-        let encode = changed * spread(speed.encode_changed[at]) + fresh * spread(speed.encode_fresh[at]);
-        let bytes = (work.expected as f64 * SQUEEZED[at]) as u64 + HEAD_LEN;
-        Self { way, level, bytes, is_made: false, encode, apply: apply(way, level, work, bytes, speed), before: 0.0 }
+        let squeezed = if way == Way::Whole { WHOLE } else { SQUEEZED };
+        let bytes = (work.expected as f64 * squeezed[index(level)]) as u64 + HEAD_LEN;
+        Self { is_made: false, encode: speed.encode(work, level), ..Self::made(way, level, work, bytes, speed) }
     }
 
     /// Returns the offer of a delta that was made before.
     pub fn made(way: Way, level: Level, work: &Work, bytes: u64, speed: &Speed) -> Self {
-        Self { way, level, bytes, is_made: true, encode: 0.0, apply: apply(way, level, work, bytes, speed), before: 0.0 }
+        Self { way, level, bytes, is_made: true, encode: 0.0, apply: speed.apply(way, level, work, bytes), before: 0.0 }
     }
 
     /// Returns the offer of a delta to a base that only the node holds, of which nothing but the length of the new image is known here: that half of it is
     /// held, and the rest resembles.
-    pub fn by_signature(base: ImageId, level: Level, len: u64, link: &Link, speed: &Speed) -> Self {
+    pub fn by_signature(base: ImageId, level: Level, len: u64, line: &Line, speed: &Speed) -> Self {
         let changed = len as f64 / 2.0;
-        let signed = changed / speed.sign + changed * SIGNATURE / link.bytes_per_second.max(1.0);
+        let signed = changed / speed.sign + changed * SIGNATURE / line.bytes_per_second();
         Self {
             way: Way::Rsync(base),
             level,
             bytes: (changed * RSYNC) as u64 + HEAD_LEN,
             is_made: false,
-            encode: changed / (speed.encode_fresh[0] / 2.0),
-            apply: changed / speed.apply_changed,
+            encode: changed / (speed.fresh() / 2.0),
+            apply: speed.apply(Way::Rsync(base), level, &Work { changed: len / 2, ..Work::default() }, 0),
             // Its manifest, then its signatures.
-            before: 2.0 * link.round_trip + signed,
+            before: 2.0 * line.round_trip() + signed,
         }
     }
 
@@ -237,8 +196,8 @@ impl Offer {
     }
 
     /// Returns how long the copy takes from when its delta is ready.
-    fn travels(&self, link: &Link) -> f64 {
-        link.seconds(self.bytes).max(self.apply)
+    fn travels(&self, line: &Line) -> f64 {
+        line.seconds(self.bytes).max(self.apply)
     }
 }
 
@@ -278,24 +237,17 @@ impl Queue {
     }
 
     /// Returns how many seconds from now a copy is done.
-    pub fn seconds(&self, offer: &Offer, link: &Link, now: f64) -> f64 {
-        self.ready(offer, now) - now + offer.travels(link)
+    pub fn seconds(&self, offer: &Offer, line: &Line, now: f64) -> f64 {
+        self.ready(offer, now) - now + offer.travels(line)
     }
 }
 
 /// Returns which offer is done soonest, and in how many seconds; of those that are `ALIKE` that of fewest bytes. `None` for no offer at all.
-pub fn choose<'a>(offers: &'a [Offer], link: &Link, queue: &Queue, now: f64) -> Option<(&'a Offer, f64)> {
-    let timed = || offers.iter().map(|offer| (offer, queue.seconds(offer, link, now)));
+pub fn choose<'a>(offers: &'a [Offer], line: &Line, queue: &Queue, now: f64) -> Option<(&'a Offer, f64)> {
+    let timed = || offers.iter().map(|offer| (offer, queue.seconds(offer, line, now)));
     let soonest = timed().map(|(_, seconds)| seconds).min_by(f64::total_cmp)?;
     let alike = timed().filter(|(_, seconds)| *seconds <= soonest + ALIKE);
     alike.min_by(|(a, a_seconds), (b, b_seconds)| a.bytes.cmp(&b.bytes).then(a_seconds.total_cmp(b_seconds)))
-}
-
-fn apply(way: Way, level: Level, work: &Work, bytes: u64, speed: &Speed) -> f64 {
-    let plain = work.changed as f64 / speed.apply_changed + work.fresh as f64 / speed.apply_fresh;
-    // What a small delta saves on a line that carries more than a tenth of a megabyte a second, its unpacking takes again.
-    let guessed = if level == Level::Small && matches!(way, Way::Patch(_)) { bytes as f64 / speed.apply_small } else { 0.0 };
-    plain + guessed
 }
 
 fn index(level: Level) -> usize {

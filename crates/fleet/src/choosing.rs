@@ -13,10 +13,15 @@ use df_delta::choose::{Resemblance, resemblance};
 use df_wire::message::{Incoming, Survey};
 use tokio::task::spawn_blocking;
 
-use crate::choice::{self, Link, Offer, Queue, Speed, Way, Work};
+use crate::address::Address;
+use crate::choice::{self, Crowd, Line, Link, Offer, Queue, Speed, Way, Work};
 use crate::deltas::{Deltas, Images};
 use crate::plan;
 use crate::transfer::CopyError;
+
+mod kinds;
+
+use kinds::Kinds;
 
 /// How many images of a node are looked at as bases, the likeliest first.
 const N_BASES: usize = 16;
@@ -26,6 +31,8 @@ const N_ENTRIES: usize = 250_000;
 const PATIENCE: (f64, f64) = (2.0, 120.0);
 /// How many seconds it takes to reach a node and hear what it holds: a delta that is begun meanwhile is ahead by that.
 const CONNECTING: f64 = 0.15;
+/// Bytes of a file that one core packs at most.
+const STRETCH_LEN: u64 = 64 << 20;
 /// How many files are looked at for programs.
 const N_LOOKED_AT: usize = 5000;
 /// What there is of levels.
@@ -118,6 +125,8 @@ pub struct Chooser {
     speed: Speed,
     queue: Mutex<Queue>,
     works: Mutex<HashMap<ImageId, Work>>,
+    kinds: Kinds,
+    crowd: Mutex<Crowd>,
 }
 
 /// The image that is on its way.
@@ -140,8 +149,8 @@ pub struct Recipient<'a> {
     pub bases: &'a [ImageId],
     /// What it holds of receives that were cut.
     pub incoming: &'a [Incoming],
-    /// The line to it.
-    pub link: Link,
+    /// The line to it, beside others.
+    pub line: Line,
     /// What was asked for.
     pub wish: Wish,
 }
@@ -149,7 +158,14 @@ pub struct Recipient<'a> {
 impl Default for Chooser {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { begun: Instant::now(), speed: Speed::usual(cores), queue: Mutex::default(), works: Mutex::default() }
+        Self {
+            begun: Instant::now(),
+            speed: Speed::usual(cores),
+            queue: Mutex::default(),
+            works: Mutex::default(),
+            kinds: Kinds::default(),
+            crowd: Mutex::default(),
+        }
     }
 }
 
@@ -164,7 +180,7 @@ impl Chooser {
             return Ok(Chosen::held(wish));
         }
         let offers = self.offers(target, node)?;
-        let (offer, seconds) = self.settle(&offers, &node.link).expect("whole is always offered, or a wish");
+        let (offer, seconds) = self.settle(&offers, &node.line).expect("whole is always offered, or a wish");
         Ok(Chosen::of(&offer, seconds, wish))
     }
 
@@ -175,13 +191,13 @@ impl Chooser {
         for offer in offers.iter_mut().filter(|offer| matches!(offer.way, Way::Patch(_))) {
             offer.encode = (offer.encode - CONNECTING).max(0.0);
         }
-        let (offer, seconds) = choice::choose(&offers, &node.link, &Queue::default(), 0.0)?;
+        let (offer, seconds) = choice::choose(&offers, &node.line, &Queue::default(), 0.0)?;
         if offer.is_made || !matches!(offer.way, Way::Patch(_)) {
             return None;
         }
         let wants = Chosen::of(offer, seconds, &node.wish);
         let begun = Offer { encode: offer.encode + CONNECTING, ..*offer };
-        self.settle(&[begun], &node.link);
+        self.settle(&[begun], &node.line);
         Some(wants)
     }
 
@@ -192,10 +208,10 @@ impl Chooser {
     }
 
     /// Chooses among offers, and counts on it that the chosen one is made.
-    fn settle(&self, offers: &[Offer], link: &Link) -> Option<(Offer, f64)> {
+    fn settle(&self, offers: &[Offer], line: &Line) -> Option<(Offer, f64)> {
         let now = self.begun.elapsed().as_secs_f64();
         let mut queue = self.queue.lock().expect("nobody panics while holding it");
-        let (offer, seconds) = choice::choose(offers, link, &queue, now)?;
+        let (offer, seconds) = choice::choose(offers, line, &queue, now)?;
         queue.take(offer, now);
         Some((*offer, seconds))
     }
@@ -210,7 +226,7 @@ impl Chooser {
         // Half of an image is worth its signature least.
         let is_whole = |base: &&ImageId| !node.incoming.iter().any(|it| it.partial == Some(**base));
         let rsync = node.bases.iter().find(is_whole);
-        let rsync = rsync.map(|&base| Offer::by_signature(base, level, len, &node.link, &self.speed));
+        let rsync = rsync.map(|&base| Offer::by_signature(base, level, len, &node.line, &self.speed));
         if wish.codec == Some(Codec::Rsync) {
             return rsync.map(|offer| vec![offer]).ok_or(WishError::NothingThere);
         }
@@ -279,7 +295,7 @@ impl Chooser {
         }
         let manifest = (target.base)(base)?;
         *left = left.saturating_sub(manifest.entries().len() + target.manifest.entries().len());
-        let work = work_of(&manifest, target.manifest);
+        let work = self.kinds.told(work_of(&manifest, target.manifest), target.images, &manifest, target.manifest);
         self.works.lock().expect("nobody panics while holding it").insert(base, work);
         Some(work)
     }
@@ -297,8 +313,8 @@ impl Chosen {
     }
 
     /// Returns the choice as it is when the delta is made and its length known.
-    pub fn exactly(self, bytes: u64, link: &Link) -> Self {
-        Self { bytes, is_exact: true, seconds: link.seconds(bytes).max(self.apply), ..self }
+    pub fn exactly(self, bytes: u64, line: &Line) -> Self {
+        Self { bytes, is_exact: true, seconds: line.seconds(bytes).max(self.apply), ..self }
     }
 
     fn of(offer: &Offer, seconds: f64, wish: &Wish) -> Self {
@@ -320,15 +336,24 @@ impl Deltas {
     ///
     /// # Errors
     /// The wish cannot be fulfilled there.
-    pub async fn choose(self: &Arc<Self>, survey: &Survey, app: &AppName, link: Link, wish: Wish) -> Result<Chosen, CopyError> {
+    pub async fn choose(
+        self: &Arc<Self>,
+        node: &Address,
+        survey: &Survey,
+        app: &AppName,
+        link: Link,
+        wish: Wish,
+    ) -> Result<Chosen, CopyError> {
         if !wish.full && survey.images.contains(&self.image()) {
             return Ok(Chosen::held(&wish));
         }
         let bases = bases(survey, app, self.image());
+        self.crowd(|crowd| crowd.join(node, &bases, link));
+        let line = self.line(node, link);
         let (deltas, incoming) = (self.clone(), survey.incoming.clone());
         // It reads manifests, and may wait.
         let chosen = spawn_blocking(move || {
-            let node = Recipient { bases: &bases, incoming: &incoming, link, wish };
+            let node = Recipient { bases: &bases, incoming: &incoming, line, wish };
             deltas.with_target(|target| deltas.chooser().choose(target, node))
         });
         Ok(chosen.await.map_err(|error| CopyError::Here(io::Error::other(error)))??)
@@ -358,8 +383,27 @@ impl Deltas {
     }
 
     /// As [`Chooser::foresee`].
-    pub fn foresee(&self, bases: &[ImageId], link: Link, wish: Wish) -> Option<Chosen> {
-        self.with_target(|target| self.chooser().foresee(target, Recipient { bases, incoming: &[], link, wish }))
+    pub fn foresee(&self, bases: &[ImageId], line: Line, wish: Wish) -> Option<Chosen> {
+        self.with_target(|target| self.chooser().foresee(target, Recipient { bases, incoming: &[], line, wish }))
+    }
+
+    /// Says which nodes the image will probably be brought to side by side: a choice is made for what remains of the uplink.
+    pub fn expect(&self, crowd: Crowd) {
+        self.crowd(|it| *it = crowd);
+    }
+
+    /// Takes note that nothing is brought to a node, or nothing any more: what it would have had of the uplink is for the others.
+    pub fn leave(&self, node: &Address) {
+        self.crowd(|crowd| crowd.leave(node));
+    }
+
+    /// Returns the line to a node beside those that are served with it.
+    pub fn line(&self, node: &Address, link: Link) -> Line {
+        self.crowd(|crowd| crowd.line(node, link))
+    }
+
+    fn crowd<T>(&self, work: impl FnOnce(&mut Crowd) -> T) -> T {
+        work(&mut self.chooser().crowd.lock().expect("nobody panics while holding it"))
     }
 
     /// Makes what was foreseen, unless another df has it ready before.
@@ -395,7 +439,7 @@ fn has_program(target: Target<'_>) -> bool {
 /// Returns what a delta has to do.
 fn work_of(base: &Manifest, target: &Manifest) -> Work {
     let Resemblance { changed, fresh, largest, expected, .. } = resemblance(base, target);
-    Work { changed, fresh, largest, expected }
+    Work { changed, fresh, largest, expected, ..Work::default() }
 }
 
 fn whole_work(manifest: &Manifest) -> Work {
@@ -403,7 +447,8 @@ fn whole_work(manifest: &Manifest) -> Work {
         Kind::File { len, .. } => len,
         Kind::Directory | Kind::Symlink { .. } => 0,
     });
-    Work::whole(manifest.total_len(), largest.max().unwrap_or(0))
+    // A longer one is cut, and many cores work at it.
+    Work::whole(manifest.total_len(), largest.max().unwrap_or(0).min(STRETCH_LEN))
 }
 
 #[cfg(test)]

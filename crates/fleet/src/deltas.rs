@@ -6,6 +6,7 @@ mod signed;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -86,6 +87,8 @@ pub struct Deltas {
     /// What nodes hold of half-finished receives, to make deltas to.
     partials: Mutex<HashMap<ImageId, Manifest>>,
     made: Mutex<HashMap<Key, Arc<OnceCell<Delta>>>>,
+    /// To how many nodes bytes travel at the moment.
+    travelling: AtomicUsize,
 }
 
 /// What is made once: against which base, how hard it is squeezed, and with which codec only.
@@ -105,6 +108,7 @@ impl Deltas {
             chooser: Chooser::default(),
             partials: Mutex::default(),
             made: Mutex::default(),
+            travelling: AtomicUsize::default(),
         })
     }
 
@@ -136,6 +140,11 @@ impl Deltas {
     pub(crate) fn base(&self, base: ImageId) -> Option<Manifest> {
         let lent = self.partials.lock().expect("nobody panics while holding it").get(&base).cloned();
         lent.or_else(|| self.images.holds(base).then(|| self.images.manifest(base).ok())?)
+    }
+
+    /// Returns to how many nodes bytes travel.
+    pub(crate) fn travelling(&self) -> &AtomicUsize {
+        &self.travelling
     }
 
     pub(crate) fn chooser(&self) -> &Chooser {

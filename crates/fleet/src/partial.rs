@@ -31,7 +31,8 @@ pub async fn choose(
     link: Link,
     wish: Wish,
 ) -> Result<Chosen, CopyError> {
-    let chosen = deltas.choose(&reached.survey, app, link, wish).await?;
+    let node = reached.connection.node.address.clone();
+    let chosen = deltas.choose(&node, &reached.survey, app, link, wish).await?;
     let is_free = !wish.full && wish.codec.is_none();
     let wanted = if is_free { wanted(&reached.survey.incoming, deltas, &chosen) } else { None };
     let Some((partial, of)) = wanted else { return Ok(chosen) };
@@ -40,7 +41,7 @@ pub async fn choose(
         return Ok(chosen);
     }
     deltas.lend(partial, manifest);
-    deltas.choose(&reached.survey, app, link, wish).await
+    deltas.choose(&node, &reached.survey, app, link, wish).await
 }
 
 /// Returns the half that is worth asking for, and the manifest of the image that it is a half of: where otherwise all would travel.

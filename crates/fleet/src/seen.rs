@@ -6,7 +6,7 @@
 //!
 //! ```json
 //! {"format":1,"nodes":[{"address":"root@web1","at":1767225600,
-//!   "link":{"bytes_per_second":12500000,"round_trip":0.02},
+//!   "link":{"bytes_per_second":12500000,"round_trip":0.02,"together":50000000},
 //!   "apps":{"greeter":["<image>","<image>"]}}]}
 //! ```
 //!
@@ -104,6 +104,12 @@ impl Seen {
         measured.unwrap_or(Link::UNMEASURED)
     }
 
+    /// Returns how many bytes a second leave here at most for some nodes together: what the best of their lines was measured with, and what its neighbours
+    /// carried at the time.
+    pub fn uplink<'a>(&self, nodes: impl IntoIterator<Item = &'a Address>) -> f64 {
+        nodes.into_iter().map(|address| self.link(address).uplink()).fold(0.0, f64::max)
+    }
+
     /// Returns whether an image is what was brought to a node last.
     pub fn is_latest(&self, address: &Address, app: &AppName, image: ImageId) -> bool {
         self.node(address).and_then(|node| node.apps.get(app)).and_then(|images| images.first()) == Some(&image)
@@ -119,7 +125,7 @@ impl Seen {
 
     /// Remembers how a line was; what was known of it counts half.
     pub fn measured(&mut self, address: &Address, link: Link, now: Timestamp) {
-        if !(link.bytes_per_second.is_finite() && link.round_trip.is_finite()) {
+        if ![link.bytes_per_second, link.round_trip, link.together].iter().all(|number| number.is_finite()) {
             return;
         }
         let node = self.renew(address, now);
@@ -127,6 +133,7 @@ impl Seen {
         node.link = Some(node.link.map_or(link, |old| Link {
             bytes_per_second: mix(old.bytes_per_second, link.bytes_per_second),
             round_trip: mix(old.round_trip, link.round_trip),
+            together: mix(old.uplink(), link.uplink()),
         }));
     }
 
@@ -173,12 +180,13 @@ mod tests {
         edit(&|seen| seen.note(&web, Some(&survey(&[image("a"), image("b")])), &app, Some(image("b")), Timestamp(7)));
         edit(&|seen| seen.note(&web, None, &app, Some(image("a")), Timestamp(7)));
         edit(&|seen| seen.note(&web, None, &app, Some(image("b")), Timestamp(7)));
-        edit(&|seen| seen.measured(&web, Link { bytes_per_second: 1e6, round_trip: 0.5 }, Timestamp(8)));
-        edit(&|seen| seen.measured(&web, Link { bytes_per_second: 3e6, round_trip: 0.1 }, Timestamp(9)));
+        edit(&|seen| seen.measured(&web, Link { bytes_per_second: 1e6, round_trip: 0.5, together: 0.0 }, Timestamp(8)));
+        edit(&|seen| seen.measured(&web, Link { bytes_per_second: 3e6, round_trip: 0.1, together: 9e6 }, Timestamp(9)));
         let seen = Seen::load(state.path());
         let node = seen.node(&web).expect("seen");
         assert_eq!((node.at, &node.apps[&app][..]), (Timestamp(9), &[image("b"), image("a")][..]));
-        assert_eq!(seen.link(&web), Link { bytes_per_second: 2e6, round_trip: 0.3 });
+        assert_eq!(seen.link(&web), Link { bytes_per_second: 2e6, round_trip: 0.3, together: 5e6 });
+        assert_eq!((seen.uplink([&web]), seen.uplink([])), (5e6, 0.0));
         edit(&|seen| seen.forget(&web));
         assert_eq!(Seen::load(state.path()), Seen::default());
         std::fs::write(state.path().join(NAME), b"{").expect("written");
@@ -189,7 +197,7 @@ mod tests {
     fn a_local_node_goes_by_the_usual_line_whatever_its_pipe_did() {
         let mut seen = Seen::default();
         let local: Address = "local:/x".parse().expect("an address");
-        seen.measured(&local, Link { bytes_per_second: 1e9, round_trip: 0.0 }, Timestamp(1));
+        seen.measured(&local, Link { bytes_per_second: 1e9, round_trip: 0.0, together: 0.0 }, Timestamp(1));
         assert_eq!(seen.link(&local), Link::UNMEASURED);
     }
 }

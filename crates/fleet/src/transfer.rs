@@ -28,6 +28,10 @@ use crate::survey::{self, Claim, Reached};
 use crate::through::{self, Missed, Through};
 use crate::trust::{Credentials, Untrusted};
 
+mod travelling;
+
+use travelling::Travelling;
+
 /// How many times a connection that broke is opened again.
 const REOPENED: u32 = 2;
 /// How long the second of them waits: what broke one at once breaks the next.
@@ -125,6 +129,14 @@ pub async fn copy(
     errand: &Errand<'_>,
     told: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Copied, CopyError> {
+    let node = reached.connection.node.address.clone();
+    let copied = bring(reached, errand, told).await;
+    // What it had of the uplink is for the others.
+    errand.deltas.leave(&node);
+    copied
+}
+
+async fn bring(reached: &mut Reached, errand: &Errand<'_>, told: &mut (dyn FnMut(Progress) + Send)) -> Result<Copied, CopyError> {
     let start = Instant::now();
     let deltas = errand.deltas;
     // Before anything is made for a node that would refuse it.
@@ -350,10 +362,12 @@ async fn walk(
     said.extend(stage.as_ref().map(Say::Ask));
     said.extend(errand.is_last.then_some(Say::Farewell));
     let (mut has_sent, mut meter) = (false, Meter::default());
+    let mut travelling = Travelling::among(deltas.travelling());
     let begun = Instant::now();
     let mut sent = |n_bytes| {
         has_sent |= n_bytes > 0;
         meter.add(n_bytes, begun.elapsed());
+        travelling.look();
         told(Progress::Sent(n_bytes));
     };
     let exchanged = connection.exchange(&said, &mut sent).await;
@@ -376,7 +390,8 @@ async fn walk(
     }
     let round_trip = connection.round_trip();
     let codec = delta.map_or_else(|| "none".to_owned(), |delta| delta.codec().to_owned());
-    Ok(Arrived { from, codec, link: meter.link(round_trip, &errand.link) })
+    let link = meter.link(round_trip, &errand.link).map(|link| travelling.together(link));
+    Ok(Arrived { from, codec, link })
 }
 
 /// Returns from where on a delta is sent: from where the node said last, else from where it had come to when an earlier session was cut.

@@ -56,13 +56,13 @@ impl Here {
     }
 }
 
-const SLOW: Link = Link { bytes_per_second: 1e6, round_trip: 0.02 };
-const FAST: Link = Link { bytes_per_second: 1e9, round_trip: 0.0002 };
+const SLOW: Link = Link { bytes_per_second: 1e6, round_trip: 0.02, together: 1e6 };
+const FAST: Link = Link { bytes_per_second: 1e9, round_trip: 0.0002, together: 1e9 };
 
 /// What is chosen for `new`, an image here, on a node that holds some.
 #[track_caller]
 fn choose(here: &Here, held: &[ImageId], link: Link, wish: Wish) -> Result<Chosen, WishError> {
-    choose_with(here, Recipient { bases: held, incoming: &[], link, wish })
+    choose_with(here, Recipient { bases: held, incoming: &[], line: link.into(), wish })
 }
 
 fn choose_with(here: &Here, node: Recipient<'_>) -> Result<Chosen, WishError> {
@@ -95,7 +95,7 @@ fn what_is_made_already_is_taken_and_the_smallest_of_it_where_the_line_is_slower
     let mut here = here();
     let old = here.id("old");
     here.made = vec![(Some(old), Level::Fast, None, 9000), (Some(old), Level::Small, None, 8000)];
-    let modem = Link { bytes_per_second: 7e3, round_trip: 0.2 };
+    let modem = Link { bytes_per_second: 7e3, round_trip: 0.2, together: 7e3 };
     for (link, level, bytes) in [(modem, Level::Small, 8000), (SLOW, Level::Fast, 9000), (FAST, Level::Fast, 9000)] {
         let chosen = choose(&here, &[old], link, Wish::default()).expect("a way");
         assert_eq!((chosen.way, chosen.level, chosen.bytes, chosen.is_exact), (Way::Patch(old), level, bytes, true));
@@ -150,7 +150,7 @@ fn what_is_foreseen_is_being_made_when_the_node_answers() {
     let (image, old) = (here.id("new"), here.id("old"));
     let base = |base| here.manifest(base).ok();
     let target = Target { images: &here, image, manifest: &here.images[&image], base: &base };
-    let node = |bases| Recipient { bases, incoming: &[], link: SLOW, wish: Wish::default() };
+    let node = |bases| Recipient { bases, incoming: &[], line: SLOW.into(), wish: Wish::default() };
     let chooser = Chooser { speed: Speed::usual(2), ..Chooser::default() };
     assert_eq!(chooser.foresee(target, node(&[])), None);
     let held = [old];
@@ -171,7 +171,7 @@ fn what_a_cut_session_brought_does_not_count_again() {
     here.made = vec![(None, Level::Fast, None, len), (Some(old), Level::Fast, None, MIB)];
     let chosen = |delta: u64, offset| {
         let incoming = Incoming { image, base: None, delta: Digest::of(&delta.to_le_bytes()), offset, partial: None };
-        let node = Recipient { bases: &[old], incoming: &[incoming], link: SLOW, wish: Wish::default() };
+        let node = Recipient { bases: &[old], incoming: &[incoming], line: SLOW.into(), wish: Wish::default() };
         let chosen = choose_with(&here, node).expect("a way");
         (chosen.way, chosen.bytes)
     };
@@ -191,6 +191,6 @@ fn an_image_all_of_which_came_before_a_cut_is_not_taken_for_one_that_is_held() {
     survey.incoming = vec![Incoming { image, base: None, delta: Digest::of(b"another"), offset: 9, partial: Some(image) }];
     let bases = bases(&survey, &app, image);
     assert_eq!(bases, [old]);
-    let node = Recipient { bases: &bases, incoming: &survey.incoming, link: SLOW, wish: Wish::default() };
+    let node = Recipient { bases: &bases, incoming: &survey.incoming, line: SLOW.into(), wish: Wish::default() };
     assert_ne!(choose_with(&here, node).expect("a way").way, Way::Held);
 }
