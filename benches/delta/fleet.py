@@ -6,7 +6,8 @@
 Needs root, iproute2 and openssh-server. Makes five network namespaces: an operator and four nodes, each with an sshd of its own on a switch; the operator's
 cable to the switch is what is slow: 10 and 100 Mbit/s (tbf, both ways) with 20 ms round trip (a TAP link, see link.py), 1000 Mbit/s without delay.
 All share this machine's cores and disk. Connections are made before the clock starts (a ControlMaster for each node, used by both), so connecting is excluded. Between two
-runs every node is made anew with the first version. `prepared`: the delta lies in the operator's cache, as after `df build`; `cold`: df makes it while it copies.
+runs every node is made anew with the first version. `prepared`: the delta lies in the operator's cache, as after `df build`; `cold`: df makes what it chooses while it copies;
+`whole`: with `--codec whole`, nothing made before, so that it shows whether the choice was ever slower than no delta at all.
 
 --no-op: a tree of 47,000 files that a node has; what travels then by the counters of the operator's device, and the time.
 Writes benches/results/fleet.json.
@@ -153,16 +154,16 @@ class Operator:
         return bool(store) and subprocess.run(['diff', '-rq', '--no-dereference', list(self.sides.values())[1], store[0]], stdout=subprocess.DEVNULL).returncode == 0
 
 
-def run_df(net, operator, rate, prepared):
+def run_df(net, operator, rate, way):
     net.cable(0, 0)
-    operator.ahead = prepared
+    operator.ahead = way == 'prepared'
     operator.nodes(range(1, N_NODES + 1))
     operator.forget_deltas()
     operator.df(f'build --commit-hash {operator.commits[1]}')
     settle(operator)
     net.cable(rate, ROUND_TRIP_MS[rate])
     before, began = net.counted(), time.monotonic()
-    events = operator.df(f'cp --version {operator.commits[1]}')
+    events = operator.df(f"cp --version {operator.commits[1]}{' --codec whole' if way == 'whole' else ''}")
     took, after = time.monotonic() - began, net.counted()
     copied = [event for event in events if event['type'] == 'copied']
     assert len(copied) == N_NODES and all(operator.same(n, copied[0]['image']) for n in range(1, N_NODES + 1)), 'every node holds the second version'
@@ -210,8 +211,8 @@ def fleet(net, at, programs, root, asked, kept):
         for rate in asked.rates:
             row = {}
             ways = {'rsync': lambda: run_rsync(net, operator, rate)}
-            for prepared in (True, False):
-                ways['df prepared' if prepared else 'df cold'] = lambda prepared=prepared: run_df(net, operator, rate, prepared)
+            for way in ('prepared', 'cold', 'whole'):
+                ways[f'df {way}'] = lambda way=way: run_df(net, operator, rate, way)
             runs = {name: [] for name in ways}
             for _ in range(asked.runs):
                 for name, way in ways.items():

@@ -13,7 +13,7 @@ INK, FAINT, GRID = '#333', '#777', '#e4e4e4'
 STYLE = 'font-family="system-ui, sans-serif" font-size="12"'
 # What is drawn of each pair: (name, colour).
 SERIES = [('the image, zstd -3', '#c8c8c8'), ('rsync -z', '#e08214'), ('the best of the others', '#8073ac'), ('df, fast', '#74add1'), ('df, small', '#08519c')]
-WAYS = [('rsync', '#e08214'), ('df cold', '#74add1'), ('df prepared', '#08519c')]
+WAYS = [('rsync', '#e08214'), ('df whole', '#c8c8c8'), ('df cold', '#74add1'), ('df prepared', '#08519c')]
 
 
 def load(name):
@@ -157,7 +157,7 @@ def peers_table(measured, peers):
 
 
 def fleet_table(fleet):
-    lines = ['| pair | link | rsync, s | df cold, s | df prepared, s | rsync, bytes on the wire | df, bytes on the wire |', '|---|---|---:|---:|---:|---:|---:|']
+    lines = ['| pair | link | ' + ''.join(f'{name}, s | ' for name, _ in WAYS) + 'rsync, bytes on the wire | df, bytes on the wire |', '|---|---|' + '---:|' * (len(WAYS) + 2)]
     for pair, rates in fleet.items():
         for rate, row in sorted(rates.items(), key=lambda item: int(item[0])):
             seconds = [f"{row[name]['seconds']:.2f}" if name in row else '' for name, _ in WAYS]
