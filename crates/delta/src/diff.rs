@@ -6,6 +6,7 @@ use std::ops::Range;
 use df_core::{Digest, Manifest};
 use rayon::prelude::*;
 
+use crate::blocks;
 use crate::choose::{self, Pair, Piece, Plan};
 use crate::codec;
 use crate::format::{Codec, Header, IdPrefix, Kind, ManifestPart, Part, encode_pairs, manifest_parts};
@@ -153,9 +154,7 @@ pub fn encode_rsync(
     write(Kind::Rsync, Some(base), &[], target.0, options, out, |piece, nth_with_base| {
         let Some(nth) = nth_with_base else { return pack(piece, None, target.1, options) };
         let signature = signature::parse(&signatures[nth], piece.base_len())?;
-        let mut delta = Vec::new();
-        // It fails for signatures that `parse` refuses, and for writers that fail; a vector does not.
-        fast_rsync::diff(&signature.index(), &read_target(piece, target.1)?, &mut delta).map_err(|_| SignatureError::Magic)?;
+        let delta = blocks::find(&signature, &read_target(piece, target.1)?);
         codec::pack_rsync(&delta, options.level)
     })
 }

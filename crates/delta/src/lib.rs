@@ -30,6 +30,7 @@ pub mod fuzzing;
 pub mod signature;
 
 mod align;
+mod blocks;
 mod codec;
 mod elf;
 mod paged;

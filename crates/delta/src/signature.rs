@@ -5,7 +5,7 @@
 //!
 //! A signature is a hint from a stranger. fast_rsync divides by its block length and trusts its hash length: a length of 0 panics or never returns, and no hash
 //! at all makes the wrong file. So anything but what [`signature`] itself would make of a base of the known length is refused before fast_rsync sees
-//! it. Wrong sums inside are harmless: the receiver checks BLAKE3, and asks for a whole copy.
+//! it. Wrong sums inside cost little: what is hashed because of them is bounded (`blocks`), the receiver checks BLAKE3, and asks for a whole copy.
 
 use std::ops::RangeInclusive;
 
@@ -16,8 +16,8 @@ pub const BLOCK_LEN: RangeInclusive<u32> = 256..=1 << 20;
 
 const MAGIC: [u8; 4] = [0x72, 0x73, 0x01, 0x36];
 const HASH_LEN: u32 = 16;
-const HEADER: usize = 12;
-const ENTRY: u64 = 4 + HASH_LEN as u64;
+pub(crate) const HEADER: usize = 12;
+pub(crate) const ENTRY: u64 = 4 + HASH_LEN as u64;
 
 /// A signature breaks the rules.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
