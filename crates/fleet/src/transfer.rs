@@ -415,6 +415,9 @@ fn fault_of(fault: Box<Fault>) -> CopyError {
 }
 
 #[cfg(test)]
+mod totals;
+
+#[cfg(test)]
 mod tests {
     use df_core::Digest;
     use df_wire::message::LockHolder;
