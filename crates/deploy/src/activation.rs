@@ -24,7 +24,7 @@ use crate::confirmation::NOBODY;
 
 pub use words::{Action, Event, Failure, FailureKind, Leave, Milestone, Plan, Readiness, Round, Starting, State, Style};
 
-/// A program without ports and probes has to live this long to be taken for ready.
+/// A program that nobody can ask, and that never said READY=1, has to live this long to be taken for ready.
 pub const QUIET: Duration = Duration::from_secs(1);
 /// Connections queued at the old version have this long to be taken before the soak begins.
 const HANDING: Duration = Duration::from_secs(5);
@@ -38,10 +38,12 @@ const CLEARING: Duration = Duration::from_secs(10);
 const RESTORING: Duration = Duration::from_secs(60);
 /// What is not counted one by one: links that are moved, probes that begin.
 const SLACK: Duration = Duration::from_secs(20);
+/// Why a program is not ready that nobody can ask.
+pub const NO_READY: &str = "no READY=1, which the version before said or this one asked more time for (one that does not say it any more needs a probe in verify),";
 /// Pause between two rounds of probes.
 const PAUSE: Duration = Duration::from_millis(50);
-/// However often a program asks for more time, it has at most this long, or its own ready time if that is longer.
-const MAX_STARTING: Duration = Duration::from_secs(3600);
+/// However often a program asks for more time, it has at most this long to start, and this long to end, or the time of its release if that is longer.
+pub const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Returns the next state and what is to be done; `now` is the time since the activation began.
 ///
@@ -52,6 +54,10 @@ pub fn step(plan: &Plan, state: State, event: Event, now: Duration) -> (State, V
     match (state, event) {
         (S::Staged, E::Begin) => begin(plan, now),
         (S::Stopping { .. }, E::OldExited) => launch(plan, now),
+        (S::Stopping { deadline, killed: false }, E::OldExtend(more)) => {
+            let deadline = deadline.max(patience(plan.drain, Some(now + more)));
+            (S::Stopping { deadline, killed: false }, vec![])
+        }
         (S::Stopping { deadline, killed: false }, E::Tick) if now >= deadline => {
             (S::Stopping { deadline: now + CLEARING, killed: true }, vec![Action::Kill(plan.old)])
         }
@@ -195,9 +201,15 @@ fn begin(plan: &Plan, now: Duration) -> (State, Vec<Action>) {
 }
 
 fn launch(plan: &Plan, now: Duration) -> (State, Vec<Action>) {
-    let patience = if plan.readiness == Readiness::Lives { QUIET.min(plan.ready) } else { plan.ready };
-    let starting = Starting { deadline: now + patience, said: false, passed: false, round: None };
+    let lives = plan.readiness == Readiness::Lives && !plan.says_ready;
+    let deadline = now + if lives { QUIET.min(plan.ready) } else { plan.ready };
+    let starting = Starting { deadline, awaited: plan.says_ready, said: false, passed: false, well: false, round: None };
     (State::Starting(starting), vec![Action::Launch])
+}
+
+/// Returns how long a step may take that has so long by itself, and in which a program asked to be waited for until then; both since it began.
+pub fn patience(step: Duration, asked: Option<Duration>) -> Duration {
+    asked.map_or(step, |asked| step.max(asked.min(LONGEST.max(step))))
 }
 
 fn start(plan: &Plan, mut starting: Starting, event: Event, now: Duration) -> (State, Vec<Action>) {
@@ -205,8 +217,13 @@ fn start(plan: &Plan, mut starting: Starting, event: Event, now: Duration) -> (S
         Event::Launched if plan.readiness == Readiness::Probes => probe(starting, Duration::ZERO),
         Event::LaunchFailed(why) => fail(plan, Failure::new(FailureKind::Start, why), now),
         Event::NewExited(how) => fail(plan, Failure::new(FailureKind::Start, how), now),
-        Event::Extend(more) if plan.readiness != Readiness::Lives => {
-            starting.deadline = starting.deadline.max((now + more).min(MAX_STARTING.max(plan.ready)));
+        Event::Extend(more) => {
+            if plan.readiness == Readiness::Lives && !starting.awaited && !starting.said {
+                // Who asks for more time is not ready, and will say when it is.
+                starting.deadline += plan.ready.saturating_sub(QUIET);
+            }
+            starting.awaited = true;
+            starting.deadline = starting.deadline.max(patience(plan.ready, Some(now + more)));
             (State::Starting(starting), vec![])
         }
         Event::Ready if starting.said => (State::Starting(starting), vec![]),
@@ -222,7 +239,12 @@ fn start(plan: &Plan, mut starting: Starting, event: Event, now: Duration) -> (S
         }
         Event::Probed { n_passed, failed } => judge(plan, starting, n_passed, failed, now),
         Event::Tick if now >= starting.deadline => match plan.readiness {
-            Readiness::Lives => {
+            // It said READY=1 in another life, and does not any more; then what the probes say counts.
+            Readiness::Probes if starting.well => {
+                let (state, then) = verified(plan);
+                (state, [vec![Action::Tell(Milestone::Ready)], then].concat())
+            }
+            Readiness::Lives if !starting.awaited => {
                 let (state, then) = verified(plan);
                 (state, [vec![Action::Tell(Milestone::Ready)], then].concat())
             }
@@ -237,19 +259,29 @@ fn probe(mut starting: Starting, after: Duration) -> (State, Vec<Action>) {
     (State::Starting(starting), vec![Action::Probe { after }])
 }
 
-/// Judges a round of probes: before READY=1 it is repeated until all pass, after it each has to pass.
+/// Judges a round of probes: before READY=1 it is repeated until all pass, after it each has to pass. Where READY=1 is known to come, probes that pass do not stand for it
+/// before the time is over.
 fn judge(plan: &Plan, mut starting: Starting, n_passed: usize, failed: Option<String>, now: Duration) -> (State, Vec<Action>) {
     let Some(round) = starting.round.take() else { return (State::Starting(starting), vec![]) };
-    let first = n_passed > 0 && !starting.passed && !starting.said;
+    let first = n_passed > 0 && !starting.passed && !starting.said && !is_missing(plan, &starting);
     starting.passed |= n_passed > 0;
     let told = if first { vec![Action::Tell(Milestone::Ready)] } else { vec![] };
     let (state, then) = match (failed, round) {
+        (None, Round::Lenient) if is_missing(plan, &starting) => {
+            starting.well = true;
+            (State::Starting(starting), vec![])
+        }
         (None, _) => verified(plan),
         (Some(why), Round::Strict) => fail(plan, Failure::new(FailureKind::Probe, why), now),
         (Some(_), Round::Lenient) if starting.said => probe(starting, Duration::ZERO),
         (Some(_), Round::Lenient) => probe(starting, PAUSE),
     };
     (state, [told, then].concat())
+}
+
+/// Returns whether READY=1 is waited for although probes may pass. Where the old version was stopped, its clients wait too, and are the new one's at once.
+fn is_missing(plan: &Plan, starting: &Starting) -> bool {
+    starting.awaited && !starting.said && plan.style == Style::Beside
 }
 
 fn verified(plan: &Plan) -> (State, Vec<Action>) {
@@ -282,6 +314,9 @@ fn is_watched(plan: &Plan) -> bool {
 
 fn too_late(plan: &Plan, starting: &Starting) -> Failure {
     let within = format!("within {:?}", plan.ready);
+    if plan.readiness == Readiness::Lives {
+        return Failure::new(FailureKind::NotReady, format!("{} {within}", NO_READY));
+    }
     if starting.said || starting.passed {
         Failure::new(FailureKind::Probe, format!("not all probes passed {within}"))
     } else {

@@ -170,6 +170,7 @@ mod tests {
             since: Timestamp(since),
             result,
             why: String::new(),
+            says_ready: false,
         }
     }
 

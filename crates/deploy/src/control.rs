@@ -381,7 +381,15 @@ mod tests {
 
     #[test]
     fn a_program_that_starts_again_after_a_crash_keeps_nobody_out() {
-        let running = |generation, state| Running { generation, pid: 1, state, since: Timestamp(0), ports: vec![] };
+        let running = |generation, state| Running {
+            generation,
+            pid: 1,
+            state,
+            since: Timestamp(0),
+            ports: vec![],
+            status: String::new(),
+            stopping: false,
+        };
         assert!(!is_under_way(&running(3, RunState::Starting), 3), "a crash loop");
         assert!(is_under_way(&running(4, RunState::Starting), 3), "a new version");
         assert!(is_under_way(&running(4, RunState::Trial), 3));

@@ -37,6 +37,8 @@ pub struct Record {
     pub result: GenerationResult,
     /// Why, when it went badly.
     pub why: String,
+    /// Whether its program said READY=1: it will again, so it is waited for.
+    pub says_ready: bool,
 }
 
 /// What `record.json` holds.
@@ -52,6 +54,9 @@ struct Stored {
     result: GenerationResult,
     #[serde(default)]
     why: String,
+    /// Not in records of before, and not read by programs of before: nobody waits then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    says_ready: bool,
 }
 
 /// A record cannot be kept or read.
@@ -142,6 +147,7 @@ pub fn read(layout: &Layout, app: &AppName, number: u64) -> Result<Record, Recor
         since: stored.since,
         result: stored.result,
         why: stored.why,
+        says_ready: stored.says_ready,
     })
 }
 
@@ -163,6 +169,7 @@ pub fn create(layout: &Layout, release: &Release, from: u64, who: &str, now: Tim
         since: now,
         result: GenerationResult::Unknown,
         why: String::new(),
+        says_ready: false,
     };
     let path = layout.generation(&release.app, number);
     make(layout, &record, &path).map_err(at(&path))?;
@@ -196,6 +203,34 @@ fn make(layout: &Layout, record: &Record, path: &Path) -> io::Result<()> {
 pub fn set_result(layout: &Layout, app: &AppName, number: u64, result: GenerationResult, why: &str) -> Result<(), RecordError> {
     let record = Record { result, why: why.to_owned(), ..read(layout, app, number)? };
     write(&layout.generation(app, number), &record)
+}
+
+/// Writes down how a generation went, and whether its program said READY=1 on the way.
+///
+/// # Errors
+/// It cannot be read or written.
+pub fn conclude(
+    layout: &Layout,
+    app: &AppName,
+    number: u64,
+    (result, why): (GenerationResult, &str),
+    said_ready: bool,
+) -> Result<(), RecordError> {
+    let record = read(layout, app, number)?;
+    let says_ready = record.says_ready || said_ready;
+    write(&layout.generation(app, number), &Record { result, why: why.to_owned(), says_ready, ..record })
+}
+
+/// Writes down that a generation's program says READY=1; nothing is written where that is known.
+///
+/// # Errors
+/// It cannot be read or written.
+pub fn set_says_ready(layout: &Layout, app: &AppName, number: u64) -> Result<(), RecordError> {
+    let record = read(layout, app, number)?;
+    if record.says_ready {
+        return Ok(());
+    }
+    write(&layout.generation(app, number), &Record { says_ready: true, ..record })
 }
 
 /// Returns where a rollback goes that names nothing: the newest good generation before the current one that holds another release. After a restart
@@ -265,6 +300,7 @@ fn encode(record: &Record) -> Vec<u8> {
         since: record.since,
         result: record.result,
         why: record.why.clone(),
+        says_ready: record.says_ready,
     };
     serde_json::to_vec(&stored).expect("a record is plain data")
 }
@@ -350,5 +386,20 @@ mod tests {
         set_result(&layout, &release.app, 1, GenerationResult::Bad, "it ended").expect("written");
         let record = read(&layout, &release.app, 1).expect("read");
         assert_eq!((record.result, record.why.as_str()), (GenerationResult::Bad, "it ended"));
+    }
+
+    #[test]
+    fn that_a_program_says_ready_is_kept_and_read_from_records_of_before() {
+        let (_dir, layout) = fixture::layout();
+        let release = fixture::release("greeter", 1);
+        create(&layout, &release, 0, "me", Timestamp(5)).expect("made");
+        let says = || read(&layout, &release.app, 1).expect("read").says_ready;
+        let text = || fs::read_to_string(layout.generation(&release.app, 1).join(RECORD)).expect("read");
+        // What says nothing is as it was before.
+        assert!(!says() && !text().contains("says_ready"));
+        set_says_ready(&layout, &release.app, 1).expect("written");
+        conclude(&layout, &release.app, 1, (GenerationResult::Good, ""), false).expect("written");
+        set_result(&layout, &release.app, 1, GenerationResult::Unknown, "taken back").expect("written");
+        assert!(says());
     }
 }

@@ -125,7 +125,10 @@ impl Service {
         self.say(Message::Status(text))
     }
 
-    /// Asks for more time for the step under way (starting, or draining), at most [`protocol::MAX_EXTEND`] at once.
+    /// Asks for more time for the step under way (starting, or draining), from now on, at most [`protocol::MAX_EXTEND`] at once.
+    ///
+    /// In draining it counts when it is said after SIGTERM. df gives a step [`protocol::MAX_EXTEND`] altogether, or its own time where that is longer. Who asks for more time while
+    /// it starts is expected to say when it is [ready](Service::ready).
     pub fn extend(&self, more: Duration) -> io::Result<()> {
         self.say(Message::Extend(more))
     }

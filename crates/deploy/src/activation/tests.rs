@@ -1,5 +1,7 @@
 //! Every event in every reachable state, against a world that does what the actions say.
 
+mod readiness;
+
 use super::*;
 use std::collections::{BTreeSet, HashSet, VecDeque};
 
@@ -40,6 +42,7 @@ fn plan(style: Style, readiness: Readiness, old: u64, old_runs: bool, soak: u64)
         old_runs,
         style,
         readiness,
+        says_ready: false,
         ready: seconds(30),
         soak: seconds(soak),
         drain: seconds(30),
@@ -66,7 +69,8 @@ fn plans() -> Vec<Plan> {
         for readiness in [Readiness::Probes, Readiness::Lives] {
             for (old, old_runs) in [(0, false), (OLD, false), (OLD, true)] {
                 let plain = [0, 10].map(|soak| plan(style, readiness, old, old_runs, soak));
-                all.extend(plain.iter().flat_map(watched).flat_map(|plan| confirmed(&plan)));
+                let says = |plan: Plan| [plan.clone(), Plan { says_ready: true, ..plan }];
+                all.extend(plain.iter().flat_map(watched).flat_map(|plan| confirmed(&plan)).flat_map(says));
             }
         }
     }
@@ -82,6 +86,7 @@ fn events() -> Vec<Event> {
         Event::LaunchFailed(why()),
         Event::Ready,
         Event::Extend(Duration::from_secs(5)),
+        Event::OldExtend(Duration::from_secs(5)),
         Event::Probed { n_passed: 2, failed: None },
         Event::Probed { n_passed: 1, failed: Some(why()) },
         Event::Probed { n_passed: 0, failed: Some(why()) },
@@ -329,7 +334,8 @@ fn run(plan: &Plan, script: &[(&str, Event)]) -> (State, Vec<Action>) {
 #[test]
 fn an_activation_that_goes_well_moves_steers_confirms_and_only_then_retires() {
     for plan in plans() {
-        let (state, log) = run(&plan, &[]);
+        let says = [("Launch", Event::Ready)];
+        let (state, log) = run(&plan, if plan.says_ready && plan.style != Style::Files { &says } else { &[] });
         assert_eq!(state, State::Ended { good: true }, "{plan:?}");
         let place = |wanted: &Action| log.iter().position(|action| action == wanted);
         assert!(place(&Action::MoveCurrent(NEW)).is_some());
@@ -464,7 +470,7 @@ fn more_time_is_bounded() {
     let plan = plan(Style::Beside, Readiness::Probes, OLD, true, 0);
     let (mut state, mut now) = (step(&plan, State::Staged, Event::Begin, Duration::ZERO).0, Duration::ZERO);
     while !matches!(state, State::Ended { .. }) {
-        assert!(now <= MAX_STARTING + Duration::from_secs(60), "it starts for ever");
+        assert!(now <= LONGEST + Duration::from_secs(60), "it starts for ever");
         (state, _) = step(&plan, state, Event::Extend(Duration::from_secs(3600)), now);
         (state, _) = step(&plan, state, Event::Tick, now);
         now += Duration::from_secs(60);
@@ -484,7 +490,7 @@ fn an_exclusive_version_that_fails_brings_the_old_one_back() {
 fn what_came_late_is_listened_for_only_where_it_would_decide() {
     let deadline = Duration::from_secs(9);
     let failure = Failure::new(FailureKind::Probe, "");
-    let starting = Starting { deadline, said: false, passed: false, round: None };
+    let starting = Starting { deadline, awaited: false, said: false, passed: false, well: false, round: None };
     for (state, is_awaited) in [
         // The old version is killed, or its end is known: the new one starts when it is gone. Its clients wait.
         (State::Stopping { deadline, killed: false }, false),

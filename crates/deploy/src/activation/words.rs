@@ -15,6 +15,8 @@ pub struct Plan {
     pub style: Style,
     /// What can be asked of the new one.
     pub readiness: Readiness,
+    /// Whether READY=1 is known to come: it is waited for, also where all probes pass before and an old version serves meanwhile.
+    pub says_ready: bool,
     /// The time until it has to be ready.
     pub ready: Duration,
     /// How long it has to stay well after the switch.
@@ -45,7 +47,8 @@ pub enum Style {
 pub enum Readiness {
     /// READY=1, or the first probe that passes.
     Probes,
-    /// It has neither ports nor probes: it is taken for ready when it still lives after [`QUIET`](super::QUIET).
+    /// Nobody can ask it: it has neither probes nor ports that take connections. It is ready when it says READY=1, and where nobody knows whether it ever does, when it
+    /// still lives after [`QUIET`](super::QUIET).
     Lives,
 }
 
@@ -89,10 +92,14 @@ pub enum State {
 pub struct Starting {
     /// When patience ends.
     pub deadline: Duration,
+    /// It will say READY=1: its generation or the one before did, or it asked for more time.
+    pub awaited: bool,
     /// It said READY=1.
     pub said: bool,
     /// A probe passed.
     pub passed: bool,
+    /// All probes passed, and READY=1 is awaited still.
+    pub well: bool,
     /// A round of probes is under way, and whether it began after READY=1 or not.
     pub round: Option<Round>,
 }
@@ -128,6 +135,8 @@ pub enum Event {
     Ready,
     /// EXTEND_TIMEOUT_USEC of the new process.
     Extend(Duration),
+    /// EXTEND_TIMEOUT_USEC of the old process.
+    OldExtend(Duration),
     /// A round of probes ended: how many passed, and the first failure in words.
     Probed { n_passed: usize, failed: Option<String> },
     /// The new process ended.

@@ -103,6 +103,7 @@ fn plan(new: u64, old: u64, confirm: Option<Duration>) -> Plan {
         old_runs: true,
         style: Style::Beside,
         readiness: Readiness::Probes,
+        says_ready: false,
         ready: second,
         soak: SOAK,
         drain: second,

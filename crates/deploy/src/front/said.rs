@@ -70,7 +70,7 @@ impl Said {
         }
     }
 
-    /// A supervisor that begins anew listens at no address any more, and needs to hear nothing.
+    /// Between two supervisors nobody listens, and what is said then is heard by nobody.
     fn tell(&self, message: Message<'_>) {
         let _ = self.voice.send_to_addr(message.encode().as_bytes(), &self.supervisor);
     }

@@ -5,6 +5,7 @@
 mod activate;
 mod adopt;
 mod handed;
+mod hearing;
 mod introduce;
 mod keeping;
 mod landing;
@@ -105,6 +106,10 @@ struct Version {
     listen: IpAddr,
     /// Where it hears whom to give its connections to, if it listens there.
     handoff: String,
+    /// Where it is heard.
+    notify: String,
+    /// What it said there.
+    said: Arc<hearing::Said>,
     /// It was started in the place of another, which it must not meet.
     alone: bool,
     /// It is being retired by a thread, which reports its end.
@@ -345,12 +350,15 @@ fn remember(layout: &Layout, app: &AppName, entry: &HistoryEntry) {
 impl Version {
     fn shown(&self) -> Option<Running> {
         let process = self.process.as_ref()?;
+        let heard = self.said.heard();
         Some(Running {
             generation: self.generation,
             pid: process.pid() as i32,
             state: self.state,
             since: self.since,
             ports: self.places.iter().map(|place| (place.label.clone(), place.address.clone())).collect(),
+            status: heard.status,
+            stopping: heard.stopping,
         })
     }
 }

@@ -66,6 +66,18 @@ pub struct VersionRecord {
     /// Where it hears whom to give its connections to; none in records of older supervisors.
     #[serde(default)]
     pub handoff: String,
+    /// Where it is heard; nowhere in records of older supervisors.
+    #[serde(default)]
+    pub notify: String,
+    /// The last that it said of itself; nothing in records of older supervisors.
+    #[serde(default)]
+    pub status: String,
+    /// It said READY=1; not in records of older supervisors.
+    #[serde(default)]
+    pub ready: bool,
+    /// It said that it stops; not in records of older supervisors.
+    #[serde(default)]
+    pub stopping: bool,
     /// It was started in the place of another, which it must not meet; not in records of older supervisors.
     #[serde(default)]
     pub alone: bool,

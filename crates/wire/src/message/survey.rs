@@ -179,6 +179,12 @@ pub struct Running {
     pub since: Timestamp,
     /// Where it is reached: port name and address.
     pub ports: Vec<(Label, df_core::Endpoint)>,
+    /// The last that it said of itself (STATUS=), for people; nodes of before say nothing. Foreign text: escape it before it is printed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub status: String,
+    /// It said that it stops (STOPPING=1).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopping: bool,
 }
 
 /// What a process of a generation does.

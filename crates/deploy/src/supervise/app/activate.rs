@@ -61,6 +61,7 @@ impl App {
             old_runs,
             style,
             readiness: readiness(&wish.release),
+            says_ready: self.says_ready(if wish.what == "activate" { old } else { wish.generation }),
             ready: section.map_or(Duration::ZERO, |section| section.ready),
             soak: wish.soak,
             drain: old_run
@@ -368,8 +369,9 @@ impl App {
         // Both wait for the disk, and neither for the other.
         let (layout, app, plan) = (&self.node.layout, &self.app, &flight.plan);
         let entry = entry(flight.what, &flight.who, plan.new, plan.old, &flight.release, (!good).then_some(why));
+        let said_ready = self.versions.get(&flight.new_run).is_some_and(|version| version.said.heard().ready);
         let set_result = || {
-            if !keep && let Err(error) = generation::set_result(layout, app, plan.new, result, why) {
+            if !keep && let Err(error) = generation::conclude(layout, app, plan.new, (result, why), said_ready) {
                 eprintln!("record of {app} {}: {}", plan.new, words(&error));
             }
         };

@@ -49,6 +49,7 @@ impl App {
     fn records(&self) -> Records {
         let versions = self.versions.iter().filter_map(|(run, version)| {
             let process = version.process.as_ref()?.record().clone();
+            let heard = version.said.heard();
             Some(VersionRecord {
                 run: *run,
                 generation: version.generation,
@@ -57,6 +58,10 @@ impl App {
                 since: version.since,
                 listen: version.listen,
                 handoff: version.handoff.clone(),
+                notify: version.notify.clone(),
+                status: heard.status,
+                ready: heard.ready,
+                stopping: heard.stopping,
                 alone: version.alone,
                 behind: version.behind(),
             })

@@ -12,6 +12,7 @@ use df_wire::{Reply, Request};
 
 use super::super::start;
 use super::activate::Wish;
+use super::hearing::Said;
 use super::watching::{end, kill};
 use super::{App, Starting, Told};
 use crate::activation;
@@ -25,6 +26,9 @@ type Answer = Sender<Told>;
 
 /// However long an operator wants to have for its confirmation.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+/// A process that is to end, and what it says until then.
+type Ending = (Option<Arc<Process>>, Arc<Said>);
 
 /// How an operator wants a release activated.
 struct Terms {
@@ -193,26 +197,28 @@ impl App {
         let serving = self.serving.take();
         // Besides what serves there are only versions that drain; `all` does not wait for them to be done.
         let doomed: Vec<u64> = self.versions.keys().copied().filter(|run| all || Some(*run) == serving).collect();
-        let ends: Vec<(u64, u64, Duration, Option<Arc<Process>>)> = doomed
+        let ends: Vec<(u64, Duration, Ending)> = doomed
             .iter()
             .filter_map(|run| {
                 let version = self.versions.remove(run)?;
                 let drain = version.release.run.as_ref().map_or(Duration::ZERO, |section| section.drain);
-                Some((*run, version.generation, drain, version.process))
+                Some((version.generation, drain, (version.process, version.said)))
             })
             .collect();
         let stopped: Vec<(u64, i32)> =
-            ends.iter().filter_map(|(_, generation, _, process)| Some((*generation, process.as_ref()?.pid() as i32))).collect();
-        for (_, _, _, process) in &ends {
+            ends.iter().filter_map(|(generation, _, (process, _))| Some((*generation, process.as_ref()?.pid() as i32))).collect();
+        for (_, _, (process, _)) in &ends {
             if let Some(process) = process {
                 let _ = if at_once { process.kill_all() } else { process.signal(rustix::process::Signal::TERM) };
             }
         }
         // Told first, then closed: a program that drains ends what it has accepted, and nobody new gets in.
         self.close_all();
-        let enders = ends.into_iter().filter_map(|(_, _, drain, process)| process.map(|process| (drain, process)));
+        let enders = ends.into_iter().filter_map(|(_, drain, (process, said))| process.map(|process| (drain, said, process)));
         let threads: Vec<_> = enders
-            .map(|(drain, process)| thread::spawn(move || if at_once { kill(&process) } else { end(&process, drain) }))
+            .map(|(drain, said, process)| {
+                thread::spawn(move || if at_once { kill(&process) } else { end(&process, drain, &said) })
+            })
             .collect();
         threads.into_iter().for_each(|thread| drop(thread.join()));
         if let Ok(release) = self.release_of(self.current()) {
@@ -388,6 +394,7 @@ mod tests {
             since: Timestamp(0),
             result,
             why: String::new(),
+            says_ready: false,
         };
         let records = [
             record(1, 0xaaaa, Good),
@@ -420,7 +427,16 @@ mod tests {
             let run = format!(r#"{{"exec":"a","ready":1,"drain":1,"data_epoch":{epoch}}}"#);
             let run = serde_json::from_str(&run).expect("a section");
             let release = Release { run: Some(run), ..fixture::release("greeter", number) };
-            Record { number, release, from: 0, who: String::new(), since: Timestamp(0), result, why: String::new() }
+            Record {
+                number,
+                release,
+                from: 0,
+                who: String::new(),
+                since: Timestamp(0),
+                result,
+                why: String::new(),
+                says_ready: false,
+            }
         };
         let records = [record(1, 7, Good), record(2, 8, Good), record(3, 8, Bad), record(4, 8, Good)];
         let check = |current, to: usize, expected| {

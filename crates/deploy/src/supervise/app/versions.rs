@@ -17,10 +17,12 @@ use distributive_flow::protocol::NotifyAddress;
 
 use super::super::probing::{self, Round};
 use super::super::start::{self, Place};
+use super::activate::readiness;
+use super::hearing::{Said, Terms};
 use super::ports::Entrance;
 use super::watching::{await_ready, end, watch};
 use super::{App, Message, Starting, Version};
-use crate::activation::Style;
+use crate::activation::{Readiness, Style};
 use crate::front::{self, FrontError};
 use crate::listeners::{Group, GroupError};
 use crate::process::Exit;
@@ -112,7 +114,8 @@ impl App {
             note(&log, &format!("limits: {words}"));
         }
         let pid = process.pid();
-        watch(run, process.clone(), Some(notify), self.inbox.clone());
+        let said = Arc::new(Said::default());
+        watch(run, process.clone(), Some(notify), said.clone(), self.inbox.clone());
         let version = Version {
             generation,
             release: release.clone(),
@@ -124,6 +127,8 @@ impl App {
             since: now(),
             listen,
             handoff: addresses.handoff,
+            notify: addresses.notify,
+            said,
             alone: self.flight.as_ref().is_some_and(|flight| flight.new_run == run && flight.plan.style == Style::Exclusive),
             retiring: false,
         };
@@ -187,9 +192,12 @@ impl App {
         self.serving = Some(run);
         self.starting = Some(starting);
         self.write_records();
-        let (round, inbox, ready) = (self.round(run), self.inbox.clone(), section.ready);
-        let process = self.versions.get(&run).and_then(|version| version.process.clone());
-        thread::spawn(move || await_ready(run, round, process, ready, &inbox));
+        let is_asked = readiness(release) == Readiness::Probes;
+        let terms = Terms { ready: section.ready, says_ready: self.says_ready(generation), is_asked };
+        let (round, inbox) = (self.round(run), self.inbox.clone());
+        let Some(version) = self.versions.get(&run) else { return Ok(()) };
+        let (process, said) = (version.process.clone(), version.said.clone());
+        thread::spawn(move || await_ready(run, round, process, terms, &said, &inbox));
         Ok(())
     }
 
@@ -217,10 +225,10 @@ impl App {
         self.introduce(run);
         let Some(version) = self.versions.get(&run) else { return };
         let drain = version.release.run.as_ref().map_or(Duration::ZERO, |section| section.drain);
-        let (process, inbox) = (version.process.clone(), self.inbox.clone());
+        let (process, said, inbox) = (version.process.clone(), version.said.clone(), self.inbox.clone());
         thread::spawn(move || {
             if let Some(process) = process {
-                end(&process, drain);
+                end(&process, drain, &said);
             }
             let _ = inbox.send(Message::Retired { run });
         });
@@ -293,17 +301,6 @@ impl App {
             }
         }
         self.write_records();
-    }
-
-    pub(super) fn notified(&mut self, run: u64, ready: bool, extend: Option<Duration>) {
-        if self.flight.as_ref().is_some_and(|flight| flight.new_run == run) {
-            if let Some(more) = extend {
-                self.advance(activation::Event::Extend(more));
-            }
-            if ready {
-                self.advance(activation::Event::Ready);
-            }
-        }
     }
 
     /// Returns the release of a generation, from its record.

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 
 use super::super::probing::Round;
 use super::Message;
+use super::hearing::{Said, Terms, Verdict, end_of, judge};
 use crate::process::{Exit, Process};
 
 /// A process has this long to vanish after SIGKILL.
@@ -18,10 +19,19 @@ const KILLED: Duration = Duration::from_secs(10);
 /// Pause between two rounds of probes of a version that starts to serve.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Tells a process to end, waits for its time, then kills it and all it started: what it left behind goes with it.
-pub(super) fn end(process: &Process, drain: Duration) {
+/// Tells a process to end, waits for its time and for what it asks to have more, then kills it and all it started: what it left behind goes with it.
+pub(super) fn end(process: &Process, drain: Duration, said: &Said) {
+    said.begin_step();
+    let began = Instant::now();
     let _ = process.signal(Signal::TERM);
-    let _ = process.wait(drain);
+    loop {
+        let until = end_of(began, drain, &said.heard());
+        let waited = process.wait(until.saturating_duration_since(Instant::now()));
+        // It may have asked while it was waited for.
+        if !matches!(waited, Ok(None)) || end_of(began, drain, &said.heard()) <= until {
+            break;
+        }
+    }
     kill(process);
 }
 
@@ -33,8 +43,8 @@ pub(super) fn kill(process: &Process) {
     let _ = process.wait(KILLED);
 }
 
-/// Reports what a program says and, at last, that it ended.
-pub(super) fn watch(run: u64, process: Arc<Process>, notify: Option<NotifySocket>, inbox: Sender<Message>) {
+/// Hears and reports what a program says and, at last, that it ended.
+pub(super) fn watch(run: u64, process: Arc<Process>, notify: Option<NotifySocket>, said: Arc<Said>, inbox: Sender<Message>) {
     thread::spawn(move || {
         loop {
             let waited = match &notify {
@@ -45,7 +55,7 @@ pub(super) fn watch(run: u64, process: Arc<Process>, notify: Option<NotifySocket
                 None => poll(&mut [PollFd::from_borrowed_fd(process.pidfd(), PollFlags::IN)], None),
             };
             if let Some(notify) = &notify {
-                hear_all(run, &process, notify, &inbox);
+                hear_all(run, &process, notify, &said, &inbox);
             }
             match (waited, process.wait(Duration::ZERO)) {
                 (_, Ok(Some(exit))) => {
@@ -63,38 +73,49 @@ pub(super) fn watch(run: u64, process: Arc<Process>, notify: Option<NotifySocket
     });
 }
 
-fn hear_all(run: u64, process: &Process, notify: &NotifySocket, inbox: &Sender<Message>) {
+fn hear_all(run: u64, process: &Process, notify: &NotifySocket, heard: &Said, inbox: &Sender<Message>) {
     while let Ok(Some(received)) = notify.try_receive() {
         let Received::Notification(said) = received else { continue };
         // Anybody can send to the address; only the program and what it started are heard.
         let sender = said.pid.and_then(rustix::process::Pid::from_raw);
         let group = sender.and_then(|pid| rustix::process::getpgid(Some(pid)).ok());
         if group.is_some_and(|group| group.as_raw_nonzero().get() as u32 == process.pid()) {
+            heard.hear(&said, Instant::now());
             let _ = inbox.send(Message::Notified { run, ready: said.ready, extend: said.extend });
         }
     }
 }
 
-/// Asks a version that starts to serve until all its probes pass, it ends, or its time is over.
+/// Waits for a version that starts to serve: for READY=1, or its probes, until it ends or its time is over.
 pub(super) fn await_ready(
     run: u64,
     round: Option<Round>,
     process: Option<Arc<Process>>,
-    ready: Duration,
+    terms: Terms,
+    said: &Said,
     inbox: &Sender<Message>,
 ) {
-    let deadline = Instant::now() + ready;
-    let mut outcomes = vec![];
+    let began = Instant::now();
+    let (mut outcomes, mut verdict) = (vec![], Verdict::Ask);
     let result = loop {
         let alive = process.as_ref().is_some_and(|process| process.alive().unwrap_or(false));
         if !alive {
             break Err("the program ended".to_owned());
         }
-        outcomes = round.as_ref().map(Round::ask).unwrap_or_default();
-        match outcomes.iter().find(|outcome| !outcome.ok) {
-            None => break Ok(()),
-            Some(failed) if Instant::now() >= deadline => break Err(format!("{}: {}", failed.name, failed.detail)),
-            Some(_) => thread::sleep(PAUSE),
+        // Before it is asked: what it answers after READY=1 counts.
+        let heard = said.heard();
+        if heard.ready || verdict == Verdict::Ask {
+            outcomes = round.as_ref().map(Round::ask).unwrap_or_default();
+        }
+        let failed = outcomes.iter().find(|outcome| !outcome.ok);
+        verdict = judge(terms, heard.ready, failed.is_none(), heard.asked(began), began.elapsed());
+        match &verdict {
+            Verdict::Ready => break Ok(()),
+            Verdict::Late(why) => {
+                let probe = failed.map(|failed| format!("{}: {}", failed.name, failed.detail));
+                break Err(why.clone().or(probe).unwrap_or_default());
+            }
+            Verdict::Ask | Verdict::Listen => thread::sleep(PAUSE),
         }
     };
     let pid = process.map_or(0, |process| process.pid());

@@ -58,6 +58,7 @@ impl App {
             old_runs: old_run.is_some(),
             style,
             readiness: readiness(&release),
+            says_ready: false,
             ready: Duration::ZERO,
             soak: wait.soak.unwrap_or_default(),
             drain: Duration::ZERO,

@@ -11,9 +11,12 @@ use df_core::name::Label;
 use df_core::spec::Handoff;
 use df_core::{Endpoint, Timestamp};
 use df_wire::message::RunState;
+use distributive_flow::parent::NotifySocket;
+use distributive_flow::protocol::NotifyAddress;
 
 use super::super::super::records::{self, Records, VersionRecord, WaitingRecord};
 use super::super::super::start::{self, Place};
+use super::super::hearing::Said;
 use super::super::watching::{kill, watch};
 use super::super::{App, Version};
 use super::GONE;
@@ -33,6 +36,8 @@ pub(super) struct Former {
     listen: IpAddr,
     state: RunState,
     handoff: String,
+    notify: String,
+    said: Said,
     alone: bool,
     behind: Vec<(Label, Endpoint)>,
 }
@@ -40,7 +45,17 @@ pub(super) struct Former {
 impl Former {
     /// One whose program has ended.
     pub(super) fn ended(generation: u64, since: Timestamp, listen: IpAddr, state: RunState) -> Self {
-        Self { generation, since, listen, state, handoff: String::new(), alone: false, behind: vec![] }
+        Self {
+            generation,
+            since,
+            listen,
+            state,
+            handoff: String::new(),
+            notify: String::new(),
+            said: Said::default(),
+            alone: false,
+            behind: vec![],
+        }
     }
 }
 
@@ -49,9 +64,10 @@ impl App {
         for record in &records.versions {
             match self.adopt_version(record, records, held) {
                 Ok(version) => {
-                    let process = version.process.clone();
+                    let (process, said) = (version.process.clone(), version.said.clone());
                     self.versions.insert(record.run, version);
-                    process.into_iter().for_each(|process| watch(record.run, process, None, self.inbox.clone()));
+                    let Some(process) = process else { continue };
+                    watch(record.run, process, heard_at(&record.notify), said, self.inbox.clone());
                 }
                 Err(why) => eprintln!("{} generation {}: {why}", self.app, record.generation),
             }
@@ -105,6 +121,8 @@ impl App {
             listen: record.listen,
             state: record.state,
             handoff: record.handoff.clone(),
+            notify: record.notify.clone(),
+            said: Said::before(record.ready, record.stopping, record.status.clone()),
             alone: record.alone,
             behind: record.behind.clone(),
         };
@@ -121,7 +139,7 @@ impl App {
     }
 
     pub(super) fn version(&self, former: Former, process: Option<Arc<Process>>) -> Result<Version, String> {
-        let Former { generation, since, listen, state, handoff, alone, behind } = former;
+        let Former { generation, since, listen, state, handoff, notify, said, alone, behind } = former;
         let release = self.release_of(generation).map_err(|_| "its record is gone; it was ended".to_owned())?;
         let section = release.run.as_ref().ok_or("its release runs nothing")?;
         let places = start::places(section, listen);
@@ -129,7 +147,23 @@ impl App {
         let spec = start::prepare(&self.node.layout, &release, section, generation, &behind, &start::Addresses::default());
         let spec = spec.map_err(|error| words(&error));
         self.claim(&places).map_err(|error| words(&error))?;
-        Ok(Version { generation, places, behind, spec, process, state, since, listen, handoff, alone, retiring: false, release })
+        let said = Arc::new(said);
+        Ok(Version {
+            generation,
+            places,
+            behind,
+            spec,
+            process,
+            state,
+            since,
+            listen,
+            handoff,
+            notify,
+            said,
+            alone,
+            retiring: false,
+            release,
+        })
     }
 
     /// Kills what was started and not written down.
@@ -149,6 +183,12 @@ impl App {
             thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Listens again where an earlier supervisor did: the program knows no other address. Where somebody else is there now, nothing more is heard of it.
+fn heard_at(address: &str) -> Option<NotifySocket> {
+    let address = NotifyAddress::parse(address.as_ref()).ok()?;
+    NotifySocket::bind(address).ok()
 }
 
 /// Returns the ports of a version as its program sees them: those behind a proxy are where the program was told to listen.
