@@ -259,13 +259,16 @@ pub struct NodeState {
     pub generation: Option<u64>,
     pub image: Option<ImageId>,
     pub commit: Option<CommitId>,
-    /// `serving`, `stopped`, `down` (it should run and does not), `files` (nothing of it runs), `none`, or what else its process does.
+    /// `serving`, `stopping` (it serves and said STOPPING=1), `stopped`, `down` (it should run and does not), `files` (nothing of it runs), `none`, or what else its
+    /// process does.
     pub state: Option<String>,
     #[serde(serialize_with = "maybe_moment")]
     pub since: Option<Timestamp>,
     pub healthy: Option<bool>,
     /// Where its ports are.
     pub ports: Vec<String>,
+    /// The last that its program said of itself, STATUS=.
+    pub status: Option<String>,
     pub detail: Option<String>,
 }
 

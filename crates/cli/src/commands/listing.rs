@@ -1,5 +1,6 @@
 //! `df ls nodes`, `df status`: the nodes, and what serves where.
 
+use df_core::text::shorten;
 use df_core::{AppName, Timestamp};
 use df_fleet::message::{AppState, Reply, Request, RunState, Survey};
 use df_fleet::{Node, Reached};
@@ -11,6 +12,11 @@ use crate::failure::{self, Failure};
 use crate::node_event::verified;
 use crate::render::{table, units};
 use crate::session::{Session, now};
+
+/// Bytes of what a node, or a program, has to say that fit into a line of the table.
+const CELL_LEN: usize = 120;
+/// Bytes of a program's status that scripts are told; a node of ours sends no more.
+const STATUS_LEN: usize = 256;
 
 /// Lists the nodes in the order added, without asking them anything.
 pub fn nodes(session: &Session) -> Result<Exit, Failure> {
@@ -111,6 +117,7 @@ fn known(node: &Node, app: &AppName, found: Option<&AppState>) -> NodeState {
         since: running.map(|r| r.since).or(generation.map(|g| g.since)),
         detail: found.given_up.clone(),
         ports: running.map(|r| r.ports.iter().map(|(name, at)| format!("{name}={at}")).collect()).unwrap_or_default(),
+        status: running.map(|r| shorten(&r.status, STATUS_LEN)).filter(|status| !status.is_empty()),
         ..blank(node)
     }
 }
@@ -132,7 +139,7 @@ pub async fn look(node: Node, mut reached: Reached, app: &AppName) -> (NodeState
     let mut state = state(&node, &reached.survey, app);
     let mut end = NodeEnd::Done;
     match state.state.as_deref() {
-        Some("serving") => match reached.connection.ask(&Request::Verify { app: app.clone() }).await {
+        Some("serving" | "stopping") => match reached.connection.ask(&Request::Verify { app: app.clone() }).await {
             Ok(Reply::Verified { generation, probes }) => {
                 let failed: Vec<String> = probes.iter().filter(|p| !p.ok).map(|p| format!("{}: {}", p.name, p.detail)).collect();
                 let Event::Verified { ok, .. } = verified(String::new(), app.clone(), generation, probes) else {
@@ -174,6 +181,8 @@ fn next_of_down(state: &NodeState) -> Option<String> {
 fn word_of(state: &AppState) -> &'static str {
     let serving = state.running.iter().find(|running| running.generation == state.current);
     match serving.map(|running| running.state) {
+        // By itself: nobody told it to end.
+        Some(RunState::Serving) if serving.is_some_and(|running| running.stopping) => "stopping",
         Some(RunState::Serving) => "serving",
         Some(RunState::Starting | RunState::Trial) => "starting",
         Some(RunState::Warm) => "warm",
@@ -203,9 +212,12 @@ fn row(state: &NodeState, now: Timestamp) -> [String; 8] {
         or_dash(state.image.map(|i| i.short())),
         or_dash(state.since.map(|since| units::age(since, now))),
         healthy,
-        match &state.detail {
-            Some(detail) => df_core::text::shorten(detail, 120),
-            None => state.ports.join(" "),
+        match (&state.detail, &state.status) {
+            (Some(detail), _) => shorten(detail, CELL_LEN),
+            (None, Some(status)) => {
+                format!("{} says: {}", state.ports.join(" "), shorten(status, CELL_LEN)).trim_start().to_owned()
+            }
+            (None, None) => state.ports.join(" "),
         },
     ]
 }
@@ -228,6 +240,7 @@ fn blank(node: &Node) -> NodeState {
         since: None,
         healthy: None,
         ports: vec![],
+        status: None,
         detail: None,
     }
 }
@@ -248,6 +261,7 @@ pub fn verify(session: &Session) -> Result<Exit, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use df_fleet::message::Running;
 
     #[test]
     fn what_a_node_has_given_up_is_down_and_it_is_said_why_and_what_to_do() {
@@ -269,5 +283,75 @@ mod tests {
         assert_eq!(next_of_down(&shown), Some(format!("local:/n1: {why}; {next}")));
         assert_eq!(next_of_down(&known(&node, &app, Some(&state(7, None)))), None, "it will be started again");
         assert_eq!(next_of_down(&known(&node, &app, None)), None);
+    }
+
+    fn running(state: RunState, status: &str, stopping: bool) -> AppState {
+        let ports = vec![("http".parse().expect("a label"), "10.0.0.7:80".parse().expect("an address"))];
+        AppState {
+            app: "greeter".parse().expect("a name"),
+            current: 3,
+            wanted: true,
+            running: vec![Running { generation: 3, pid: 7, state, since: Timestamp(0), ports, status: status.into(), stopping }],
+            generations: vec![],
+            staged: vec![],
+            given_up: None,
+        }
+    }
+
+    fn shown(status: &str) -> Vec<String> {
+        let node = NodeState {
+            name: Some("web1".into()),
+            address: "ssh://web1".into(),
+            listen: "10.0.0.7".into(),
+            reachable: Some(true),
+            app: None,
+            generation: Some(3),
+            image: None,
+            commit: None,
+            state: Some("serving".into()),
+            since: None,
+            healthy: Some(true),
+            ports: vec!["http=10.0.0.7:80".into()],
+            status: Some(status.into()),
+            detail: None,
+        };
+        table::render(["", "", "", "", "", "", "", ""], &[row(&node, Timestamp(0))])
+    }
+
+    #[test]
+    fn what_a_program_says_of_itself_is_shown_behind_its_ports() {
+        assert_eq!(
+            shown("reading the index, 40 %")[1],
+            "web1  serving  3  -  -  -  yes  http=10.0.0.7:80 says: reading the index, 40 %"
+        );
+    }
+
+    #[test]
+    fn what_a_program_says_of_itself_cannot_steer_a_terminal_or_fill_it() {
+        let lines = shown(&format!("\x1b[2J\r\u{202e}{}", "x".repeat(100_000)));
+        assert_eq!(lines.len(), 2);
+        assert!(lines[1].len() < 300 && lines[1].is_ascii() && !lines[1].contains(|c: char| c.is_control()), "{}", lines[1]);
+        assert!(lines[1].contains(r"says: \u{1b}[2J\r\u{202e}x"), "{}", lines[1]);
+    }
+
+    #[test]
+    fn a_version_that_stops_by_itself_does_not_look_like_one_that_serves() {
+        for (state, stopping, word) in [
+            (RunState::Serving, false, "serving"),
+            (RunState::Serving, true, "stopping"),
+            (RunState::Draining, true, "draining"),
+            (RunState::Starting, false, "starting"),
+        ] {
+            assert_eq!(word_of(&running(state, "", stopping)), word);
+        }
+    }
+
+    #[test]
+    fn a_node_of_before_says_nothing_of_its_programs() {
+        let before = r#"{"generation":3,"pid":7,"state":"serving","since":0,"ports":[]}"#;
+        let now = serde_json::to_string(&Running { ports: vec![], ..running(RunState::Serving, "", false).running[0].clone() });
+        assert_eq!(now.expect("plain data"), before);
+        let read: Running = serde_json::from_str(before).expect("what it said");
+        assert_eq!((read.status.as_str(), read.stopping), ("", false));
     }
 }
