@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -117,36 +117,100 @@ fn half_a_line_travels_along() {
     }
 }
 
-#[test]
-fn a_version_that_is_killed_while_it_gives_or_takes_doubles_nothing() {
-    for (victim, is_giver) in [(Role::Give, true), (Role::Take, false)] {
-        let mut port = Port::new();
-        let mut old = port.start(Program::Counter(&[]), "hand-over");
-        let clients: Vec<Client> = (0..50).map(|_| Client::connect(port.address)).collect();
-        let mut clients: Vec<Client> = clients
-            .into_iter()
-            .map(|mut client| {
-                client.expect(1, 1);
-                client
-            })
-            .collect();
-        let mut new = port.start(Program::Counter(&[]), "hand-over");
-        old.introduce(&new).expect("both listen");
-        old.signal(libc::SIGTERM);
-        let (dies, lives) = if is_giver { (&mut old, 2) } else { (&mut new, 1) };
-        dies.child.kill().expect("kill");
-        dies.wait();
-        // Each is whole, with its number, at the one that lives; or it ended with the one that died.
-        let mut n_alive = 0;
-        for client in &mut clients {
-            client.send(b"next\n");
-            let mut answer = String::new();
-            if client.stream.read_line(&mut answer).unwrap_or(0) > 0 {
-                assert_eq!(answer, format!("2 {lives}\n"), "{victim:?} was killed");
-                n_alive += 1;
+/// Connections at the version that leaves.
+const N_OPEN: usize = 50;
+
+/// Kills one side at the moment of the `nth` packet of a kind, which its sender has sent and its receiver not read; expects that so many connections live on, and the others
+/// ended with the side that had them.
+#[track_caller]
+fn check_kill(dies: Role, kind: char, nth: usize, n_alive: usize) {
+    let mut port = Port::new();
+    let (mut old, mut clients) = (port.start(Program::Counter(&[]), "hand-over"), vec![]);
+    for _ in 0..N_OPEN {
+        let mut client = Client::connect(port.address);
+        client.expect(1, 1);
+        clients.push(client);
+    }
+    let mut new = port.start(Program::Counter(&[]), "hand-over");
+    let mut relay = Relay::start(&old, &new, kind, nth);
+    old.signal(libc::SIGTERM);
+    relay.expect("moment");
+    let (victim, generation) = if dies == Role::Give { (&mut old, 2) } else { (&mut new, 1) };
+    victim.child.kill().expect("kill");
+    victim.wait();
+    relay.go_on();
+    let mut found = 0;
+    for client in &mut clients {
+        // Who is dead may refuse what it is sent.
+        let answer = client.stream.get_mut().write_all(b"next\n").and_then(|()| client.line());
+        match answer.as_deref() {
+            Ok("") | Err(_) => {}
+            Ok(answer) => {
+                assert_eq!(answer, format!("2 {generation}\n"), "a number was skipped or doubled, or the dead one answers");
+                client.expect(3, generation);
+                found += 1;
             }
         }
-        println!("{n_alive} of {} lived on when {victim:?} was killed", clients.len());
+    }
+    assert_eq!(found, n_alive, "{dies:?} was killed at {kind} {nth}: of {N_OPEN} so many live on");
+}
+
+#[test]
+fn when_the_version_that_gives_is_killed_all_that_it_had_offered_live_on() {
+    for nth in [1, 25, N_OPEN] {
+        // Of offer, accept, commit and taken of the same connection.
+        for kind in ['O', 'A', 'C', 'T'] {
+            check_kill(Role::Give, kind, nth, nth);
+        }
+    }
+}
+
+#[test]
+fn when_the_version_that_takes_is_killed_all_that_it_had_not_taken_live_on() {
+    for nth in [1, 25, N_OPEN] {
+        for kind in ['O', 'A', 'C'] {
+            check_kill(Role::Take, kind, nth, N_OPEN + 1 - nth);
+        }
+        // It said that it serves it, and dies with it.
+        check_kill(Role::Take, 'T', nth, N_OPEN - nth);
+    }
+}
+
+#[test]
+fn before_anything_is_offered_a_version_that_is_killed_takes_only_its_own_along() {
+    check_kill(Role::Take, 'H', 1, N_OPEN);
+    check_kill(Role::Give, 'H', 1, 0);
+}
+
+/// Stands between two versions, and stops at a moment.
+struct Relay {
+    child: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Relay {
+    fn start(giver: &Version, taker: &Version, kind: char, nth: usize) -> Self {
+        let mut command = Command::new(python());
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/relay.py"));
+        command.args([giver.handoff.to_variable(), taker.handoff.to_variable()]).args([kind.to_string(), nth.to_string()]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start");
+        let said = BufReader::new(child.stdout.take().expect("piped"));
+        let mut relay = Self { child, said };
+        relay.expect("met");
+        relay
+    }
+
+    #[track_caller]
+    fn expect(&mut self, word: &str) {
+        let mut line = String::new();
+        self.said.read_line(&mut line).expect("it is read");
+        assert_eq!(line.trim_end(), word, "the relay ended before");
+    }
+
+    /// Goes on until one side has ended, which the other then sees.
+    fn go_on(mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().expect("wait").success());
     }
 }
 
@@ -264,6 +328,13 @@ impl Client {
 
     fn send(&mut self, bytes: &[u8]) {
         self.stream.get_mut().write_all(bytes).expect("the connection is open");
+    }
+
+    /// Returns the next line; nothing at the end.
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        Ok(line)
     }
 
     #[track_caller]
