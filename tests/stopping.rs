@@ -81,3 +81,19 @@ fn a_restart_is_noticed_by_nobody_also_without_the_cache_here() {
     world.df(["start"]).ok();
     assert!(load.finish().n_lost > 0, "the control lost nothing: the harness would not see a loss");
 }
+
+#[test]
+fn what_an_application_may_lose_is_gone_when_it_starts_and_stays_while_a_version_runs() {
+    let (versions, world) = (versions(), World::new(1));
+    world.deploy(&versions.v1);
+    let scratch = world.node(1).join("tmp/greeter/scratch");
+    std::fs::create_dir(&scratch).expect("made");
+    std::fs::write(scratch.join("file"), "").expect("written");
+    // The version that serves may still read it.
+    world.deploy(&versions.v2);
+    assert!(scratch.join("file").exists());
+    world.df(["stop", "--all"]).ok();
+    assert!(scratch.join("file").exists(), "whoever looks why it ended finds it");
+    world.df(["start"]).ok();
+    assert!(!scratch.exists() && scratch.parent().is_some_and(std::path::Path::exists));
+}

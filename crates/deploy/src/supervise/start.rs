@@ -383,6 +383,22 @@ mod tests {
     }
 
     #[test]
+    fn what_an_application_may_lose_is_emptied_and_nothing_that_a_link_in_it_leads_to() {
+        let ((_dir, layout), elsewhere) = (crate::fixture::layout(), tempfile::tempdir().expect("a directory"));
+        let release = crate::fixture::release("greeter", 1);
+        let tmp = layout.app_tmp(&release.app);
+        empty_tmp(&layout, &release).expect("nothing there is as well");
+        fs::create_dir_all(tmp.join("deep/er")).expect("made");
+        for file in [tmp.join("deep/er/a"), tmp.join(".hidden"), elsewhere.path().join("kept")] {
+            fs::write(file, "").expect("written");
+        }
+        std::os::unix::fs::symlink(elsewhere.path(), tmp.join("link")).expect("linked");
+        empty_tmp(&layout, &release).expect("emptied");
+        assert_eq!(fs::read_dir(&tmp).expect("it stays itself").count(), 0);
+        assert!(elsewhere.path().join("kept").exists());
+    }
+
+    #[test]
     fn what_a_kill_left_half_made_is_nobodys_directory() {
         if !rustix::process::geteuid().is_root() {
             return;
