@@ -40,6 +40,7 @@ mod repair;
 mod reproducible;
 mod rollback_pick;
 mod rough_handling;
+mod said;
 mod stopping;
 mod systemd;
 mod taken_back;
