@@ -40,6 +40,26 @@ fn a_rollback_that_names_its_target_waits_for_who_has_the_lock() {
     drop(deploying);
 }
 
+#[test]
+fn a_version_that_nobody_watches_any_more_is_not_taken_for_one_on_its_soak() {
+    let (versions, world) = (versions(), World::new(1));
+    world.deploy(&versions.v1);
+    world.deploy(&versions.v2);
+    // As after operator and supervisor were killed in the soak; then somebody begins something else.
+    let record = world.node(1).join("apps/greeter/generations/2/record.json");
+    let text = std::fs::read_to_string(&record).expect("it is there");
+    let unknown = text.replace("\"result\":\"good\"", "\"result\":\"unknown\"");
+    assert_ne!(unknown, text);
+    std::fs::write(&record, unknown).expect("written");
+    let lock = std::fs::File::open(world.node(1).join("run/lock")).expect("it is there");
+    lock.try_lock().expect("nobody has it");
+    world.df(["rollback"]).output().expect_code(4);
+    world.expect_serving(&versions.v2);
+    drop(lock);
+    world.df(["rollback"]).ok();
+    world.expect_serving(&versions.v1);
+}
+
 /// Returns df when the version serves that it deploys.
 fn deploy_with_a_long_soak(world: &World, commit: &str) -> df_testkit::process::Child {
     let config = world.path("soaking.yaml");

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use df_core::AppName;
 use df_fleet::message::{FaultKind, GenerationResult, Reply, Request};
-use df_fleet::{Claim, NodeError, Reached};
+use df_fleet::{Claim, Node, NodeError, Reached};
 
 use super::{Aim, silence};
 use crate::across::{self, Connected, Crew, Work, state_of};
 use crate::event::Event;
 use crate::exit::NodeEnd;
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::node_event::Teller;
 use crate::session::{Session, who};
 
@@ -26,18 +26,8 @@ pub fn reach(session: &Session, aim: &Aim) -> Result<Crew, Failure> {
     }
     let hasty = Claim { patience: Duration::ZERO, ..patient.clone() };
     let (locked, mut reached) = split(across::connect(session, "rollback", &nodes, Some(&hasty))?, is_locked);
-    let mut ends = vec![];
-    if !locked.is_empty() {
-        let locked: Vec<_> = locked.into_iter().map(|(node, _)| node).collect();
-        let seen = across::connect(session, "rollback", &locked, None)?;
-        let (soaking, others) =
-            split(seen, |found| found.as_ref().is_ok_and(|reached| on_trial(reached, session.app()).is_some()));
-        let silence = silence(session);
-        let soaking = soaking.into_iter().filter_map(|(_, found)| found.ok()).collect();
-        ends = across::run(session, "rollback", soaking, |work| withdraw(work, silence));
-        let others: Vec<_> = others.into_iter().map(|(node, _)| node).collect();
-        reached.extend(across::connect(session, "rollback", &others, Some(&patient))?);
-    }
+    let (ends, others) = withdraw_all(session, locked.into_iter().map(|(node, _)| node).collect())?;
+    reached.extend(across::connect(session, "rollback", &others, Some(&patient))?);
     let mut crew = across::crew(session, "rollback", reached);
     crew.ends.extend(ends);
     Ok(crew)
@@ -53,11 +43,37 @@ fn is_locked(found: &Found) -> bool {
     matches!(found, Err(NodeError::Fault(fault)) if matches!(fault.kind, FaultKind::Locked(_)))
 }
 
-/// Returns the generation that serves and of which nobody knows yet whether it is good, and the one before.
+/// Returns the generation that serves, if nobody knows yet whether it is good.
 fn on_trial(reached: &Reached, app: &AppName) -> Option<u64> {
     let state = state_of(&reached.survey, app)?;
     let current = state.generations.iter().find(|generation| generation.number == state.current)?;
     (current.result == GenerationResult::Unknown).then_some(current.number)
+}
+
+/// Takes back what is on its soak on these nodes; returns how that ended, and the nodes whose lock stands for something else.
+fn withdraw_all(session: &Session, locked: Vec<Node>) -> Result<(Vec<NodeEnd>, Vec<Node>), Failure> {
+    let (app, silence) = (session.app(), silence(session));
+    let seen = across::connect(session, "rollback", &locked, None)?;
+    let (soaking, others) = split(seen, |found| found.as_ref().is_ok_and(|reached| on_trial(reached, app).is_some()));
+    let jobs = soaking.into_iter().filter_map(|(node, found)| {
+        let (label, reached, output) = (node.label(), found.ok()?, session.output().clone());
+        let work = Work { label, app: app.clone(), reached, output };
+        Some(async move { (node, withdraw(work, silence).await) })
+    });
+    let (mut ends, mut others) = (vec![], others.into_iter().map(|(node, _)| node).collect::<Vec<_>>());
+    let jobs = jobs.collect();
+    for (node, ended) in session.call.block_on(across::all(jobs, session.parallel())) {
+        match ended {
+            Ok(end) => ends.push(end),
+            // Nobody watches it any more: who has the lock does something else.
+            Err(NodeError::Fault(fault)) if fault.kind == FaultKind::Refused => others.push(node),
+            Err(error) => {
+                session.output().error(&failure::of_node(&node.label(), "rollback", &error));
+                ends.push(failure::end_of(&error));
+            }
+        }
+    }
+    Ok((ends, others))
 }
 
 async fn withdraw(work: Work, silence: Duration) -> Result<NodeEnd, NodeError> {
