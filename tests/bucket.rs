@@ -378,7 +378,10 @@ fn gc_in_the_bucket_keeps_what_a_node_holds_until_the_node_is_off_the_list() {
     let there = |version: &str| {
         it.df(&["cache", "get", version, "--address", BUCKET, "--output"]).args([it.world.path("out")]).output().code == Some(0)
     };
-    assert_eq!(it.n_releases(), 2, "the newest, and what the node holds: {kept}");
+    // More than one version may have been built to the image that the node holds.
+    let held = kept.stdout.matches("(a node holds it)").count();
+    assert_eq!(it.n_releases(), 1 + held, "the newest, and what the node holds: {kept}");
+    assert!(1 + held < before, "nothing was collected: {kept}");
     assert!(there(&versions().v1), "what the node holds is gone");
     it.df(&["rm", "n1"]).ok();
     collect().ok();

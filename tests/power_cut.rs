@@ -128,6 +128,8 @@ fn what_a_node_receives_and_collects_is_whole_or_has_no_name_when_the_power_is_c
 #[test]
 fn what_a_cache_takes_and_collects_is_whole_or_has_no_name_when_the_power_is_cut() {
     let recorded = recorded();
+    // What a known node holds is not collected.
+    recorded.df(&["rm", "n1"]).ok();
     run_alone(|| InCache::ALL.iter().try_for_each(|&what| cut_power_in(&what.of(&recorded), kinds())));
 }
 

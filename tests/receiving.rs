@@ -21,6 +21,8 @@ use crate::support::World;
 const CHANGED_LEN: usize = 40_000;
 /// Every so many kills the next one who comes is df itself; else what was recorded is said once more.
 const DF_AFTER: usize = 8;
+/// How the second version travels. Left to itself df takes what is done sooner, which for so little hangs on how busy the machine is.
+const RECORDED: [&str; 2] = ["--codec", "copy"];
 
 /// Two versions of a tree: a library and a text change, which makes two pieces, the rest stays.
 pub struct Recorded {
@@ -89,14 +91,14 @@ impl Recorded {
         let script = format!("#!/bin/sh\ntee '{}' | '{}' \"$@\"\n", to.display(), env!("CARGO_BIN_EXE_df-node"));
         fs::write(&program, script).expect("written");
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("set");
-        let copied = self.cp(version, node).env("DF_NODE_PROGRAMS", &programs).ok();
+        // The first version has no base.
+        let codec = if version == 0 { &[][..] } else { &RECORDED };
+        let copied = self.cp(version, node).args(codec).env("DF_NODE_PROGRAMS", &programs).ok();
         copied.events("copied")[0]["image"].as_str().and_then(|image| image.parse().ok()).expect("an image")
     }
 
     fn cp(&self, version: usize, node: &str) -> Run {
-        // Left to itself df takes what is done sooner, which for so little hangs on how busy the machine is; the first version has no base.
-        let codec: &[&str] = if version == 0 { &[] } else { &["--codec", "copy"] };
-        self.df(&["--json", "--address", node, "cp", "--version", &self.commits[version]]).args(codec)
+        self.df(&["--json", "--address", node, "cp", "--version", &self.commits[version]])
     }
 
     /// Returns a node that has nothing.
@@ -197,7 +199,7 @@ fn a_node_killed_before_any_change_that_it_makes_has_all_of_an_image_or_nothing(
         let had_it = node.has_second();
         n_named += usize::from(had_it);
         if n % DF_AFTER == 0 || std::env::var_os("DF_FULL").is_some() {
-            let copied = recorded.cp(1, "k").ok().events("copied").remove(0);
+            let copied = recorded.cp(1, "k").args(RECORDED).ok().events("copied").remove(0);
             n_resumed += usize::from(copied["bytes_resumed"].as_u64() > Some(0));
         } else {
             let again = heard(&node.hear(&recorded.streams[1], None));
