@@ -19,6 +19,8 @@ use crate::support::{self, DEADLINE, World};
 
 /// Bytes of the one file that differs between the versions; nothing makes them fewer.
 const CHANGED_LEN: usize = 1 << 20;
+/// Bytes that the newest version has and the one before it has not.
+const ADDED_LEN: usize = 20 << 10;
 /// An image of small files.
 const FILES: &str = "mkdir out && cp -r a b out";
 /// An image that travels in two pieces of about the same length, because one file is long.
@@ -36,8 +38,8 @@ const NOTHING_LEN: u64 = 200;
 struct Fleet {
     world: World,
     _source: tempfile::TempDir,
-    /// The commits, old and new.
-    versions: [String; 2],
+    /// The commits: the old one, a new one that has nothing of it, and a newer one that is nearly that.
+    versions: [String; 3],
     nodes: Vec<String>,
     env: Vec<(&'static str, PathBuf)>,
 }
@@ -67,10 +69,13 @@ build: {{ command: \"{command}\", output: out }}
         );
         let config = format!("{build}nodes:\n{}", nodes.iter().map(|node| format!("  - \"{node}\"\n")).collect::<String>());
         let mut random = Seed(7).random();
-        let versions = [1, 2].map(|n| {
-            let bytes: String = (0..CHANGED_LEN).map(|_| char::from(b' ' + random.index(94) as u8)).collect();
-            repo.commit(&[("df.yaml", &config), ("a", &bytes), ("b", "the same\n")], &format!("version {n}"))
-        });
+        let mut noise = |len: usize| (0..len).map(|_| char::from(b' ' + random.index(94) as u8)).collect::<String>();
+        let (first, second, added) = (noise(CHANGED_LEN), noise(CHANGED_LEN), noise(ADDED_LEN));
+        // The third is the second with a little more in its middle.
+        let (before, after) = second.split_at(CHANGED_LEN / 2);
+        let third = format!("{before}{added}{after}");
+        let versions = [first, second.clone(), third]
+            .map(|bytes| repo.commit(&[("df.yaml", &config), ("a", &bytes), ("b", "the same\n")], "another version"));
         let fleet = Self { env: vec![("XDG_CACHE_HOME", world.path("cache"))], world, _source: source, versions, nodes };
         let behave = "cd \"$3\" || exit 1\n[ -f behaviour ] && . ./behaviour\n";
         support::write_node_program(&fleet.world.path("programs"), behave);
@@ -85,7 +90,7 @@ build: {{ command: \"{command}\", output: out }}
         self.env.iter().fold(run, |run, (name, value)| run.env(name, value))
     }
 
-    /// Copies a version, the old (0) or the new (1), to some of the nodes, counted from 1.
+    /// Copies a version, the old (0), the new (1) or the newest (2), to some of the nodes, counted from 1.
     fn copying(&self, version: usize, nodes: impl IntoIterator<Item = usize>, flags: &[&str]) -> Run {
         let addresses = nodes.into_iter().flat_map(|n| ["--address", &self.nodes[n - 1]]);
         self.df(&["--json", "cp", "--version", &self.versions[version]]).args(flags).args(addresses)
@@ -170,6 +175,23 @@ fn two_hundred_nodes_get_one_delta_and_df_needs_no_more_memory_for_it() {
     }
     assert_eq!(again.events("copied").len(), N, "{again}");
     println!("{N} nodes that have it took {:?}", again.elapsed);
+}
+
+#[test]
+fn two_hundred_nodes_that_hold_one_version_share_one_delta_to_the_next() {
+    const N: usize = 200;
+    let fleet = Fleet::local(N);
+    fleet.copying(1, 1..=N, &["--parallel", "200", "--level", "fast"]).ok();
+    let before = fleet.kept();
+    let copied = fleet.copying(2, 1..=N, &["--parallel", "200"]).ok().events("copied");
+    assert_eq!(copied.len(), N);
+    let base = &copied[0]["base"];
+    assert!(base.is_string() && copied.iter().all(|event| event["base"] == *base && event["codec"] == "copy"), "{}", copied[0]);
+    let sent: BTreeSet<u64> = copied.iter().map(|event| number(event, "bytes_sent")).collect();
+    assert!(sent.len() == 1, "each gets the same bytes: {sent:?}");
+    assert!(sent.iter().all(|&len| len > ADDED_LEN as u64 / 2 && len < 2 * ADDED_LEN as u64), "what is new of it: {sent:?}");
+    let made: Vec<_> = fleet.kept().difference(&before).cloned().collect();
+    assert_eq!(made.len(), 1, "made once, and nothing whole beside it: {made:?}");
 }
 
 #[test]
