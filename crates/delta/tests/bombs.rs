@@ -2,62 +2,20 @@
 
 #![allow(missing_docs, reason = "a test")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod counted;
+
 use std::time::{Duration, Instant};
 
 use df_core::{Digest, Entry, ImageId, Kind, Manifest};
 use df_delta::entropy::{self, EntropyError, Room, Shape};
-use df_delta::{ApplyError, CodecError, Level, Sink, Slice};
+use df_delta::{ApplyError, CodecError, Level};
 
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged; only numbers are kept beside it.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promises are passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-struct Nowhere;
-
-impl Sink for Nowhere {
-    fn manifest(&self, _: &Manifest) -> io::Result<()> {
-        Ok(())
-    }
-    fn blob(&self, _: Digest, _: &[u8]) -> io::Result<()> {
-        Ok(())
-    }
-    fn stretch(&self, _: Slice, _: &[u8]) -> io::Result<()> {
-        Ok(())
-    }
-    fn finish(&self, _: Digest) -> io::Result<()> {
-        Ok(())
-    }
-}
+use counted::{Nowhere, measured};
 
 /// Applies, and returns the error and the most that was allocated at once.
 fn bomb(image: ImageId, after_header: &[u8]) -> (ApplyError, usize) {
     let delta = [b"dfd\x03\x00", &[0; 8][..], &image.0.as_bytes()[..8], after_header].concat();
-    let before = NOW.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    let error = df_delta::apply(None, image, &mut &delta[..], &Nowhere).expect_err("a bomb");
-    (error, PEAK.load(Ordering::Relaxed) - before)
+    measured(|| df_delta::apply(None, image, &mut &delta[..], &Nowhere).expect_err("a bomb"))
 }
 
 /// A number of the format.
@@ -128,10 +86,7 @@ fn bomb_of_copy(base: &Manifest, target: &Manifest, body: &[u8]) -> (ApplyError,
     let delta = [b"dfd\x03\x01", &from.0.as_bytes()[..8], &to.0.as_bytes()[..8], &after_header].concat();
     assert!(delta.len() < 64 << 10, "{} bytes", delta.len());
     let read = |_: Digest, _: u64, len: usize| Ok(vec![b'y'; len]);
-    let before = NOW.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    let error = df_delta::apply(Some((base, &read)), target.image(), &mut &delta[..], &Nowhere).expect_err("a bomb");
-    (error, PEAK.load(Ordering::Relaxed) - before)
+    measured(|| df_delta::apply(Some((base, &read)), target.image(), &mut &delta[..], &Nowhere).expect_err("a bomb"))
 }
 
 fn copies_that_claim_many_numbers() {
@@ -219,10 +174,8 @@ fn programs_that_claim_many_units() {
         let (target, delta) = delta_of_units(&base, program.len(), n_programs, n_units);
         assert!(delta.len() < 64 << 10, "{} bytes", delta.len());
         let read = |_: Digest, at: u64, len: usize| Ok(program[at as usize..at as usize + len].to_vec());
-        let before = NOW.load(Ordering::Relaxed);
-        PEAK.store(before, Ordering::Relaxed);
-        let error = df_delta::apply(Some((&base, &read)), target.image(), &mut &delta[..], &Nowhere).expect_err("a bomb");
-        let peak = PEAK.load(Ordering::Relaxed) - before;
+        let (error, peak) =
+            measured(|| df_delta::apply(Some((&base, &read)), target.image(), &mut &delta[..], &Nowhere).expect_err("a bomb"));
         assert!(matches!(error, ApplyError::Damaged(CodecError::Body)), "{error:?}");
         // Numbers are half as long as what they make, and units as long at most.
         assert!(peak < 64 << 20, "{n_units} units of {unit_len} bytes in each of {n_programs} programs: {peak} bytes");
@@ -241,10 +194,8 @@ fn an_rsync_delta_that_copies_the_base_over_and_over() {
     let body = listed(&target, &[&[2][..], &varint(rsync.len() as u64), &varint(packed.len() as u64), &packed].concat());
     let delta = [b"dfd\x03\x02", &base.image().0.as_bytes()[..8], &target.image().0.as_bytes()[..8], &body].concat();
     let read = |_: Digest, _: u64, len: usize| Ok(vec![b'y'; len]);
-    let before = NOW.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    let error = df_delta::apply(Some((&base, &read)), target.image(), &mut &delta[..], &Nowhere).expect_err("a bomb");
-    let peak = PEAK.load(Ordering::Relaxed) - before;
+    let (error, peak) =
+        measured(|| df_delta::apply(Some((&base, &read)), target.image(), &mut &delta[..], &Nowhere).expect_err("a bomb"));
     assert!(matches!(error, ApplyError::Damaged(CodecError::Rsync)), "{error:?}");
     assert!(peak < 1 << 18, "{peak} bytes");
 }

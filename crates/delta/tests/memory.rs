@@ -1,55 +1,16 @@
 //! How much memory an encoder and a decoder take, by every allocation they make: a test binary of its own, as it counts all of them.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod counted;
+
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use df_core::{Digest, Entry, Kind, Manifest};
-use df_delta::{Codec, Level, ReadBlob, Sink, Slice};
+use df_delta::{Codec, Level, ReadBlob};
 
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-fn add(len: usize) {
-    PEAK.fetch_max(NOW.fetch_add(len, Relaxed) + len, Relaxed);
-}
-
-// SAFETY: all is done by the system's allocator; what counts allocates nothing.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        add(layout.size());
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        add(layout.size());
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, len: usize) -> *mut u8 {
-        add(len);
-        NOW.fetch_sub(layout.size(), Relaxed);
-        PEAK.fetch_max(NOW.load(Relaxed), Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.realloc(at, layout, len) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use counted::{Nowhere, measured};
 
 /// What one test allocates would count for another.
 fn alone() -> MutexGuard<'static, ()> {
@@ -135,32 +96,6 @@ fn encode(old: &Image, new: &Image) -> (Vec<u8>, usize) {
     let (encoded, taken) = measured(|| df_delta::encode(Some(base), target, Level::Fast, &mut delta).expect("a delta"));
     assert_eq!(encoded.codecs.main(), Some(Codec::Elf));
     (delta, taken)
-}
-
-/// Returns what is made, and the most that making it took at once.
-fn measured<T>(make: impl FnOnce() -> T) -> (T, usize) {
-    let start = NOW.load(Relaxed);
-    PEAK.store(start, Relaxed);
-    let made = make();
-    (made, PEAK.load(Relaxed) - start)
-}
-
-/// Compares and keeps nothing.
-struct Nowhere;
-
-impl Sink for Nowhere {
-    fn manifest(&self, _: &Manifest) -> io::Result<()> {
-        Ok(())
-    }
-    fn blob(&self, _: Digest, _: &[u8]) -> io::Result<()> {
-        Ok(())
-    }
-    fn stretch(&self, _: Slice, _: &[u8]) -> io::Result<()> {
-        Ok(())
-    }
-    fn finish(&self, _: Digest) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[test]
