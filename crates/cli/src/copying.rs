@@ -162,6 +162,20 @@ pub fn fit(session: &Session, phase: &'static str, freight: &Freight, reached: V
 /// # Errors
 /// There is no node, or no program for nodes; or Ctrl-C came: nodes hold what they held, or the new image beside it.
 pub fn carry(session: &Session, phase: &'static str, freight: &Freight) -> Result<Vec<NodeEnd>, Failure> {
+    journeys(session, phase, freight, |courier, node| async move { courier.journey(&node).await })
+}
+
+/// Sends each node of a command on a journey of its own, and returns how they ended.
+fn journeys<T, F>(
+    session: &Session,
+    phase: &'static str,
+    freight: &Freight,
+    journey: impl Fn(Arc<Courier>, Node) -> F,
+) -> Result<Vec<T>, Failure>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
     let nodes = session.nodes()?;
     let courier = Arc::new(Courier::of(session, phase, freight)?);
     session.output().progress().phase(&format!(
@@ -170,10 +184,11 @@ pub fn carry(session: &Session, phase: &'static str, freight: &Freight) -> Resul
         units::nodes(nodes.len())
     ));
     let jobs = nodes.into_iter().map(|node| {
-        let courier = courier.clone();
+        let (courier, address) = (courier.clone(), node.address.clone());
+        let journey = journey(courier.clone(), node);
         async move {
-            let ended = courier.journey(&node).await;
-            courier.freight.deltas.leave(&node.address);
+            let ended = journey.await;
+            courier.freight.deltas.leave(&address);
             ended
         }
     });
@@ -209,31 +224,9 @@ pub fn gather(
     freight: &Freight,
     is_done: fn(&Survey, &Release) -> bool,
 ) -> Result<Gathered, Failure> {
-    let nodes = session.nodes()?;
-    let courier = Arc::new(Courier::of(session, phase, freight)?);
-    session.output().progress().phase(&format!(
-        "copying image {} to {}",
-        freight.release.image.short(),
-        units::nodes(nodes.len())
-    ));
-    let jobs = nodes.into_iter().map(|node| {
-        let courier = courier.clone();
-        async move {
-            let ended = courier.fetch(&node, is_done).await;
-            courier.freight.deltas.leave(&node.address);
-            ended
-        }
-    });
-    let jobs = jobs.collect();
-    let ended = session.call.block_on(async {
-        tokio::select! {
-            ended = across::all_in_places(jobs, session) => Ok(ended),
-            () = session.call.interrupt.pressed() => Err(across::interrupted(phase)),
-        }
-    });
-    courier.remember(session);
+    let ended = journeys(session, phase, freight, move |courier, node| async move { courier.fetch(&node, is_done).await })?;
     let mut gathered = Gathered { there: vec![], done: vec![], ends: vec![] };
-    for ended in ended? {
+    for ended in ended {
         match ended {
             Ok((reached, true)) => gathered.done.push(reached),
             Ok((reached, false)) => gathered.there.push(reached),

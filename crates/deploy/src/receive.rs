@@ -96,8 +96,7 @@ fn begin(
     input: &mut dyn Read,
 ) -> Result<Received, ReceiveError> {
     let io = |source| ReceiveError::Io { path: layout.incoming(), source };
-    let base =
-        parcel.base.map(|base| base::find(layout, base, Some((work, parcel.image)))).transpose().map_err(ReceiveError::Base)?;
+    let base = base_of(layout, work, parcel)?;
     let own = base.as_ref().filter(|base| base.is_own);
     let growing = match (own, left) {
         (Some(base), Some(left)) => Some(grown(work, &left.manifest, base)?),
@@ -127,8 +126,7 @@ fn go_on(
     };
     let marks = &left.marks[..=last];
     work.forget_marks(marks.len()).map_err(io)?;
-    let base =
-        parcel.base.map(|base| base::find(layout, base, Some((work, parcel.image)))).transpose().map_err(ReceiveError::Base)?;
+    let base = base_of(layout, work, parcel)?;
     let growing = match base.as_ref().filter(|base| base.is_own) {
         Some(base) => grown(work, &left.manifest, base)?,
         None => Growing::in_old(&left.manifest, &work.tree()).map_err(ReceiveError::Export)?,
@@ -145,6 +143,11 @@ fn go_on(
         }
         applied => name(layout, work, parcel.image, base.as_ref(), applied.map_err(ReceiveError::Delta)?, landing),
     }
+}
+
+fn base_of(layout: &Layout, work: &Work, parcel: &Parcel) -> Result<Option<Base>, ReceiveError> {
+    let find = |base| base::find(layout, base, Some((work, parcel.image)));
+    parcel.base.map(find).transpose().map_err(ReceiveError::Base)
 }
 
 /// Goes on with a tree that is its own base: all of the base's contents have to be right.
