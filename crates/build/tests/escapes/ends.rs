@@ -121,7 +121,9 @@ fn a_full_disk_is_said_and_nothing_is_left() {
         };
         let outcome = build(&mut stage, &Sandboxed { prepare, ..Sandboxed::command(line) });
         assert!(!outcome.output.exists(), "{limit}: it was built");
-        assert!(outcome.said.contains("No space left on device"), "{limit}: {}", outcome.said);
+        // Who looks at the disk may see it before the command runs into its end.
+        let says = |words| outcome.said.contains(words);
+        assert!(says("No space left on device") || says("is nearly full"), "{limit}: {}", outcome.said);
         assert!(!outcome.said.contains("left behind"), "{}", outcome.said);
     }
 }

@@ -148,6 +148,8 @@ pub(super) fn read(status: u16, code: &str, message: &str) -> Failure {
             "BadDigest" | "IncompleteBody" | "RequestTimeout" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch",
         ) => Kind::Unsent,
         (503, _) => Kind::Overrun,
+        // A long work is answered with 200 before it is done; what follows then may be cut.
+        (200..=299, "") => Kind::Lost,
         (_, "InternalError" | "ServiceUnavailable") | (500 | 502 | 504, _) => Kind::Lost,
         (400, "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired") | (401 | 403, _) => Kind::Denied,
         (404, "NoSuchBucket") => Kind::Hopeless,
@@ -229,6 +231,7 @@ mod tests {
             (429, "", Kind::Overrun),
             (500, "InternalError", Kind::Lost),
             (200, "InternalError", Kind::Lost),
+            (200, "", Kind::Lost),
             (502, "", Kind::Lost),
             (504, "", Kind::Lost),
             (400, "RequestTimeout", Kind::Unsent),
