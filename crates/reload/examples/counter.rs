@@ -33,9 +33,10 @@ const WRITE_TIME: Duration = Duration::from_secs(10);
 /// How long the next version has to answer an offer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const USAGE: &str = "usage: counter [--listen ADDR] [--refuse | --plain]
+const USAGE: &str = "usage: counter [--listen ADDR] [--refuse | --take N | --plain]
   --listen ADDR  where to listen when started by hand (default 127.0.0.1:7000)
   --refuse       take no connection of the version before
+  --take N       take only the first N
   --plain        as without the library: connections end with the version";
 
 fn main() -> ExitCode {
@@ -57,16 +58,18 @@ fn main() -> ExitCode {
 
 struct Options {
     listen: String,
-    refuse: bool,
+    /// How many connections of versions before are taken; none: all.
+    most: Option<usize>,
     plain: bool,
 }
 
 fn parse_options(mut args: impl Iterator<Item = String>) -> Result<Options, String> {
-    let mut options = Options { listen: "127.0.0.1:7000".into(), refuse: false, plain: false };
+    let mut options = Options { listen: "127.0.0.1:7000".into(), most: None, plain: false };
     while let Some(flag) = args.next() {
         match flag.as_str() {
             "--listen" => options.listen = args.next().ok_or("--listen needs a value")?,
-            "--refuse" => options.refuse = true,
+            "--refuse" => options.most = Some(0),
+            "--take" => options.most = Some(args.next().and_then(|n| n.parse().ok()).ok_or("--take needs a number")?),
             "--plain" => options.plain = true,
             _ => return Err(format!("unknown argument {flag:?}")),
         }
@@ -86,7 +89,7 @@ fn run(options: &Options) -> io::Result<()> {
         n_open: Mutex::new(0),
         closed_one: Condvar::new(),
     });
-    let taking = (!options.plain).then(|| start_taking(&counter, options.refuse));
+    let taking = (!options.plain).then(|| start_taking(&counter, options.most.unwrap_or(usize::MAX)));
     service.ready()?;
     for stream in counter.draining.incoming(&listener)? {
         match stream {
@@ -163,10 +166,15 @@ impl Line {
     }
 }
 
-fn start_taking(counter: &Arc<Counter>, refuse: bool) -> thread::JoinHandle<()> {
+fn start_taking(counter: &Arc<Counter>, most: usize) -> thread::JoinHandle<()> {
     let counter = Arc::clone(counter);
     thread::spawn(move || {
-        let accepts = |offered: &Connection| !refuse && Line::is_known(offered);
+        let mut left = most;
+        let accepts = |offered: &Connection| {
+            let is_wanted = left > 0 && Line::is_known(offered);
+            left -= usize::from(is_wanted);
+            is_wanted
+        };
         let taken = counter.handoff.take(&counter.draining, accepts, |taken| start_line(&counter, Line::of(taken)));
         if let Err(e) = taken {
             eprintln!("counter: take connections: {e}");

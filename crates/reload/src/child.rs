@@ -145,7 +145,8 @@ impl Service {
     /// Call it once, before [`Service::ready`]: the second call finds its address in use. Without a supervisor nobody is ever introduced,
     /// so every connection is kept.
     pub fn handoff(&self) -> io::Result<Handoff> {
-        Handoff::new(self.handoff.as_ref(), self.connections.clone())
+        let handoff = Handoff::new(self.handoff.as_ref(), self.connections.clone())?;
+        Ok(handoff.telling(self.notify.clone()))
     }
 
     /// Whether a supervisor started this process: it passed descriptors, or wants to be told.
@@ -231,14 +232,17 @@ impl Service {
         Ok(found.fd.take())
     }
 
-    /// Sends one datagram. A socket for each, so that a supervisor that was replaced meanwhile is heard again.
     fn say(&self, message: Message<'_>) -> io::Result<()> {
-        let Some(address) = &self.notify else { return Ok(()) };
-        let socket = UnixDatagram::unbound()?;
-        socket.set_write_timeout(Some(SEND_TIMEOUT))?;
-        socket.send_to_addr(message.encode().as_bytes(), &address.to_socket_addr()?)?;
-        Ok(())
+        self.notify.as_ref().map_or(Ok(()), |address| send(address, &message.encode(), SEND_TIMEOUT))
     }
+}
+
+/// Sends one datagram, which waits so long for room. A socket for each, so that a supervisor that was replaced meanwhile is heard again.
+pub(crate) fn send(address: &NotifyAddress, words: &str, patience: Duration) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(patience))?;
+    socket.send_to_addr(words.as_bytes(), &address.to_socket_addr()?)?;
+    Ok(())
 }
 
 impl fmt::Display for StartError {

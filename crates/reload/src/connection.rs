@@ -48,12 +48,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use taker::Taker;
+use tally::Tally;
 
 mod exchange;
 mod giver;
 pub mod message;
 pub(crate) mod socket;
 mod taker;
+mod tally;
 
 /// An open connection on its way from one version to the next.
 #[derive(Debug)]
@@ -124,6 +126,7 @@ pub struct Handoff {
     met_changed: Condvar,
     /// Raised when there are new ends to take from.
     nudge: OwnedFd,
+    tally: Tally,
 }
 
 impl Choice {
@@ -156,7 +159,14 @@ impl Handoff {
     pub(crate) fn new(address: Option<&NotifyAddress>, choices: BTreeMap<String, Choice>) -> io::Result<Self> {
         let listener = address.map(socket::listen).transpose()?;
         let (met, met_changed) = (Mutex::default(), Condvar::new());
-        Ok(Self { listener, choices, met, met_changed, nudge: signal::event()? })
+        Ok(Self { listener, choices, met, met_changed, nudge: signal::event()?, tally: Tally::default() })
+    }
+
+    /// Has a supervisor told what becomes of connections.
+    pub(crate) fn telling(self, to: Option<NotifyAddress>) -> Self {
+        let mut handoff = self;
+        handoff.tally = Tally::telling(to);
+        handoff
     }
 
     /// Returns what a port does with open connections; without a supervisor that says something else, they drain.
@@ -170,9 +180,19 @@ impl Handoff {
     /// an error gives it back untouched. Waits at most about `patience`: the time in which the other version has to answer. Only a version that has
     /// accepted a connection and then hangs is waited for until it goes on or dies, because until then nobody knows whose it is.
     ///
-    /// A connection that was kept and is closed later should be shut down first: a version that hangs may still hold a copy of it.
+    /// A connection that was kept and is closed later should be shut down first: a version that hangs may still hold a copy of it. The supervisor is told how many were taken and
+    /// how many were kept.
     pub fn give(&self, port: &str, connection: Connection, patience: Duration) -> Result<Given, Box<Kept>> {
-        match self.choice(port) {
+        let choice = self.choice(port);
+        let given = self.let_go(choice, connection, patience);
+        if choice != Choice::Drop {
+            self.tally.count(port, given.is_ok());
+        }
+        given
+    }
+
+    fn let_go(&self, choice: Choice, connection: Connection, patience: Duration) -> Result<Given, Box<Kept>> {
+        match choice {
             Choice::Drain => return Err(Kept::new(connection, Why::Drain)),
             Choice::Drop => {
                 // Half a connection may be gone already; then there is nothing to shut down.

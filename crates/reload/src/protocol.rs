@@ -25,6 +25,7 @@
 //! | `STOPPING=1` | no new connection is taken; those under way are being finished |
 //! | `STATUS=text` | one line for people |
 //! | `EXTEND_TIMEOUT_USEC=n` | allow n microseconds more for the step under way, at most [`MAX_EXTEND`] |
+//! | `X_DF_CONNECTIONS=name=g,k` | of this port's open connections g were given to the next version and k were not taken or not offered, since the process began; ports are separated by `:` |
 //!
 //! Worked example, the datagram `READY=1\nSTATUS=up`:
 //!
@@ -35,6 +36,7 @@
 //! The source is systemd's `sd_listen_fds(3)` and `sd_notify(3)`; the `DF_` variables are ours. There is no version:
 //! both sides ignore what they do not know, and no key ever changes its meaning.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
@@ -152,6 +154,17 @@ pub enum Message<'a> {
     Status(&'a str),
     /// More time for the step under way, at most [`MAX_EXTEND`].
     Extend(Duration),
+    /// What became of open connections, by the port's name; ports for which there is no room in a datagram are left out.
+    Connections(&'a BTreeMap<String, Counted>),
+}
+
+/// What became of the open connections of a port since the process began: numbers that only grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// So many are the next version's.
+    pub given: u32,
+    /// So many stayed: nobody took them, or nobody was asked to.
+    pub kept: u32,
 }
 
 /// One datagram as the supervisor understood it.
@@ -167,6 +180,8 @@ pub struct Notification {
     pub status: Option<String>,
     /// The last sensible `EXTEND_TIMEOUT_USEC=`, at most [`MAX_EXTEND`].
     pub extend: Option<Duration>,
+    /// What makes sense of `X_DF_CONNECTIONS=`, by the port's name; at most [`MAX_DESCRIPTORS`] of them. Foreign text.
+    pub connections: BTreeMap<String, Counted>,
 }
 
 /// Why a datagram was refused.
@@ -248,6 +263,7 @@ impl Message<'_> {
             Self::Stopping => "STOPPING=1".to_owned(),
             Self::Status(text) => encode_status(text),
             Self::Extend(more) => format!("EXTEND_TIMEOUT_USEC={}", (*more).min(MAX_EXTEND).as_micros()),
+            Self::Connections(ports) => encode_connections(ports),
         }
     }
 }
@@ -266,6 +282,7 @@ impl Notification {
                 "STOPPING" => notification.stopping |= value == "1",
                 "STATUS" => notification.status = Some(value.to_owned()),
                 "EXTEND_TIMEOUT_USEC" => notification.extend = microseconds(value).or(notification.extend),
+                "X_DF_CONNECTIONS" => notification.connections.extend(counted(value)),
                 _ => {}
             }
         }
@@ -345,6 +362,31 @@ fn encode_status(text: &str) -> String {
         line.push(c);
     }
     line
+}
+
+fn encode_connections(ports: &BTreeMap<String, Counted>) -> String {
+    let mut line = String::from("X_DF_CONNECTIONS=");
+    let mut between = "";
+    for (name, Counted { given, kept }) in ports {
+        let part = format!("{between}{name}={given},{kept}");
+        if line.len() + part.len() <= MAX_DATAGRAM {
+            line.push_str(&part);
+            between = ":";
+        }
+    }
+    line
+}
+
+/// Returns the ports of which a line tells sensibly. A name may hold `=`, so the last one counts.
+fn counted(value: &str) -> impl Iterator<Item = (String, Counted)> {
+    let number = |text: &str| digits(text).and_then(|n| u32::try_from(n).ok());
+    let part = move |part: &str| {
+        let (name, numbers) = part.rsplit_once('=')?;
+        let (given, kept) = numbers.split_once(',')?;
+        let name = checked_name(name.as_bytes()).ok()?;
+        Some((name, Counted { given: number(given)?, kept: number(kept)? }))
+    };
+    value.split(':').filter_map(part).take(MAX_DESCRIPTORS)
 }
 
 fn microseconds(value: &str) -> Option<Duration> {

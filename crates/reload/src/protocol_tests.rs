@@ -107,6 +107,22 @@ fn every_message_is_understood_at_the_other_end() {
 }
 
 #[test]
+fn what_became_of_connections_is_understood_and_what_makes_no_sense_of_it_is_left_out() {
+    let counted = |given, kept| Counted { given, kept };
+    let ports = BTreeMap::from([("a=b".to_owned(), counted(1000, 3)), ("lines".to_owned(), counted(0, u32::MAX))]);
+    let encoded = Message::Connections(&ports).encode();
+    assert_eq!(encoded, "X_DF_CONNECTIONS=a=b=1000,3:lines=0,4294967295");
+    check_datagram(encoded.as_bytes(), Ok(Notification { connections: ports, ..nothing() }));
+    let sensible = Notification { connections: BTreeMap::from([("b".to_owned(), counted(1, 2))]), ..nothing() };
+    check_datagram(b"X_DF_CONNECTIONS=a=1:b=1,2:=1,2:c=+1,2:d=1,4294967296:e", Ok(sensible));
+    check_datagram(b"X_DF_CONNECTIONS=", Ok(nothing()));
+    let many: BTreeMap<_, _> = (0..1000).map(|n| (format!("port-{n:03}"), counted(n, n))).collect();
+    let encoded = Message::Connections(&many).encode();
+    let parsed = Notification::parse(None, encoded.as_bytes()).expect("no longer than a datagram");
+    assert_eq!(parsed.connections.len(), MAX_DESCRIPTORS);
+}
+
+#[test]
 fn a_long_status_is_cut_between_characters() {
     let encoded = Message::Status(&"\u{20ac}".repeat(MAX_DATAGRAM)).encode();
     assert_eq!(encoded.len(), "STATUS=".len() + (MAX_DATAGRAM - "STATUS=".len()) / 3 * 3);

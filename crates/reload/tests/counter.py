@@ -214,6 +214,7 @@ def main():
     for what in (listener, door, woken):
         waiting.register(what, selectors.EVENT_READ, what)
     lines, takers, giver, draining = set(), set(), None, False
+    given = kept = 0
 
     def begin(line):
         try:
@@ -268,11 +269,19 @@ def main():
             elif what in lines and (what.stays or not draining) and not what.read(generation):
                 end(what)
         if draining:
+            before = given, kept
             meet()
             for line in [line for line in lines if not line.stays]:
-                if choice(PORT) == "drop" or (choice(PORT) == "hand-over" and giver and giver.give(line)):
+                if choice(PORT) == "drop":
                     end(line)
+                elif choice(PORT) == "hand-over" and giver and giver.give(line):
+                    given += 1
+                    end(line)
+                else:
+                    kept += 1
                 line.stays = True
+            if (given, kept) != before:
+                notify(b"X_DF_CONNECTIONS=%s=%d,%d" % (PORT.encode(), given, kept))
     notify(b"STOPPING=1")
 
 

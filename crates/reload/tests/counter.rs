@@ -297,6 +297,8 @@ impl Version {
     fn wait(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
+            // As a supervisor does, or there is no room for what it says at last.
+            while self.notify.try_receive().expect("receive").is_some() {}
             if let Some(status) = self.child.try_wait().expect("wait") {
                 return status;
             }

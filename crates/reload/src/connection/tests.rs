@@ -141,6 +141,45 @@ fn many_threads_give_at_once() {
 }
 
 #[test]
+fn the_supervisor_hears_how_many_connections_went_and_how_many_stayed() {
+    let (old, new, supervisor) = (address(), address(), address());
+    let heard = parent::NotifySocket::bind(supervisor.clone()).expect("the address is free");
+    let choices = parse_choices("lines=hand-over:logs=drain:noise=drop").expect("good choices");
+    let giver = Handoff::new(Some(&old), choices).expect("the address is free").telling(Some(supervisor));
+    let taker = handoff(&new);
+    let taking = Taking::start(&taker, |offered| offered.state[0] % 10 != 0);
+    parent::introduce(&old, &new, |_, _| true).expect("both listen");
+    let counted = |given, kept| crate::protocol::Counted { given, kept };
+    let whole = BTreeMap::from([("lines".to_owned(), counted(36, 4)), ("logs".to_owned(), counted(0, 1))]);
+    let (deadline, expected) = (Instant::now() + PATIENCE, whole.clone());
+    let hearing = thread::spawn(move || {
+        let (mut last, mut all) = (BTreeMap::new(), vec![]);
+        while last != expected {
+            let received = heard.receive_until(deadline).expect("receive");
+            let Some(parent::Received::Notification(said)) = received else { panic!("{received:?} after {last:?}") };
+            last = said.connections;
+            all.push(last.get("lines").copied().unwrap_or_default());
+        }
+        all
+    });
+    let (_clients, services): (Vec<_>, Vec<_>) = (0..40).map(|_| connected()).unzip();
+    thread::scope(|threads| {
+        for (n, service) in (0..).zip(services) {
+            let giver = &giver;
+            threads.spawn(move || drop(giver.give("lines", connection(service, &[n]), PATIENCE)));
+        }
+    });
+    // Of what is dropped there is nothing to tell.
+    for port in ["logs", "noise"] {
+        drop(giver.give(port, connection(connected().1, &[]), PATIENCE));
+    }
+    let all = hearing.join().expect("all of it was told");
+    assert!(all.is_sorted_by(|a, b| a.given <= b.given && a.kept <= b.kept), "numbers only grow: {all:?}");
+    drop(giver);
+    taking.end();
+}
+
+#[test]
 fn a_connection_that_is_not_wanted_is_kept_as_it_was() {
     let (old, new) = (address(), address());
     let (giver, taker) = (handoff(&old), handoff(&new));
