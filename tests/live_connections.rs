@@ -9,8 +9,11 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use df_testkit::process::Output;
 use df_testkit::repo::Repo;
 use df_testkit::tree::{Kind, Tree};
+
+use serde_json::Value;
 
 use crate::support::{PORT, World, service_files, shared};
 
@@ -31,7 +34,8 @@ fn open_connections_live_through_deploys() {
     world.deploy(&counters.hand_over[0]);
     let clients = Clients::start(world.at(1), n_clients);
     for n in 1..n_deploys {
-        world.deploy(&counters.hand_over[(n % 2) as usize]);
+        let deployed = deploy(&world, &counters.hand_over[(n % 2) as usize]);
+        assert_eq!(went_and_stayed(&deployed), (n_clients.into(), 0.into()), "deploy {n}: {}", deployed.stdout);
     }
     clients.await_generation(n_deploys);
     let seen = clients.stop();
@@ -47,7 +51,8 @@ fn open_connections_go_back_with_a_rollback() {
     world.deploy(&counters.hand_over[1]);
     let clients = Clients::start(world.at(1), 10);
     clients.await_generation(2);
-    world.df(["rollback"]).ok();
+    let back = world.df(["--json", "rollback"]).ok();
+    assert_eq!(went_and_stayed(&back), (10.into(), 0.into()), "{}", back.stdout);
     clients.await_answers_of(1);
     assert!(clients.stop().dropped.is_empty());
 }
@@ -58,9 +63,54 @@ fn connections_that_are_not_handed_over_are_dropped_in_the_same_harness() {
     let world = World::of(&counters.repo, 1);
     world.deploy(&counters.drain[0]);
     let clients = Clients::start(world.at(1), 10);
-    world.deploy(&counters.drain[1]);
+    let deployed = deploy(&world, &counters.drain[1]);
+    let handoffs = deployed.events("handoff");
+    let fields: Vec<_> =
+        handoffs.iter().map(|event| (&event["connections_handed_over"], &event["connections_drained"])).collect();
+    assert_eq!(fields, [(&0.into(), &10.into())], "{}", deployed.stdout);
     clients.await_the_end();
     assert_eq!(clients.stop().dropped.len(), 10, "the control dropped nothing: the harness would not see it");
+}
+
+#[test]
+fn connections_that_the_next_version_refuses_are_counted_as_those_that_stay() {
+    let counters = counters();
+    let world = World::of(&counters.repo, 1);
+    world.deploy(&counters.hand_over[0]);
+    let clients = Clients::start(world.at(1), 10);
+    let deployed = deploy(&world, &counters.choosy);
+    assert_eq!(went_and_stayed(&deployed), (6.into(), 4.into()), "{}", deployed.stdout);
+    assert!(clients.stop().dropped.is_empty(), "who was refused is served on");
+}
+
+#[test]
+fn a_deploy_says_on_a_terminal_how_many_connections_went_along() {
+    let counters = counters();
+    let world = World::of(&counters.repo, 1);
+    world.deploy(&counters.hand_over[0]);
+    let clients = Clients::start(world.at(1), 10);
+    let deployed = world.deploy(&counters.hand_over[1]);
+    assert!(deployed.to_string().contains("port lines: 10 connections went along"), "{deployed}");
+    let last = deployed.stdout.trim_end().lines().last().unwrap_or_default().to_owned();
+    assert!(last.starts_with("10 connections went along; "), "{deployed}");
+    assert!(clients.stop().dropped.is_empty());
+}
+
+fn deploy(world: &World, commit: &str) -> Output {
+    world.df(["--json", "deploy", "--commit-hash", commit]).ok()
+}
+
+/// Returns how many connections the old version gave away and how many it kept, as the node has told when that version left; the event before it does not know that yet.
+#[track_caller]
+fn went_and_stayed(output: &Output) -> (Value, Value) {
+    let handoffs = output.events("handoff");
+    let [switch, leave] = &handoffs[..] else { panic!("the switch and the end of it: {}", output.stdout) };
+    assert_eq!(
+        (&switch["step"], &switch["connections_handed_over"], &switch["connections_drained"]),
+        (&"switch".into(), &Value::Null, &Value::Null)
+    );
+    assert_eq!((&leave["step"], &leave["port"]), (&"leave".into(), &"lines".into()));
+    (leave["connections_handed_over"].clone(), leave["connections_drained"].clone())
 }
 
 /// A repository with versions of the counter that differ in a setting only.
@@ -71,6 +121,8 @@ pub struct Counters {
     pub hand_over: [String; 2],
     /// Those that do not.
     pub drain: [String; 2],
+    /// One that takes six connections of the version before and no more.
+    pub choosy: String,
     /// One of each kind that is well on trial; once it serves, its probe waits for a file `go` among its data, then fails.
     pub sick: [String; 2],
 }
@@ -96,7 +148,9 @@ fn make_counters(dir: &Path) -> Counters {
         let files = [("df.yaml", yaml.as_str(), Kind::File), ("probe/later", SICK_LATER, Kind::Executable)];
         repo.commit_over(&Tree::from_table(&files), &format!("{connections}, sick later"))
     });
-    Counters { repo: dir.to_owned(), hand_over: versions("hand over"), drain: versions("drain"), sick }
+    let yaml = df_yaml("hand over", "choosy").replace("  exec: bin/counter\n", "  exec: bin/counter\n  args: [--take, \"6\"]\n");
+    let choosy = repo.commit(&[("df.yaml", yaml.as_str())], "takes six");
+    Counters { repo: dir.to_owned(), hand_over: versions("hand over"), drain: versions("drain"), choosy, sick }
 }
 
 /// On trial the port is reached by a way of the prober's own.

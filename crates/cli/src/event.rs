@@ -101,12 +101,15 @@ pub enum Event {
     Confirmed(Activation),
     /// An earlier version serves again.
     RolledBack(Activation),
-    /// A port went from one version to the next.
+    /// A port went from one version to the next; for one that hands connections over there is another, when the old version has let go of them.
     Handoff {
         node: String,
         port: String,
+        step: HandoffStep,
         queued: u32,
+        /// Open connections that the new version goes on with; none where that is not known, or not yet.
         connections_handed_over: Option<u32>,
+        /// Open connections that stay with the old version to their end; none where that is not known, or not yet.
         connections_drained: Option<u32>,
         /// Requests of the node's own, as a client of the port; none where it was no client.
         requests: Option<u64>,
@@ -213,6 +216,16 @@ pub enum Event {
     },
     /// How it ended. The last line.
     Result { ok: bool, exit: u8 },
+}
+
+/// How far a port has gone over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HandoffStep {
+    /// New connections go to the new version.
+    Switch,
+    /// The old version was told to leave, and its connections went where they go.
+    Leave,
 }
 
 /// How an image would get to a node.

@@ -4,7 +4,7 @@ use df_core::AppName;
 use df_core::{CommitId, ImageId};
 use df_fleet::message::{Event as Told, ProbeOutcome, Serving, Survey};
 
-use crate::event::{Activation, Event};
+use crate::event::{Activation, Event, HandoffStep};
 
 /// Of which node's work there is to tell.
 #[derive(Debug, Clone)]
@@ -50,18 +50,34 @@ impl Teller {
             Told::Activated { generation, from } => Event::Activated(self.activation(generation, from, self.reason.clone())),
             Told::Confirmed { generation } => Event::Confirmed(self.activation(generation, self.from, self.reason.clone())),
             Told::RolledBack { generation, from, reason } => Event::RolledBack(self.activation(generation, from, reason)),
-            Told::Handoff { port, queued, seen, own } => Event::Handoff {
+            Told::Handoff { port, queued, seen, own, open } => Event::Handoff {
                 node,
                 port: port.to_string(),
+                step: HandoffStep::Switch,
                 queued,
-                connections_handed_over: None,
-                connections_drained: None,
+                // Who counts what stays knows that nothing goes.
+                connections_handed_over: open.map(|_| 0),
+                connections_drained: open,
                 requests: seen.as_ref().map(|seen| seen.requests),
                 lost: seen.as_ref().map(|seen| seen.failed),
                 worst_ms: seen.as_ref().map(|seen| seen.worst_ms),
                 connection_kept: seen.as_ref().and_then(|seen| seen.kept),
                 first_loss: seen.map(|seen| seen.first_loss).filter(|loss| !loss.is_empty()),
                 own_queue: own,
+            },
+            Told::Moved { port, handed_over, drained } => Event::Handoff {
+                node,
+                port: port.to_string(),
+                step: HandoffStep::Leave,
+                queued: 0,
+                connections_handed_over: handed_over,
+                connections_drained: drained,
+                requests: None,
+                lost: None,
+                worst_ms: None,
+                connection_kept: None,
+                first_loss: None,
+                own_queue: None,
             },
         })
     }

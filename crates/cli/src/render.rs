@@ -9,7 +9,7 @@ use df_core::text::{escape, shorten};
 use df_core::{CommitId, ImageId};
 use df_fleet::message::{OwnQueue, ProbeOutcome};
 
-use crate::event::{Activation, Event, Placed};
+use crate::event::{Activation, Event, HandoffStep, Placed};
 use units::{bytes, seconds};
 
 /// Width of the column that holds a node's name.
@@ -76,12 +76,21 @@ pub fn lines(event: &Event) -> Vec<String> {
         Event::Handoff { node, port, own_queue: Some(own), .. } => {
             vec![at(node, &format!("port {}: {}", esc(port), of_own_queue(*own)))]
         }
-        Event::Handoff { node, port, queued, requests, lost, worst_ms, first_loss, .. } => {
+        Event::Handoff { node, port, step: HandoffStep::Leave, connections_handed_over, connections_drained, .. } => {
+            moved(*connections_handed_over, *connections_drained)
+                .map(|what| at(node, &format!("port {}: {what}", esc(port))))
+                .into_iter()
+                .collect()
+        }
+        Event::Handoff { node, port, queued, connections_drained, requests, lost, worst_ms, first_loss, .. } => {
+            let stay = connections_drained
+                .filter(|n| *n > 0)
+                .map_or_else(String::new, |n| format!(", of the open ones {}", units::stay(n.into())));
             let loss = first_loss.as_ref().map_or_else(String::new, |loss| format!("; the first: {}", shorten(&esc(loss), 200)));
             let seen = requests.map_or_else(String::new, |n| {
                 format!("; {}{loss}", units::requests(n, lost.unwrap_or(0), worst_ms.unwrap_or(0)))
             });
-            vec![at(node, &format!("port {} went over, {queued} waiting connections taken{seen}", esc(port)))]
+            vec![at(node, &format!("port {} went over, {queued} waiting connections taken{stay}{seen}", esc(port)))]
         }
         Event::Difference { node, path, kind, here, there } => {
             let text = format!("{:<10} {}  here {}, there {}", esc(kind), esc(path), short(here), short(there));
@@ -123,6 +132,17 @@ pub fn lines(event: &Event) -> Vec<String> {
         Event::Error { node, phase, message, serving, next, log } => {
             error(node.as_deref(), phase, message, serving.as_deref(), next.as_deref(), log)
         }
+    }
+}
+
+/// Says what became of open connections; nothing where there were none.
+fn moved(handed_over: Option<u32>, drained: Option<u32>) -> Option<String> {
+    match (handed_over, drained) {
+        (Some(0), Some(0) | None) | (None, Some(0)) => None,
+        (None, _) => Some("the old version does not say how many connections it gave to the new one".into()),
+        (Some(0), Some(stay)) => Some(format!("no connection went along, {}", units::stay(stay.into()))),
+        (Some(went), Some(0) | None) => Some(units::went_along(went.into())),
+        (Some(went), Some(stay)) => Some(format!("{}, {}", units::went_along(went.into()), units::stay(stay.into()))),
     }
 }
 

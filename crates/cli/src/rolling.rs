@@ -22,6 +22,8 @@ use crate::session::{Session, who};
 const MARGIN: Duration = Duration::from_secs(60);
 /// What a release allows its program at most here, whatever it says.
 const LONGEST: Duration = Duration::from_secs(86_400);
+/// How long a node that is done may wait for what becomes of the connections that the old version hands over.
+pub const FOLLOW_MS: u64 = 5000;
 
 /// What every node is asked.
 #[derive(Debug, Clone)]
@@ -156,6 +158,7 @@ pub async fn activate(mut reached: Reached, orders: &Orders, from: u64, output: 
         who: orders.who.clone(),
         listen: reached.connection.node.listen(),
         confirm_ms: orders.confirm.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        follow_ms: Some(FOLLOW_MS),
     };
     let mut confirming =
         Confirming::beside(&reached.connection, release.app.clone(), orders.silence, orders.confirm.unwrap_or_default());

@@ -3,6 +3,7 @@
 //! The kernel lets sockets of one user share a port by SO_REUSEPORT, so binding alone does not show that a port is ours. This module reads the
 //! table of listening sockets before we join, and names the program behind one that is not ours.
 
+mod open;
 mod owner;
 mod table;
 
@@ -14,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Instant;
 
+pub use open::{Sockets, n_open};
 pub use owner::is_held_by;
 
 use owner::{SEARCH, holder};

@@ -170,6 +170,11 @@ impl Members {
         true
     }
 
+    /// Returns the numbers of the run's processes, as far as they can be told.
+    pub fn pids(&self, first: First<'_>) -> Vec<u32> {
+        self.find(first).into_keys().collect()
+    }
+
     /// Forgets the run's cgroups if nobody is in them.
     pub fn forget(&self) {
         self.cgroup.iter().for_each(|cgroup| cgroup::remove(cgroup));

@@ -174,6 +174,16 @@ impl Process {
         self.record.pid
     }
 
+    /// Returns the numbers of all that belong to it and run, itself among them.
+    pub fn pids(&self) -> Vec<u32> {
+        let mut pids = self.record.members.pids(&|| self.alive().is_ok_and(|alive| alive).then_some(self.record.pid));
+        // One that got no cgroup is known by itself, and with one it may have left that.
+        if !pids.contains(&self.record.pid) {
+            pids.push(self.record.pid);
+        }
+        pids
+    }
+
     /// Returns a descriptor that becomes readable when the process ends; for poll, and for a holder.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()

@@ -59,6 +59,7 @@ pub(crate) fn event(event: &mut Event) {
         | Event::Ready { .. }
         | Event::Activated { .. }
         | Event::Handoff { .. }
+        | Event::Moved { .. }
         | Event::Awaiting { .. }
         | Event::Confirmed { .. }
         | Event::Stopped { .. }

@@ -316,6 +316,21 @@ mod tests {
     }
 
     #[test]
+    fn who_does_not_know_of_connections_neither_asks_for_them_nor_is_told() {
+        let handoff = r#"{"handoff":{"port":"http","queued":3,"seen":null}}"#;
+        let event: Event = serde_json::from_str(handoff).expect("of an older side");
+        assert!(matches!(event, Event::Handoff { open: None, own: None, queued: 3, .. }));
+        assert_eq!(serde_json::to_string(&event).expect("JSON"), handoff, "what older sides know");
+        let rollback = r#"{"rollback":{"app":"a","to":null,"expect":2,"soak":0,"who":"w","listen":"::1","force":false}}"#;
+        let request: Request = serde_json::from_str(rollback).expect("of an older side");
+        assert!(matches!(request, Request::Rollback { follow_ms: None, .. }), "nobody is told what was not asked for");
+        assert_eq!(serde_json::to_string(&request).expect("JSON"), rollback, "what older sides know");
+        let newer = rollback.replace("false", r#"false,"follow_ms":5000"#).replace("\"who\"", r#""not-known-yet":1,"who""#);
+        let request: Request = serde_json::from_str(&newer).expect("what is not known is left out");
+        assert!(matches!(request, Request::Rollback { follow_ms: Some(5000), .. }));
+    }
+
+    #[test]
     fn what_an_older_node_says_of_itself_is_that_it_hands_out_nothing() {
         let survey = r#"{"survey":{"arch":"","kernel":"","libc":null,"free":0,"now":0,"images":[],"lock":null,"apps":[]}}"#;
         let Reply::Survey(survey) = serde_json::from_str(survey).expect("of an older side") else { panic!("a survey") };

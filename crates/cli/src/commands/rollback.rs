@@ -16,6 +16,7 @@ use crate::event::Event;
 use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::Failure;
 use crate::node_event::Teller;
+use crate::rolling;
 use crate::session::{Session, who};
 
 /// How long a node may think beyond what df.yaml allows its program.
@@ -100,6 +101,7 @@ async fn perform(work: Work, target: Option<RollbackTarget>, order: &Order) -> R
         who: order.who.clone(),
         listen: reached.connection.node.listen(),
         force: order.force,
+        follow_ms: Some(rolling::FOLLOW_MS),
     };
     let told = |event| {
         if let Some(event) = teller.tell(event) {

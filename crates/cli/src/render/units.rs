@@ -44,6 +44,21 @@ pub fn requests(n: u64, failed: u64, worst_ms: u64) -> String {
     format!("{} requests, {} failed, worst {worst_ms} ms", thousands(n), thousands(failed))
 }
 
+/// Returns `1,000 connections went along`.
+pub fn went_along(n: u64) -> String {
+    if n == 1 { "1 connection went along".into() } else { format!("{} connections went along", thousands(n)) }
+}
+
+/// Returns `1,000 stay with the old version to their end`, for connections.
+pub fn stay(n: u64) -> String {
+    format!(
+        "{} stay{} with the old version to {} end",
+        thousands(n),
+        if n == 1 { "s" } else { "" },
+        if n == 1 { "its" } else { "their" }
+    )
+}
+
 /// Returns `1,234,567`.
 fn thousands(n: u64) -> String {
     let digits = n.to_string();
@@ -75,6 +90,9 @@ mod tests {
         assert_eq!(requests(41_203, 0, 9), "41,203 requests, 0 failed, worst 9 ms");
         let shown = [0, 7, 999, 1000, 12_345, 123_456, 1_234_567].map(thousands);
         assert_eq!(shown, ["0", "7", "999", "1,000", "12,345", "123,456", "1,234,567"]);
+        assert_eq!([1, 1000].map(went_along), ["1 connection went along", "1,000 connections went along"]);
+        let stays = ["1 stays with the old version to its end", "1,000 stay with the old version to their end"];
+        assert_eq!([1, 1000].map(stay), stays);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The kernel's tables of sockets that listen or take datagrams.
+//! The kernel's tables of sockets that listen or take datagrams, and of connections.
 
 use super::ClaimError;
 use df_core::Endpoint;
@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-/// A row of the kernel's table.
+/// A row of the kernel's table: a socket that listens, or one end of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Listening {
     /// Where.
@@ -32,15 +32,39 @@ pub fn taken(at: &Endpoint, address: &SocketAddr) -> Result<Vec<Listening>, Clai
     Ok(all)
 }
 
+/// Reads the connections to an address's port, of its family, and for IPv4 those of IPv6 too, which may be mapped: those that were accepted and that the client has not closed.
+pub fn connections(address: &SocketAddr) -> Result<Vec<Listening>, ClaimError> {
+    let tables = [(true, "/proc/self/net/tcp6"), (address.is_ipv4(), "/proc/self/net/tcp")];
+    let mut found = Vec::new();
+    for path in tables.into_iter().filter_map(|(is_wanted, path)| is_wanted.then_some(Path::new(path))) {
+        let Some(file) = open(path)? else { continue };
+        for line in BufReader::new(file).lines() {
+            let line = line.map_err(|source| ClaimError::ReadTable { path, source })?;
+            // What nobody has accepted yet has no number.
+            let is_wanted =
+                |(state, row): &(&str, Listening)| *state == OPEN && row.inode != 0 && row.address.port() == address.port();
+            found.extend(parse_row(&line).filter(is_wanted).map(|(_, row)| row));
+        }
+    }
+    Ok(found)
+}
+
 /// The state of a socket that listens, as the kernel's tables have it.
 const LISTENING: &str = "0A";
+/// The state of a connection whose ends are both open.
+const OPEN: &str = "01";
 /// The state of a socket that takes datagrams from everybody.
 const DATAGRAMS: &str = "07";
 
 fn read_table(path: &'static Path, state: &str) -> Result<Vec<Listening>, ClaimError> {
+    let Some(file) = open(path)? else { return Ok(Vec::new()) };
+    parse_table(BufReader::new(file), state).map_err(|source| ClaimError::ReadTable { path, source })
+}
+
+fn open(path: &'static Path) -> Result<Option<fs::File>, ClaimError> {
     match fs::File::open(path) {
-        Ok(file) => parse_table(BufReader::new(file), state).map_err(|source| ClaimError::ReadTable { path, source }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()), // a kernel without IPv6
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None), // a kernel without IPv6
         Err(source) => Err(ClaimError::ReadTable { path, source }),
     }
 }
@@ -50,23 +74,24 @@ fn read_table(path: &'static Path, state: &str) -> Result<Vec<Listening>, ClaimE
 fn parse_table(table: impl BufRead, state: &str) -> io::Result<Vec<Listening>> {
     let mut found = Vec::new();
     for line in table.lines().skip(1) {
-        match parse_row(&line?, state) {
-            Some(listener) => found.push(listener),
-            None if state == LISTENING => break,
-            None => {}
+        match parse_row(&line?) {
+            Some((found_state, row)) if found_state == state => found.push(row),
+            _ if state == LISTENING => break,
+            _ => {}
         }
     }
     Ok(found)
 }
 
-fn parse_row(line: &str, state: &str) -> Option<Listening> {
+/// Parses a row, and the state that the socket is in.
+fn parse_row(line: &str) -> Option<(&str, Listening)> {
     let mut fields = line.split_ascii_whitespace();
     let (ip, port) = fields.nth(1)?.split_once(':')?;
-    let is_wanted = fields.nth(1)? == state;
+    let state = fields.nth(1)?;
     let uid = fields.nth(3)?.parse().ok()?;
     let inode = fields.nth(1)?.parse().ok()?;
     let address = SocketAddr::new(parse_ip(ip)?, u16::from_str_radix(port, 16).ok()?);
-    is_wanted.then_some(Listening { address, uid, inode })
+    Some((state, Listening { address, uid, inode }))
 }
 
 /// Parses words of 32 bits, each printed as this machine's integer of bytes in network order.
@@ -96,9 +121,10 @@ mod tests {
         let rows = parse_table(v4.as_bytes(), LISTENING).unwrap();
         assert_eq!(rows, [Listening { address: "127.77.0.1:8080".parse().unwrap(), uid: 1000, inode: 4711 }]);
         let v6 = "   0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 0:0 00:0 0 7 0 9 1 0\n";
-        assert_eq!(parse_row(v6, LISTENING), Some(Listening { address: "[::1]:8080".parse().unwrap(), uid: 7, inode: 9 }));
+        let row = Listening { address: "[::1]:8080".parse().unwrap(), uid: 7, inode: 9 };
+        assert_eq!(parse_row(v6), Some((LISTENING, row)));
         for bad in ["", "x", "0: 0100007F 0 0A", "0: zz00007F:1F90 0 0A 0 0 0 0 0 1", "0: 0100007é:1F90 0 0A 0 0 0 0 0 1"] {
-            assert_eq!(parse_row(bad, LISTENING), None, "{bad}");
+            assert_eq!(parse_row(bad), None, "{bad}");
         }
     }
 }

@@ -9,6 +9,7 @@ mod hearing;
 mod introduce;
 mod keeping;
 mod landing;
+mod moved;
 mod ports;
 mod requests;
 mod restarts;
@@ -67,8 +68,8 @@ pub enum Message {
     Handed { run: u64, ports: Vec<HandedPort> },
     /// A version that was started to serve is ready, or is not.
     Ready { run: u64, pid: u32, result: Result<(), String>, outcomes: Vec<ProbeOutcome> },
-    /// The queue of a version that leaves is empty, or was waited for long enough.
-    Drained { run: u64 },
+    /// The queue of a version that leaves is empty, or was waited for long enough; how many connections of its ports it has open, where somebody may want to know.
+    Drained { run: u64, open: BTreeMap<Label, Option<u32>> },
     /// A version that served before has ended, and its listeners are closed.
     Retired { run: u64 },
 }
@@ -81,6 +82,8 @@ pub struct HandedPort {
     pub taken: Option<u32>,
     /// What the node saw as a client of it.
     pub seen: Option<Seen>,
+    /// How many connections the old version serves to their end, where that is what it does with all of them and they can be counted.
+    pub open: Option<u32>,
 }
 
 /// What an operator is told.
@@ -114,6 +117,8 @@ struct Version {
     alone: bool,
     /// It is being retired by a thread, which reports its end.
     retiring: bool,
+    /// Who waits to hear what becomes of its connections.
+    leaving: Option<Sender<moved::Leaves>>,
 }
 
 /// An activation in progress.
@@ -131,6 +136,8 @@ struct Flight {
     /// The node's own clients, from just before the switch until the old version's queue is empty.
     watch: Option<Watch>,
     answer: Sender<Told>,
+    /// How long the answer may wait for what becomes of the connections that the version before hands over.
+    follow: Option<Duration>,
     /// Those who confirmed it, and wait to hear that it is kept.
     confirmers: Vec<Sender<Told>>,
     /// Those who took it back, and wait to hear what serves again.
@@ -258,7 +265,7 @@ impl App {
                     self.started(run, result, outcomes);
                 }
             }
-            Message::Drained { run } => self.drained(run),
+            Message::Drained { run, open } => self.drained(run, open),
             Message::Retired { run } => self.retired(run),
         }
     }

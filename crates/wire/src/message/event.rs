@@ -53,6 +53,18 @@ pub enum Event {
         /// What becomes of who waits at the old version when it ends, where programs bind by themselves and nobody can wait for that.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         own: Option<OwnQueue>,
+        /// How many connections the old version has open and serves to their end, where the port does not hand them over and they can be counted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        open: Option<u32>,
+    },
+    /// The old version, which hands the connections of a port over, has let go of them; only told to who asked for that (`follow_ms`).
+    Moved {
+        /// The port's name.
+        port: Label,
+        /// How many the new version has taken; `None`: the old one did not say.
+        handed_over: Option<u32>,
+        /// How many stayed, to be served to their end; `None`: nobody can know.
+        drained: Option<u32>,
     },
     /// The new version stayed well, and [`Request::Confirm`](super::Request::Confirm) is waited for; only told to who asked for that.
     Awaiting {

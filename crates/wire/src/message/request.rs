@@ -141,6 +141,10 @@ pub enum Request {
         /// after that the node goes back by itself. `None`: nobody has to. A node that is too old to know this asks nobody.
         #[serde(default)]
         confirm_ms: Option<u64>,
+        /// How long the answer may be kept back, once the new version is confirmed, for what becomes of the connections that the old one hands over ([`Event::Moved`]).
+        /// `None`: nobody wants to know. A node that is too old to know this answers at once.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        follow_ms: Option<u64>,
     },
     /// Confirms the generation that an activation made the current one; needs no lock, and comes over another connection than the activation was asked for.
     /// Answer: [`Reply::Serving`], also when it was confirmed before; [`FaultKind::Reverted`] when the node went back; [`FaultKind::Refused`] when it is not
@@ -179,6 +183,9 @@ pub enum Request {
         /// Also where the data has another form since: else that is [`FaultKind::Epoch`].
         #[serde(default)]
         force: bool,
+        /// As in [`Request::Activate`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        follow_ms: Option<u64>,
     },
     /// Takes back an activation because other nodes failed: what served before serves again, and the generation counts as unknown. Events, then
     /// [`Reply::Serving`], or [`Reply::Stopped`] where nothing served before: `current` is gone then.

@@ -43,6 +43,8 @@ pub(super) struct Wish {
     pub who: String,
     /// How long they have to confirm it.
     pub confirm: Option<Duration>,
+    /// How long they wait for what becomes of the connections that the version before hands over.
+    pub follow: Option<Duration>,
 }
 
 impl App {
@@ -98,6 +100,7 @@ impl App {
             outcomes: vec![],
             watch: None,
             answer,
+            follow: wish.follow,
             confirmers: vec![],
             withdrawers: vec![],
             adopted: false,

@@ -1,11 +1,12 @@
 //! Ports that go over from one version to the next: the queues that are waited for, and what the node saw as a client meanwhile.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use df_core::name::Label;
-use df_core::spec::Handoff;
+use df_core::spec::{Connections, Handoff};
 use df_wire::Event;
 use df_wire::message::{OwnQueue, Seen};
 
@@ -50,6 +51,7 @@ impl App {
             groups.map(|(label, group)| (run, label, group.queue_len(run).unwrap_or(0), group)).collect()
         };
         let queues: Vec<(u64, Label, u32, Arc<Group>)> = old.map(with_queue).unwrap_or_default();
+        let (drains, count) = old.map(|(_, version)| drains(version)).unzip();
         let inbox = self.inbox.clone();
         thread::spawn(move || {
             let deadline = Instant::now() + HANDING;
@@ -60,7 +62,10 @@ impl App {
             let taken: Vec<(Label, Option<u32>)> =
                 queues.into_iter().map(|(run, label, queued, group)| (label, took_all(run, &group).then_some(queued))).collect();
             let seen = watch.map(Watch::finish).unwrap_or_default();
-            let _ = inbox.send(Message::Handed { run: new, ports: handed(taken, seen) });
+            // Now that nobody waits there, and the node's own connections are closed.
+            let (drains, mut open) = (drains.unwrap_or_default(), count.map(|count| count()).unwrap_or_default());
+            open.retain(|port, _| drains.contains(port));
+            let _ = inbox.send(Message::Handed { run: new, ports: handed(taken, seen, &open) });
         });
     }
 
@@ -70,11 +75,12 @@ impl App {
             return;
         }
         let seen: Vec<(Label, Seen)> = ports.iter().filter_map(|port| Some((port.port.clone(), port.seen.clone()?))).collect();
-        for HandedPort { port, taken, seen } in ports.into_iter().filter(|port| port.taken.is_some() || port.seen.is_some()) {
-            self.say(Event::Handoff { port, queued: taken.unwrap_or(0), seen, own: None });
+        for HandedPort { port, taken, seen, open } in ports.into_iter().filter(|port| port.taken.is_some() || port.seen.is_some())
+        {
+            self.say(Event::Handoff { port, queued: taken.unwrap_or(0), seen, own: None, open });
         }
         for (port, own) in self.own_queues() {
-            self.say(Event::Handoff { port, queued: 0, seen: None, own: Some(own) });
+            self.say(Event::Handoff { port, queued: 0, seen: None, own: Some(own), open: None });
         }
         self.advance(activation::Event::Handed { lost: proving::lost(&seen) });
     }
@@ -91,13 +97,27 @@ impl App {
     }
 }
 
+/// Returns which ports of a version keep their connections to the end, and how to count what is open.
+fn drains(version: &Version) -> (Vec<Label>, impl FnOnce() -> BTreeMap<Label, Option<u32>> + Send + use<>) {
+    let labels = version.places.iter().map(|place| place.label.clone());
+    (labels.filter(|port| version.choice(port) == Some(Connections::Drain)).collect(), version.counting())
+}
+
 /// Puts together what is known of each port.
-fn handed(taken: Vec<(Label, Option<u32>)>, mut seen: Vec<(Label, Seen)>) -> Vec<HandedPort> {
-    let mut ports: Vec<HandedPort> = taken.into_iter().map(|(port, taken)| HandedPort { port, taken, seen: None }).collect();
+fn handed(
+    taken: Vec<(Label, Option<u32>)>,
+    mut seen: Vec<(Label, Seen)>,
+    open: &BTreeMap<Label, Option<u32>>,
+) -> Vec<HandedPort> {
+    let of = |port: Label, taken, seen| {
+        let open = open.get(&port).copied().flatten();
+        HandedPort { port, taken, seen, open }
+    };
+    let mut ports: Vec<HandedPort> = taken.into_iter().map(|(port, taken)| of(port, taken, None)).collect();
     for port in &mut ports {
         let at = seen.iter().position(|(label, _)| *label == port.port);
         port.seen = at.map(|at| seen.swap_remove(at).1);
     }
-    ports.extend(seen.into_iter().map(|(port, seen)| HandedPort { port, taken: None, seen: Some(seen) }));
+    ports.extend(seen.into_iter().map(|(port, seen)| of(port, None, Some(seen))));
     ports
 }

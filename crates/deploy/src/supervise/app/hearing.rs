@@ -1,9 +1,11 @@
 //! What a program says of itself, and what is made of it: that it is ready, that it needs more time, how it goes.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use distributive_flow::parent::Notification;
+use distributive_flow::protocol::Counted;
 
 use super::App;
 use crate::activation::{self, LONGEST, NO_READY, QUIET, patience};
@@ -13,9 +15,16 @@ use crate::supervise::words;
 /// Bytes of a status that are kept and shown.
 const STATUS_LEN: usize = 256;
 
+/// Ports of which is kept what a program says of their connections; its release has fewer.
+const PORTS: usize = 64;
+
 /// What one process has said; shared by the threads that listen to it and wait for it.
 #[derive(Debug, Default)]
-pub(super) struct Said(Mutex<Heard>);
+pub(super) struct Said {
+    heard: Mutex<Heard>,
+    /// It spoke, or ended.
+    changed: Condvar,
+}
 
 /// What was heard of it until now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +35,10 @@ pub(super) struct Heard {
     pub stopping: bool,
     /// The last STATUS=; foreign text.
     pub status: String,
+    /// What became of the connections of its ports, in its own words; foreign text.
+    pub connections: BTreeMap<String, Counted>,
+    /// It says nothing more: it has ended.
+    pub ended: bool,
     /// Until when it asked to be waited for, in the step that is under way.
     until: Option<Instant>,
     /// That it says READY=1 was written down.
@@ -35,7 +48,7 @@ pub(super) struct Heard {
 impl Said {
     /// What an earlier supervisor heard.
     pub(super) fn before(ready: bool, stopping: bool, status: String) -> Self {
-        Self(Mutex::new(Heard { ready, stopping, status, ..Heard::default() }))
+        Self { heard: Mutex::new(Heard { ready, stopping, status, ..Heard::default() }), changed: Condvar::new() }
     }
 
     /// Hears something.
@@ -48,6 +61,32 @@ impl Said {
         }
         if let Some(more) = said.extend {
             heard.until = heard.until.max(Some(now + more));
+        }
+        for (port, counted) in &said.connections {
+            if heard.connections.contains_key(port) || heard.connections.len() < PORTS {
+                let known = heard.connections.entry(port.clone()).or_default();
+                *known = Counted { given: known.given.max(counted.given), kept: known.kept.max(counted.kept) };
+            }
+        }
+        drop(heard);
+        self.changed.notify_all();
+    }
+
+    /// Hears that it has ended.
+    pub(super) fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until what was heard is enough, or it ended, or the time is over; returns what was heard.
+    pub(super) fn await_heard(&self, deadline: Instant, is_enough: impl Fn(&Heard) -> bool) -> Heard {
+        let mut heard = self.lock();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if heard.ended || is_enough(&heard) || left.is_zero() {
+                return heard.clone();
+            }
+            heard = self.changed.wait_timeout(heard, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -68,7 +107,7 @@ impl Said {
     }
 
     fn lock(&self) -> MutexGuard<'_, Heard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -11,25 +11,29 @@ use crate::supervise::words;
 
 impl App {
     /// Lets a version that leaves give its open connections to the one that serves now, or that serves again if what serves now is taken back. Programs
-    /// without the library listen to nobody: theirs drain.
-    pub(super) fn introduce(&self, run: u64) {
-        let Some(leaves) = self.versions.get(&run).filter(|version| version.hands_over()) else { return };
+    /// without the library listen to nobody: theirs drain. Returns whether there is somebody to give them to.
+    pub(super) fn introduce(&self, run: u64) -> bool {
+        let Some(leaves) = self.versions.get(&run).filter(|version| version.hands_over()) else { return false };
         let lives = |run: &u64| self.versions.get(run).is_some_and(|version| version.process.is_some());
         let goes_back_to = self.flight.as_ref().and_then(|flight| flight.old_run).filter(lives);
-        let Some(stays) = stays(run, goes_back_to, self.serving).and_then(|run| self.versions.get(&run)) else { return };
+        let Some(stays) = stays(run, goes_back_to, self.serving).and_then(|run| self.versions.get(&run)) else {
+            return false;
+        };
         let address = |version: &Version| NotifyAddress::parse(version.handoff.as_ref()).ok();
-        let (Some(giver), Some(taker)) = (address(leaves), address(stays)) else { return };
+        let (Some(giver), Some(taker)) = (address(leaves), address(stays)) else { return false };
         let is_program = |role, pid| if role == Role::Give { leaves.started(pid) } else { stays.started(pid) };
         match introduce(&giver, &taker, is_program) {
-            Ok(()) | Err(IntroduceError::Nobody(_)) => {}
+            Ok(()) => return true,
+            Err(IntroduceError::Nobody(_)) => {}
             Err(error) => eprintln!("{} generation {}: {}", self.app, leaves.generation, words(&error)),
         }
+        false
     }
 }
 
 impl Version {
     /// Returns whether a port of it gives its connections away.
-    fn hands_over(&self) -> bool {
+    pub(super) fn hands_over(&self) -> bool {
         let ports = self.release.run.as_ref().map(|section| &section.ports);
         ports.is_some_and(|ports| ports.values().any(|port| port.connections == Connections::HandOver))
     }

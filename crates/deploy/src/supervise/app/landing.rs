@@ -47,7 +47,11 @@ impl App {
                 .map_or_else(|| reply.clone(), |serving| Reply::Serving(df_wire::message::Serving { from: new, ..serving }));
             let _ = withdrawer.send(Told::Reply(reply));
         }
-        let _ = flight.answer.send(Told::Reply(reply));
+        let leaves = flight.old_run.filter(|_| !failed).and_then(|run| self.versions.get_mut(&run));
+        match (flight.follow, leaves.filter(|version| version.retiring && version.hands_over())) {
+            (Some(patience), Some(version)) => version.keep_back(&flight, reply, patience),
+            _ => drop(flight.answer.send(Told::Reply(reply))),
+        }
         if failed && flight.adopted {
             self.serve_again(flight.old_run);
         }

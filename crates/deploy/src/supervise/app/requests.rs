@@ -36,6 +36,7 @@ struct Terms {
     who: String,
     listen: IpAddr,
     confirm: Option<Duration>,
+    follow: Option<Duration>,
 }
 
 impl App {
@@ -46,14 +47,17 @@ impl App {
             Request::Confirm { generation, .. } => self.confirm(generation, &answer),
             Request::Withdraw { generation, who, .. } => self.withdraw(generation, &who, &answer),
             _ if self.flight.is_some() => Err(self.busy()),
-            Request::Activate { release, expect, soak, who, listen, confirm_ms } => {
+            Request::Activate { release, expect, soak, who, listen, confirm_ms, follow_ms } => {
                 let confirm = confirm_ms.map(|ms| Duration::from_millis(ms).min(LONGEST_WAIT));
-                self.activate(&release, expect, Terms { soak, who, listen, confirm }, &answer)
+                let terms = Terms { soak, who, listen, confirm, follow: follow_ms.map(Duration::from_millis) };
+                self.activate(&release, expect, terms, &answer)
             }
             Request::TakeBack { expect, to, who, why, listen, .. } => self.take_back(expect, to, who, &why, listen, &answer),
-            Request::Rollback { to, expect, soak, who, listen, force, .. } => {
+            Request::Rollback { to, expect, soak, who, listen, force, follow_ms, .. } => {
                 let checked = if force { Ok(()) } else { self.check_epoch(to.as_ref(), expect) };
-                checked.and_then(|()| self.roll_back(to.as_ref(), expect, soak, who, listen, &answer))
+                // Who goes back wants to be rid of what serves; it does not come back because the line is bad.
+                let terms = Terms { soak, who, listen, confirm: None, follow: follow_ms.map(Duration::from_millis) };
+                checked.and_then(|()| self.roll_back(to.as_ref(), expect, terms, &answer))
             }
             Request::Start { listen, .. } => self.start(listen, &answer),
             Request::Stop { all, now, again, .. } => self.stop(all, now, again).map(|stopped| {
@@ -69,7 +73,7 @@ impl App {
     }
 
     fn activate(&mut self, release: &str, expect: u64, terms: Terms, answer: &Answer) -> Result<(), Box<Fault>> {
-        let Terms { soak, who, listen, confirm } = terms;
+        let Terms { soak, who, listen, confirm, follow } = terms;
         let release = Release::decode(release.as_bytes()).map_err(|error| fault(FaultKind::Refused, chain(&error)))?;
         let layout = &self.node.layout;
         self.expect(expect)?;
@@ -85,21 +89,14 @@ impl App {
         let record = generation::create(layout, &release, expect, &who, now()).map_err(failed)?;
         staged::remove(layout, &release).map_err(failed)?;
         self.begin(
-            Wish { generation: record.number, release: Arc::new(release), listen, soak, what: "activate", who, confirm },
+            Wish { generation: record.number, release: Arc::new(release), listen, soak, what: "activate", who, confirm, follow },
             answer.clone(),
         );
         Ok(())
     }
 
-    fn roll_back(
-        &mut self,
-        to: Option<&RollbackTarget>,
-        expect: u64,
-        soak: Duration,
-        who: String,
-        listen: IpAddr,
-        answer: &Answer,
-    ) -> Result<(), Box<Fault>> {
+    fn roll_back(&mut self, to: Option<&RollbackTarget>, expect: u64, terms: Terms, answer: &Answer) -> Result<(), Box<Fault>> {
+        let Terms { soak, who, listen, confirm, follow } = terms;
         self.expect(expect)?;
         let records = generation::list(&self.node.layout, &self.app).map_err(failed)?;
         let target = choose(&records, expect, to).ok_or_else(|| fault(FaultKind::Missing, no_target(to)))?;
@@ -111,9 +108,7 @@ impl App {
         }
         let (generation, release) = (target.number, Arc::new(target.release.clone()));
         self.check_start(&release, generation, listen)?;
-        // Who goes back wants to be rid of what serves; it does not come back because the line is bad.
-        let confirm = None;
-        self.begin(Wish { generation, release, listen, soak, what: "rollback", who, confirm }, answer.clone());
+        self.begin(Wish { generation, release, listen, soak, what: "rollback", who, confirm, follow }, answer.clone());
         Ok(())
     }
 
@@ -243,7 +238,8 @@ impl App {
         let why = df_core::text::shorten(why, 1024);
         generation::set_result(&layout, &self.app, expect, GenerationResult::Unknown, &why).map_err(failed)?;
         if to > 0 {
-            return self.roll_back(Some(&RollbackTarget::Generation(to)), expect, Duration::ZERO, who, listen, answer);
+            let terms = Terms { soak: Duration::ZERO, who, listen, confirm: None, follow: None };
+            return self.roll_back(Some(&RollbackTarget::Generation(to)), expect, terms, answer);
         }
         let release = self.release_of(expect).map_err(failed)?;
         let stopped = self.stop(true, false, false)?;

@@ -1,5 +1,6 @@
 //! Starting versions, and letting them end.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::Write as _;
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use df_core::name::Label;
 use df_core::{Endpoint, Release};
 use df_wire::message::{ProbeOutcome, RunState};
 use distributive_flow::parent::NotifySocket;
@@ -19,6 +21,7 @@ use super::super::probing::{self, Round};
 use super::super::start::{self, Place};
 use super::activate::readiness;
 use super::hearing::{Said, Terms};
+use super::moved::Leaves;
 use super::ports::Entrance;
 use super::watching::{await_ready, end, watch};
 use super::{App, Message, Starting, Version};
@@ -131,6 +134,7 @@ impl App {
             said,
             alone: self.flight.as_ref().is_some_and(|flight| flight.new_run == run && flight.plan.style == Style::Exclusive),
             retiring: false,
+            leaving: None,
         };
         self.versions.insert(run, version);
         self.write_records();
@@ -208,7 +212,7 @@ impl App {
         version.state = RunState::Draining;
         version.retiring = true;
         let drain = version.release.run.as_ref().map_or(Duration::ZERO, |section| section.drain);
-        let inbox = self.inbox.clone();
+        let (inbox, count) = (self.inbox.clone(), version.hands_over().then(|| version.counting()));
         let groups: Vec<Arc<Group>> =
             version.places.iter().filter_map(|place| self.groups.get(&place.address).cloned()).collect();
         thread::spawn(move || {
@@ -216,14 +220,17 @@ impl App {
             for group in &groups {
                 let _ = group.wait_drained(run, QUIET, deadline.saturating_duration_since(Instant::now()));
             }
-            let _ = inbox.send(Message::Drained { run });
+            let open = count.map(|count| count()).unwrap_or_default();
+            let _ = inbox.send(Message::Drained { run, open });
         });
     }
 
     /// Nobody waits at a version that leaves any more: what is open goes to whoever serves by now, and it is told to end.
-    pub(super) fn drained(&mut self, run: u64) {
-        self.introduce(run);
-        let Some(version) = self.versions.get(&run) else { return };
+    pub(super) fn drained(&mut self, run: u64, open: BTreeMap<Label, Option<u32>>) {
+        let is_introduced = self.introduce(run);
+        let Some(version) = self.versions.get_mut(&run) else { return };
+        // Who waited for it may have lost its patience.
+        let _ = version.leaving.take().map(|leaving| leaving.send(Leaves { open, is_introduced }));
         let drain = version.release.run.as_ref().map_or(Duration::ZERO, |section| section.drain);
         let (process, said, inbox) = (version.process.clone(), version.said.clone(), self.inbox.clone());
         thread::spawn(move || {

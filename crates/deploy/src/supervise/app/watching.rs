@@ -59,12 +59,16 @@ pub(super) fn watch(run: u64, process: Arc<Process>, notify: Option<NotifySocket
             }
             match (waited, process.wait(Duration::ZERO)) {
                 (_, Ok(Some(exit))) => {
+                    // What it said at last is heard before it counts as ended.
+                    notify.iter().for_each(|notify| hear_all(run, &process, notify, &said, &inbox));
+                    said.end();
                     let _ = inbox.send(Message::Ended { run, pid: process.pid(), exit });
                     return;
                 }
                 (Ok(_) | Err(rustix::io::Errno::INTR), Ok(None)) => {}
                 // Nothing more will be heard of it; its end counts as unknown.
                 _ => {
+                    said.end();
                     let _ = inbox.send(Message::Ended { run, pid: process.pid(), exit: Exit::Unknown });
                     return;
                 }
@@ -81,7 +85,9 @@ fn hear_all(run: u64, process: &Process, notify: &NotifySocket, heard: &Said, in
         let group = sender.and_then(|pid| rustix::process::getpgid(Some(pid)).ok());
         if group.is_some_and(|group| group.as_raw_nonzero().get() as u32 == process.pid()) {
             heard.hear(&said, Instant::now());
-            let _ = inbox.send(Message::Notified { run, ready: said.ready, extend: said.extend });
+            if said.connections.is_empty() || said.ready || said.extend.is_some() {
+                let _ = inbox.send(Message::Notified { run, ready: said.ready, extend: said.extend });
+            }
         }
     }
 }

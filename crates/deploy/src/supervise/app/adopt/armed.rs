@@ -86,6 +86,7 @@ impl App {
             outcomes: vec![],
             watch: None,
             answer: nobody,
+            follow: None,
             confirmers: vec![],
             withdrawers: vec![],
             adopted: true,

@@ -162,6 +162,7 @@ impl App {
             said,
             alone,
             retiring: false,
+            leaving: None,
             release,
         })
     }
