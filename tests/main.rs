@@ -20,6 +20,7 @@ mod holding;
 mod hook;
 mod hostile_node;
 mod hostile_operator;
+mod ipv6;
 mod journey;
 mod kills;
 mod leavings;

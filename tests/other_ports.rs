@@ -20,7 +20,7 @@ use crate::support::{PORT, World, df, shared, versions};
 /// Deploys in a row.
 const ROUNDS: usize = 4;
 /// An answer that takes longer is lost.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 const WORKERS: usize = 4;
 
 #[test]
@@ -126,7 +126,7 @@ fn what_programs_lose_that_bind_by_themselves_is_said_by_the_deploy() {
 }
 
 /// Deploys and rolls back in turns while clients ask, then deploys a version that fails: nobody is lost, and only versions that serve answer.
-fn switch_under_load(
+pub fn switch_under_load(
     world: &World,
     commits: &[String],
     sick: &str,
@@ -149,14 +149,14 @@ fn switch_under_load(
 }
 
 /// A repository of the server, one commit a version.
-struct Versions {
-    repo: Repo,
+pub struct Versions {
+    pub repo: Repo,
     files: PathBuf,
     name: &'static str,
 }
 
 impl Versions {
-    fn new(name: &'static str) -> Self {
+    pub fn new(name: &'static str) -> Self {
         let dir = shared().join(format!("carrier-{name}"));
         let _ = std::fs::remove_dir_all(&dir);
         let files = dir.join("files");
@@ -165,7 +165,7 @@ impl Versions {
         Self { repo: Repo::new(&dir.join("repo")), files, name }
     }
 
-    fn commit(&self, n: usize, words: &str, run: &str, verify: &str) -> String {
+    pub fn commit(&self, n: usize, words: &str, run: &str, verify: &str) -> String {
         let yaml = format!(
             "app: carrier\nbuild: {{ include: {{ bin: bin }} }}\nrun:\n  exec: bin/carrier\n  args: [{words}]\n  env: {{ N: \"{n}\" }}\n  \
              ready: 3s\n  drain: 5s\n  {run}\n{verify}rollout: {{ soak: 0s }}\n"
@@ -195,7 +195,7 @@ fn socket_dir() -> tempfile::TempDir {
 }
 
 /// Clients that ask again as soon as they have an answer.
-struct Load {
+pub struct Load {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -208,7 +208,7 @@ struct Shared {
 }
 
 impl Load {
-    fn start(ask: impl Fn() -> Result<String, String> + Send + Sync + 'static) -> Self {
+    pub fn start(ask: impl Fn() -> Result<String, String> + Send + Sync + 'static) -> Self {
         let (shared, ask) = (Arc::new(Shared::default()), Arc::new(ask));
         let work = |_| {
             let (shared, ask) = (shared.clone(), ask.clone());
@@ -232,13 +232,13 @@ impl Load {
     }
 
     #[track_caller]
-    fn wait_for(&self, n: u32) {
+    pub fn wait_for(&self, n: u32) {
         let enough = self.n_answers() + n;
         wait_until(PATIENCE, || (self.n_answers() >= enough).then_some(())).expect("answers");
     }
 
     #[track_caller]
-    fn wait_for_losses(self) {
+    pub fn wait_for_losses(self) {
         let lost = || (!self.shared.lost.lock().expect("no panic").is_empty()).then_some(());
         wait_until(2 * PATIENCE, lost).expect("the control lost nothing: the harness would not see a loss");
         self.stop();
@@ -275,7 +275,7 @@ fn get(path: &Path) -> Result<String, String> {
 }
 
 /// Sends a datagram from a socket of its own; returns the commit that sends it back.
-fn ask(at: SocketAddr, number: u32) -> Result<String, String> {
+pub fn ask(at: SocketAddr, number: u32) -> Result<String, String> {
     let failed = |error: std::io::Error| error.to_string();
     let socket = UdpSocket::bind((at.ip(), 0)).map_err(failed)?;
     socket.connect(at).map_err(failed)?;

@@ -1,10 +1,10 @@
-//! A small server for what is not TCP: HTTP over a socket in the file system, or an echo of datagrams. Compiled alone, by `rustc`, with the standard library only.
+//! A small server for what other servers here do not do: HTTP over a socket in the file system, or over all sockets of TCP that it is given; or an echo of datagrams. Compiled alone, by `rustc`, with the standard library only.
 //!
-//! Its first word says what it speaks: `unix` and `udp` take descriptor 3, `unix-binds PATH` and `udp-binds ADDRESS` bind by themselves. With `sick` behind it,
+//! Its first word says what it speaks: `unix` and `udp` take descriptor 3 and `tcp` all, `unix-binds PATH`, `tcp-binds ADDRESS` and `udp-binds ADDRESS` bind by themselves. With `sick` behind it,
 //! it is never ready. It says READY=1, and on SIGTERM it serves what waits and leaves.
 
 use std::io::{Read, Write};
-use std::net::UdpSocket;
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::FromRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
@@ -36,11 +36,19 @@ fn main() {
     }
     // SAFETY: whoever started us passed descriptor 3, and nobody else uses it.
     match words[1].as_str() {
-        "unix" => answer(unsafe { UnixListener::from_raw_fd(3) }),
+        "unix" => answer(vec![unsafe { UnixListener::from_raw_fd(3) }]),
         "unix-binds" => {
             std::thread::sleep(BEFORE_BINDING);
             let _ = std::fs::remove_file(&words[2]);
-            answer(UnixListener::bind(&words[2]).expect("the path is free"));
+            answer(vec![UnixListener::bind(&words[2]).expect("the path is free")]);
+        }
+        "tcp" => {
+            let n: i32 = std::env::var("LISTEN_FDS").ok().and_then(|n| n.parse().ok()).expect("how many there are");
+            answer((3..3 + n).map(|fd| unsafe { TcpListener::from_raw_fd(fd) }).collect());
+        }
+        "tcp-binds" => {
+            std::thread::sleep(BEFORE_BINDING);
+            answer(vec![TcpListener::bind(&words[2]).expect("the address is free")]);
         }
         "udp" => echo(&unsafe { UdpSocket::from_raw_fd(3) }),
         "udp-binds" => {
@@ -80,22 +88,46 @@ fn echo(socket: &UdpSocket) {
     }
 }
 
-fn answer(listener: UnixListener) {
-    listener.set_nonblocking(true).expect("set");
+/// A listener whose connections are answered.
+trait Door {
+    type Stream: Read + Write + Send + 'static;
+    /// Takes who waits, if somebody does.
+    fn take(&self) -> Option<Self::Stream>;
+}
+
+impl Door for UnixListener {
+    type Stream = UnixStream;
+    fn take(&self) -> Option<UnixStream> {
+        self.set_nonblocking(true).expect("set");
+        let (stream, _) = self.accept().ok()?;
+        stream.set_nonblocking(false).ok().map(|()| stream)
+    }
+}
+
+impl Door for TcpListener {
+    type Stream = TcpStream;
+    fn take(&self) -> Option<TcpStream> {
+        self.set_nonblocking(true).expect("set");
+        let (stream, _) = self.accept().ok()?;
+        stream.set_nonblocking(false).ok().map(|()| stream)
+    }
+}
+
+fn answer<D: Door>(doors: Vec<D>) {
     ready();
     loop {
-        match listener.accept() {
-            Ok((stream, _)) => drop(std::thread::spawn(move || converse(stream))),
-            Err(_) if DRAINING.load(SeqCst) => break,
-            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        let taken: Vec<D::Stream> = doors.iter().filter_map(D::take).collect();
+        match taken.is_empty() {
+            true if DRAINING.load(SeqCst) => break,
+            true => std::thread::sleep(Duration::from_millis(1)),
+            false => taken.into_iter().for_each(|stream| drop(std::thread::spawn(move || converse(stream)))),
         }
     }
     // Those who were accepted last are still being answered.
     std::thread::sleep(Duration::from_millis(500));
 }
 
-fn converse(mut stream: UnixStream) {
-    let _ = stream.set_nonblocking(false);
+fn converse(mut stream: impl Read + Write) {
     let mut received = vec![];
     let mut chunk = [0; 1024];
     while !received.windows(4).any(|four| four == b"\r\n\r\n") {
