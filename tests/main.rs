@@ -22,6 +22,7 @@ mod hostile_node;
 mod hostile_operator;
 mod ipv6;
 mod journey;
+mod keep_alive;
 mod kills;
 mod leavings;
 mod limits;

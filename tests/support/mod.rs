@@ -315,7 +315,7 @@ pub fn service_files(example: &str) -> Vec<(String, String)> {
 
 /// Returns the library's Cargo.toml without its features and what only they need: the fixture locks nothing of that.
 fn without_options(cargo_toml: &str) -> String {
-    let ours = |section: &&str| !section.starts_with("features]") && !section.starts_with("dev-dependencies]");
+    let ours = |section: &&str| !["features]", "dev-dependencies]", "[example]]"].iter().any(|name| section.starts_with(name));
     let sections = cargo_toml.split("\n[").filter(ours);
     let whole = sections.collect::<Vec<_>>().join("\n[");
     let lines = whole.lines().filter(|line| !line.contains("optional = true"));

@@ -169,6 +169,7 @@ impl Shared {
             }
         }
         let mut open = Kept::connect(*addr, *deadline)?;
+        self.report().n_connected += 1;
         let (answer, goes_on) = open.ask(path, *deadline).map_err(|missed| match missed {
             Missed::Lost(loss) => loss,
             Missed::Closed => Loss::Reset,

@@ -16,6 +16,8 @@ pub struct Report {
     pub n_slow: u64,
     /// How often a kept connection was closed between two questions; the question was asked again, over a new one.
     pub n_closed: u64,
+    /// How many connections were opened to be kept: more than there are such clients, if one was closed, also one that was said to be.
+    pub n_connected: u64,
     /// Requests that were lost, with the reason; the first 1000 of them.
     pub lost: Vec<Lost>,
     /// How many were lost.
