@@ -103,6 +103,32 @@ fn a_connection_that_dies_does_not_take_a_version_back_that_the_next_one_confirm
 }
 
 #[test]
+fn a_stop_now_ends_a_deploy_that_waits_to_be_confirmed() {
+    let (odd, world) = (odd(), World::of(odd().repo(), 1));
+    world.deploy(odd.good());
+    // Of the sessions of this deploy only the first is let in: none confirms.
+    let counted = world.path("sessions");
+    std::fs::write(&counted, "").expect("written");
+    let count =
+        format!("if [ \"$1\" = serve ]; then echo x >> '{0}'; [ $(wc -l < '{0}') = 1 ] || exit 255; fi\n", counted.display());
+    support::write_node_program(&world.path("programs"), &count);
+    let next = odd.commit("good", "env: { N: \"6\" }", "");
+    let config = waiting(&world, "0s", "10m");
+    let deploy = world.df(["--config", &config, "deploy", "--commit-hash", &next]);
+    let deploying = deploy.env("DF_NODE_PROGRAMS", world.path("programs")).spawn();
+    // One is opened at the switch; the next ones after the node has asked to be confirmed.
+    let n_sessions = || std::fs::read_to_string(&counted).map_or(0, |text| text.lines().count());
+    assert!(wait_until(SOON, || (n_sessions() >= 4).then_some(())).is_some(), "nobody tried to confirm");
+
+    world.df(["stop", "--now"]).ok();
+    let deployed = deploying.finish(SOON).expect_code(7);
+    assert!(deployed.stderr.contains("stopped the application"), "{deployed}");
+    assert!(!armed(&world).exists() && body(&world).is_none(), "nothing runs, and nothing is left to take back");
+    world.df(["start"]).ok();
+    world.expect_serving(odd.good());
+}
+
+#[test]
 fn when_the_operator_is_killed_the_node_goes_back_by_itself() {
     let (odd, world) = (odd(), World::of(odd().repo(), 1));
     world.deploy(odd.good());

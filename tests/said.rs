@@ -31,6 +31,10 @@ def wait_for(name):
         time.sleep(0.01)
 
 def end(*_):
+    if "clings" in sys.argv:
+        say("EXTEND_TIMEOUT_USEC=3600000000")
+        mark("clings")
+        wait_for("nobody says so")
     if "drains" in sys.argv:
         say("EXTEND_TIMEOUT_USEC=60000000")
         time.sleep(2.5)
@@ -208,6 +212,34 @@ fn a_version_that_leaves_is_given_the_time_that_it_asks_for() {
     // And when nothing comes next.
     stage.world.df(["stop"]).ok();
     assert!(stage.data("drained-3").exists(), "it was killed when its own time was over");
+}
+
+#[test]
+fn a_stop_now_does_not_wait_for_a_program_that_asks_for_an_hour() {
+    let stage = Stage::new("cling");
+    let clings = stage.commit("clings", "drain: 1s", "");
+    let alone = stage.commit("clings, alone", "drain: 1s\n  exclusive: true", "");
+    stage.world.deploy(&clings);
+    // Another one waits for its end.
+    let stopping = stage.world.df(["stop"]).spawn();
+    stage.wait_for("clings-1");
+    stage.world.df(["stop", "--now"]).ok();
+    stopping.finish(SOON).expect_code(0);
+    assert!(!stage.data("drained-1").exists(), "it was killed");
+    stage.expect(1, "stopped");
+    // A deploy does.
+    stage.world.df(["start"]).ok();
+    remove(&stage.data("clings-1"));
+    let deploying = stage.world.df(["deploy", "--commit-hash", &alone]).spawn();
+    stage.wait_for("clings-1");
+    stage.world.df(["stop", "--now"]).ok();
+    let deployed = deploying.finish(SOON).expect_code(1);
+    assert!(deployed.stderr.contains("stopped the application"), "{deployed}");
+    stage.expect(1, "stopped");
+    // And when nobody else waits for it.
+    stage.world.df(["start"]).ok();
+    stage.world.df(["stop", "--now"]).ok();
+    stage.expect(1, "stopped");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use df_testkit::load::Load;
 use df_testkit::process::wait_until;
 
 use crate::support::{DEADLINE, World, df, versions};
+use crate::withdrawn::deploy_with_a_long_soak;
 
 /// Asks for an answer that takes its time; returns the thread that waits for it once the program works on it.
 fn slow(at: SocketAddr, ms: u64) -> JoinHandle<std::io::Result<String>> {
@@ -45,6 +46,49 @@ fn a_stop_lets_requests_finish_and_a_stop_now_does_not() {
     assert_eq!(stopped.events("stopped").len(), 1, "{stopped}");
     assert!(is_cut(asked), "a program that was killed answers nobody");
     assert!(begun.elapsed() < Duration::from_secs(20), "nobody was waited for");
+}
+
+#[test]
+fn a_stop_now_in_the_soak_of_a_deploy_is_not_told_to_wait_and_ends_it() {
+    let (versions, world) = (versions(), World::new(1));
+    world.deploy(&versions.v1);
+    let deploying = deploy_with_a_long_soak(&world, &versions.v2);
+    // Who does not say now waits for whoever has the lock.
+    let refused = world.df(["stop"]).output().expect_code(4);
+    assert!(refused.stderr.contains("df stop --now"), "{refused}");
+    world.expect_serving(&versions.v2);
+
+    let stopped = world.df(["--json", "stop", "--now"]).ok();
+    let mut generations: Vec<_> = stopped.events("stopped").iter().filter_map(|event| event["generation"].as_u64()).collect();
+    generations.sort_unstable();
+    assert_eq!(generations, [1, 2], "the one that soaked and the one that was warm: {stopped}");
+    assert!(TcpStream::connect(world.at(1)).is_err(), "nobody listens");
+
+    let deployed = deploying.finish(DEADLINE).expect_code(7);
+    assert!(deployed.stderr.contains("stopped the application"), "{deployed}");
+    assert!(deployed.stderr.contains("generation 1") && deployed.stderr.contains("not running"), "{deployed}");
+    let status = world.df(["--json", "status"]).output();
+    let node = &status.events("node")[0];
+    assert_eq!((&node["state"], &node["generation"]), (&"stopped".into(), &1.into()), "{status}");
+    world.kill_both(1);
+    // What was soaking does not come back, and what served before it only when somebody says so.
+    world.df(["start"]).ok();
+    world.expect_serving(&versions.v1);
+    world.deploy(&versions.v2);
+    world.expect_serving(&versions.v2);
+}
+
+#[test]
+fn a_stop_now_while_somebody_has_the_lock_for_something_else_is_told_to_wait() {
+    let (versions, world) = (versions(), World::new(1));
+    world.deploy(&versions.v1);
+    let lock = std::fs::File::open(world.node(1).join("run/lock")).expect("it is there");
+    lock.try_lock().expect("nobody has it");
+    world.df(["stop", "--now"]).output().expect_code(4);
+    world.expect_serving(&versions.v1);
+    drop(lock);
+    world.df(["stop", "--now"]).ok();
+    assert!(TcpStream::connect(world.at(1)).is_err(), "nobody listens");
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn a_version_that_nobody_watches_any_more_is_not_taken_for_one_on_its_soak() {
 }
 
 /// Returns df when the version serves that it deploys.
-fn deploy_with_a_long_soak(world: &World, commit: &str) -> df_testkit::process::Child {
+pub fn deploy_with_a_long_soak(world: &World, commit: &str) -> df_testkit::process::Child {
     let config = world.path("soaking.yaml");
     let text = "app: greeter\nbuild:\n  cargo: { package: distributive-flow, examples: [greeter] }\nrollout: { soak: 10m }\n";
     std::fs::write(&config, text).expect("written");

@@ -52,6 +52,7 @@ pub fn step(plan: &Plan, state: State, event: Event, now: Duration) -> (State, V
     use Event as E;
     use State as S;
     match (state, event) {
+        (state, E::Halt(who)) => halt(plan, state, &who),
         (S::Staged, E::Begin) => begin(plan, now),
         (S::Stopping { .. }, E::OldExited) => launch(plan, now),
         (S::Stopping { deadline, killed: false }, E::OldExtend(more)) => {
@@ -108,8 +109,9 @@ pub fn step(plan: &Plan, state: State, event: Event, now: Duration) -> (State, V
             E::NewExited(how),
         ) => take_back(plan, Failure::new(FailureKind::Reverted, how), Leave::AtOnce),
         // Whoever drains would do it for ever while new clients are sent to it, and nobody could go on in its place.
-        (S::Returning { failure, .. }, E::NewExited(_) | E::SteerFailed(_) | E::RestoreFailed(_)) => {
-            (S::Returning { failure, leave: Leave::AtOnce }, vec![])
+        (S::Returning { failure, leave }, E::NewExited(_) | E::SteerFailed(_) | E::RestoreFailed(_)) => {
+            let leave = if leave == Leave::Stopped { leave } else { Leave::AtOnce };
+            (S::Returning { failure, leave }, vec![])
         }
         (S::Returning { failure, leave }, E::Moved) => {
             let (state, then) = returned(plan, failure, leave, now);
@@ -403,9 +405,36 @@ fn take_back(plan: &Plan, failure: Failure, leave: Leave) -> (State, Vec<Action>
     (State::Returning { failure, leave: if goes_on { leave } else { Leave::AtOnce } }, actions)
 }
 
+/// All that ran was killed: `current` names again what it named before, and nothing is started for that.
+fn halt(plan: &Plan, state: State, who: &str) -> (State, Vec<Action>) {
+    let failure = |kind| Failure::new(kind, format!("{who} stopped the application"));
+    match state {
+        State::Ended { .. } | State::Staged => (state, vec![]),
+        State::Stopping { .. } | State::Starting(_) | State::Arming => {
+            let (state, then) = failed(failure(FailureKind::System));
+            (state, [disarm(plan), then].concat())
+        }
+        // What it failed by is what counts.
+        State::Clearing { failure, .. } | State::Restoring { failure, .. } => failed(failure),
+        State::Returning { failure, .. } => (State::Returning { failure, leave: Leave::Stopped }, vec![]),
+        State::Moving
+        | State::Steering
+        | State::Handing { .. }
+        | State::Soaking { .. }
+        | State::Asking { .. }
+        | State::Waiting { .. }
+        | State::Disarming => {
+            let failure = failure(FailureKind::Reverted);
+            (State::Returning { failure, leave: Leave::Stopped }, vec![Action::MoveCurrent(plan.old)])
+        }
+    }
+}
+
 fn returned(plan: &Plan, failure: Failure, leave: Leave, now: Duration) -> (State, Vec<Action>) {
     let told = Action::Tell(Milestone::RolledBack { reason: failure.message.clone() });
     let (state, then) = match leave {
+        // Nothing serves again.
+        Leave::Stopped => return failed(failure),
         Leave::AtOnce => fail(plan, failure, now),
         Leave::InOrder => {
             let (state, then) = failed(failure);

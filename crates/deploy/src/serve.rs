@@ -72,6 +72,7 @@ impl<R: Read, W: Write> Node<'_, R, W> {
             | Request::Stop { .. }
             | Request::Confirm { .. }
             | Request::Withdraw { .. }
+            | Request::Halt { .. }
             | Request::Verify { .. } => control::forward(self.layout, &request, &mut self.talk),
             other => match self.answer_at_once(other) {
                 Ok(reply) => self.talk.reply(&reply),
@@ -255,6 +256,7 @@ fn needs_lock(request: &Request) -> bool {
         | Request::Verify { .. }
         | Request::Confirm { .. }
         | Request::Withdraw { .. }
+        | Request::Halt { .. }
         | Request::Logs { .. }
         | Request::History { .. } => false,
         Request::Receive { .. }

@@ -538,6 +538,7 @@ fn concerned(request: &Request) -> Option<AppName> {
         | Request::Stop { app, .. }
         | Request::Confirm { app, .. }
         | Request::Withdraw { app, .. }
+        | Request::Halt { app, .. }
         | Request::Verify { app } => Some(app.clone()),
         _ => None,
     }

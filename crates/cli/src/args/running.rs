@@ -15,7 +15,7 @@ pub struct Stop {
     /// Stop every version, not only the serving one
     #[arg(long)]
     pub all: bool,
-    /// Stop at once (SIGKILL), without draining
+    /// Stop at once (SIGKILL), without draining; also what a deploy has not confirmed yet, which fails then, and what another stop waits for
     #[arg(long)]
     pub now: bool,
 }

@@ -1,5 +1,7 @@
 //! `df start`, `df stop`, `df restart`: the executable on the nodes.
 
+mod halt;
+
 use std::collections::BTreeMap;
 
 use df_core::{AppName, Release};
@@ -12,6 +14,7 @@ use crate::commands::rollback;
 use crate::event::Event;
 use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::{self, Failure};
+use crate::output::Output;
 use crate::rolling::{self, Orders};
 use crate::session::Session;
 
@@ -52,20 +55,36 @@ pub fn stop(args: &args::Stop, session: &Session) -> Result<Exit, Failure> {
             some => Intent { action: format!("stop generation {}", some.join(" ")), reason: String::new(), changes: true },
         }
     };
-    across::each(session, "stop", intent, move |work: Work| async move {
+    if session.is_dry_run() {
+        return across::plan(session, "stop", |_, survey| intent(survey));
+    }
+    // Who says now waits for nobody, also not for whoever has the node's lock.
+    let crew = if now { halt::reach(session, all)? } else { across::reach(session, "stop", true)? };
+    let mut ends = crew.ends;
+    ends.extend(across::run(session, "stop", crew.reached, move |work: Work| async move {
         let Work { label: node, app, mut reached, output } = work;
         let request = Request::Stop { app: app.clone(), all, now, again: false };
         let reply = reached.connection.ask_with(&request, silence, &mut |_| {}).await?;
         reached.connection.close().await;
         let Reply::Stopped { stopped } = reply else { return Err(NodeError::Answer) };
-        if stopped.is_empty() {
-            output.note(format!("  {node:<16} nothing runs"));
-        }
-        for (generation, pid) in stopped {
-            output.result(&Event::Stopped { node: node.clone(), app: app.clone(), generation, pid: Some(pid) });
-        }
+        tell_stopped(&node, &app, stopped, &output);
         Ok(NodeEnd::Done)
-    })
+    }));
+    if !now && ends.contains(&NodeEnd::Locked) {
+        session
+            .output()
+            .note("  df stop --now waits for no deploy that is not confirmed yet, and for no program that takes its time to end");
+    }
+    Ok(of_nodes(&ends))
+}
+
+fn tell_stopped(node: &str, app: &AppName, stopped: Vec<(u64, i32)>, output: &Output) {
+    if stopped.is_empty() {
+        output.note(format!("  {node:<16} nothing runs"));
+    }
+    for (generation, pid) in stopped {
+        output.result(&Event::Stopped { node: node.to_owned(), app: app.clone(), generation, pid: Some(pid) });
+    }
 }
 
 /// Starts the serving version anew beside itself, as a generation of its own, and switches to the new process.

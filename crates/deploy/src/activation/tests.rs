@@ -32,6 +32,8 @@ struct World {
     confirmation: bool,
     /// A request was lost, or nobody knows.
     lost: bool,
+    /// Somebody has killed all that ran, and nothing shall run.
+    halted: bool,
 }
 
 fn plan(style: Style, readiness: Readiness, old: u64, old_runs: bool, soak: u64) -> Plan {
@@ -96,6 +98,7 @@ fn events() -> Vec<Event> {
         Event::ArmFailed(why()),
         Event::Confirm,
         Event::Withdraw("who".to_owned()),
+        Event::Halt("who".to_owned()),
         Event::Disarmed,
         Event::DisarmFailed(why()),
         Event::Moved,
@@ -129,6 +132,7 @@ impl World {
             armed: false,
             confirmation: false,
             lost: false,
+            halted: false,
         }
     }
 
@@ -136,6 +140,11 @@ impl World {
     fn hear(&mut self, state: &State, event: &Event, plan: &Plan) {
         match (state, event) {
             (_, Event::NewExited(_)) => drop(self.running.remove(&plan.new)),
+            (State::Staged | State::Ended { .. }, Event::Halt(_)) => {}
+            (_, Event::Halt(_)) => {
+                self.running.clear();
+                self.halted = true;
+            }
             (_, Event::OldExited) => drop(self.running.remove(&plan.old)),
             (State::Arming, Event::Armed) => self.armed = true,
             (State::Waiting { .. }, Event::Confirm) => self.confirmation = true,
@@ -154,6 +163,8 @@ impl World {
     fn act(&mut self, plan: &Plan, actions: &[Action]) {
         for action in actions {
             assert!(self.answer.is_none(), "{action:?} after the answer");
+            let starts = matches!(action, Action::Launch | Action::StartOld | Action::Steer(_));
+            assert!(!self.halted || !starts, "{action:?} of what somebody has stopped");
             match action {
                 Action::Launch => {
                     let alone = plan.style != Style::Exclusive || self.running.is_empty();
@@ -242,6 +253,9 @@ impl World {
         assert_eq!(self.answer.map(|answer| answer.is_ok()), Some(*good));
         let serves = if *good { plan.new } else { plan.old };
         assert!(self.current == serves || self.move_back_failed, "current names {} at the end", self.current);
+        if self.halted {
+            return assert!(!good, "it stays, and somebody has stopped it");
+        }
         if plan.style == Style::Beside && plan.old_runs {
             assert_eq!(self.steered, serves, "steered to the wrong one at the end");
             assert_eq!(self.retired, *good, "the old one is retired exactly when the new one is good");
@@ -352,6 +366,26 @@ fn check_failure(plan: &Plan, script: &[(&str, Event)], expect: FailureKind) {
     let (_, log) = run(plan, script);
     let Some(Action::Answer(Err(failure))) = log.last() else { panic!("no failure: {log:?}") };
     assert_eq!(failure.kind, expect, "{}", failure.message);
+}
+
+#[test]
+fn what_somebody_stops_at_once_ends_without_being_started_again() {
+    let halt = || Event::Halt("me@here".into());
+    for style in [Style::Beside, Style::Exclusive] {
+        let [_, waits] = confirmed(&plan(style, Readiness::Probes, OLD, true, 10));
+        for (when, kind) in
+            [("Launch", FailureKind::System), ("AwaitHanded", FailureKind::Reverted), ("Tell(Awaiting)", FailureKind::Reverted)]
+        {
+            let plan = Plan { watch: Some(Duration::from_secs(5)), ..waits.clone() };
+            let (_, log) = run(&plan, &[(when, halt())]);
+            let Some(Action::Answer(Err(failure))) = log.last() else { panic!("no failure: {log:?}") };
+            assert_eq!((failure.kind, failure.message.as_str()), (kind, "me@here stopped the application"));
+            assert_eq!(log.contains(&Action::MoveCurrent(OLD)), kind == FailureKind::Reverted, "{log:?}");
+            let leaves =
+                |action: &Action| matches!(action, Action::StartOld | Action::Steer(OLD) | Action::Retire(_) | Action::Kill(_));
+            assert!(!log.iter().any(leaves), "{log:?}");
+        }
+    }
 }
 
 #[test]

@@ -120,6 +120,8 @@ pub enum Leave {
     InOrder,
     /// It is dead, deaf, or there is nobody to go on in its place: what is left of it is killed.
     AtOnce,
+    /// It was killed with all the others: nothing shall run.
+    Stopped,
 }
 
 /// What happened.
@@ -151,6 +153,8 @@ pub enum Event {
     Confirm,
     /// Somebody does not want it, and says who.
     Withdraw(String),
+    /// Somebody has stopped the application at once, and says who: no version of it runs any more.
+    Halt(String),
     /// What was written down is gone.
     Disarmed,
     /// It may still be there.

@@ -13,6 +13,7 @@ mod moved;
 mod ports;
 mod requests;
 mod restarts;
+mod stopping;
 mod versions;
 mod watching;
 
@@ -72,6 +73,8 @@ pub enum Message {
     Drained { run: u64, open: BTreeMap<Label, Option<u32>> },
     /// A version that served before has ended, and its listeners are closed.
     Retired { run: u64 },
+    /// One of those that a stop waits for has ended.
+    Stopped,
 }
 
 /// A port that went over.
@@ -167,6 +170,8 @@ pub struct App {
     node: Arc<Node>,
     app: AppName,
     messages: Receiver<Message>,
+    /// What was said while a stop was waited for.
+    later: VecDeque<Message>,
     inbox: Sender<Message>,
     shown: Arc<Mutex<Vec<Running>>>,
     idle: Arc<AtomicBool>,
@@ -198,6 +203,7 @@ impl App {
             node,
             app,
             messages,
+            later: VecDeque::new(),
             inbox,
             shown,
             idle,
@@ -224,7 +230,7 @@ impl App {
     /// Waits for a message or for what is due, and does it; returns whether there is more to come.
     fn step(&mut self) -> bool {
         self.show();
-        match self.messages.recv_timeout(self.patience()) {
+        match self.next_message(self.patience()) {
             Ok(message) => self.hear(message),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return false,
@@ -234,13 +240,17 @@ impl App {
         true
     }
 
+    fn next_message(&mut self, patience: Duration) -> Result<Message, RecvTimeoutError> {
+        self.later.pop_front().map_or_else(|| self.messages.recv_timeout(patience), Ok)
+    }
+
     /// Hears what was said before a time was over, where that passed unnoticed: while the disk or the machine stood still, nobody listened to a program that was ready in time. Whoever was
     /// asked meanwhile and heard nothing is asked once more.
     fn catch_up(&mut self) {
         let until = Instant::now() + CATCHING_UP;
         let is_late = |awaited: Instant| awaited.elapsed() >= LATE && Instant::now() < until;
         while self.awaited().is_some_and(is_late) {
-            let Ok(message) = self.messages.recv_timeout(until.saturating_duration_since(Instant::now())) else { return };
+            let Ok(message) = self.next_message(until.saturating_duration_since(Instant::now())) else { return };
             self.hear(message);
         }
     }
@@ -267,6 +277,8 @@ impl App {
             }
             Message::Drained { run, open } => self.drained(run, open),
             Message::Retired { run } => self.retired(run),
+            // Nobody waits for it any more.
+            Message::Stopped => {}
         }
     }
 

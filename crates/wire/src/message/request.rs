@@ -222,6 +222,17 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         again: bool,
     },
+    /// Ends at once, by SIGKILL, what others have under way with an application, and every version that takes part in it: an activation that is not confirmed yet, or a
+    /// stop that waits for a program. Needs no lock, because whoever is at it has that. Answer: [`Reply::Stopped`]; [`FaultKind::Refused`] when there is nothing of that, and then
+    /// nothing was done: [`Request::Stop`] is what to ask.
+    Halt {
+        /// The application.
+        app: AppName,
+        /// Every version, also those that drain.
+        all: bool,
+        /// `user@host` of who wants that.
+        who: String,
+    },
     /// Only between programs of one node: the supervisor shall become the program of whoever asks this over the control socket, if that is newer, nothing of what
     /// serves being touched. Answer: [`Reply::Done`] when it is not newer, a fault when it cannot be now; the connection ends when it was done.
     Replace {

@@ -12,13 +12,11 @@ use df_wire::{Reply, Request};
 
 use super::super::start;
 use super::activate::Wish;
-use super::hearing::Said;
-use super::watching::{end, kill};
+use super::watching::kill;
 use super::{App, Starting, Told};
 use crate::activation;
 use crate::control::{self, Wanted};
 use crate::generation::{self, Record};
-use crate::process::Process;
 use crate::serve::{chain, failed, fault, now, of_trust};
 use crate::{staged, store, trust, users};
 
@@ -26,9 +24,6 @@ type Answer = Sender<Told>;
 
 /// However long an operator wants to have for its confirmation.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
-
-/// A process that is to end, and what it says until then.
-type Ending = (Option<Arc<Process>>, Arc<Said>);
 
 /// How an operator wants a release activated.
 struct Terms {
@@ -46,6 +41,9 @@ impl App {
             Request::Verify { .. } => self.verify(&answer),
             Request::Confirm { generation, .. } => self.confirm(generation, &answer),
             Request::Withdraw { generation, who, .. } => self.withdraw(generation, &who, &answer),
+            Request::Halt { all, who, .. } => self.halt(all, &who).map(|stopped| {
+                let _ = answer.send(Told::Reply(Reply::Stopped { stopped }));
+            }),
             _ if self.flight.is_some() => Err(self.busy()),
             Request::Activate { release, expect, soak, who, listen, confirm_ms, follow_ms } => {
                 let confirm = confirm_ms.map(|ms| Duration::from_millis(ms).min(LONGEST_WAIT));
@@ -179,48 +177,6 @@ impl App {
         };
         let reply = reply.unwrap_or_else(|| Reply::Fault(fault(FaultKind::Failed, "its record cannot be read")));
         let _ = answer.send(Told::Reply(reply));
-    }
-
-    /// Ends what serves, and with `all` every other version too. Listeners are closed: clients are refused, not left hanging. `again`: it stays wanted.
-    fn stop(&mut self, all: bool, at_once: bool, again: bool) -> Result<Vec<(u64, i32)>, Box<Fault>> {
-        let listen = control::read_wanted(&self.node.layout, &self.app)
-            .map_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), |wanted| wanted.listen);
-        if self.current() > 0 && !again {
-            self.want(false, listen)?;
-        }
-        (self.restart_at, self.starting) = (None, None);
-        let serving = self.serving.take();
-        // Besides what serves there are only versions that drain; `all` does not wait for them to be done.
-        let doomed: Vec<u64> = self.versions.keys().copied().filter(|run| all || Some(*run) == serving).collect();
-        let ends: Vec<(u64, Duration, Ending)> = doomed
-            .iter()
-            .filter_map(|run| {
-                let version = self.versions.remove(run)?;
-                let drain = version.release.run.as_ref().map_or(Duration::ZERO, |section| section.drain);
-                Some((version.generation, drain, (version.process, version.said)))
-            })
-            .collect();
-        let stopped: Vec<(u64, i32)> =
-            ends.iter().filter_map(|(generation, _, (process, _))| Some((*generation, process.as_ref()?.pid() as i32))).collect();
-        for (_, _, (process, _)) in &ends {
-            if let Some(process) = process {
-                let _ = if at_once { process.kill_all() } else { process.signal(rustix::process::Signal::TERM) };
-            }
-        }
-        // Told first, then closed: a program that drains ends what it has accepted, and nobody new gets in.
-        self.close_all();
-        let enders = ends.into_iter().filter_map(|(_, drain, (process, said))| process.map(|process| (drain, said, process)));
-        let threads: Vec<_> = enders
-            .map(|(drain, said, process)| {
-                thread::spawn(move || if at_once { kill(&process) } else { end(&process, drain, &said) })
-            })
-            .collect();
-        threads.into_iter().for_each(|thread| drop(thread.join()));
-        if let Ok(release) = self.release_of(self.current()) {
-            self.remember("stop", "operator", self.current(), self.current(), &release, None);
-        }
-        self.write_records();
-        Ok(stopped)
     }
 
     /// Takes back what was confirmed here and failed elsewhere. It may be good: nobody knows, so no rollback goes there by itself.
