@@ -11,6 +11,7 @@
 //! ROOT/apps/<app>/history.jsonl             every attempt, append-only
 //! ROOT/apps/<app>/armed.json                an activation that nobody has confirmed yet
 //! ROOT/trust.json                           whom the node believes
+//! ROOT/identity                             which node this is, whatever it is called
 //! ROOT/ca.pem                               authorities of names of hosts besides the built-in ones; put there by whoever administers the machine
 //! ROOT/users.json                           which application has which user of its own
 //! ROOT/run/                                 locks, the supervisor's socket, process records
@@ -145,6 +146,11 @@ impl Layout {
     /// Returns where it is written whom the node believes.
     pub fn trust(&self) -> PathBuf {
         self.root.join("trust.json")
+    }
+
+    /// Returns where it is written which node this is.
+    pub fn identity(&self) -> PathBuf {
+        self.root.join("identity")
     }
 
     /// Returns where authorities are named that are believed about names of hosts, besides the built-in ones.

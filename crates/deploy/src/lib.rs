@@ -22,6 +22,7 @@ mod generation;
 mod handing;
 mod held;
 mod history;
+mod identity;
 mod lock;
 mod logs;
 mod machine;

@@ -18,7 +18,7 @@ use crate::lock::{Lock, LockError};
 use crate::receive::{self, Parcel, ReceiveError};
 use crate::store::StoreError;
 use crate::trust::TrustError;
-use crate::{control, fetch, front, generation, handing, held, history, logs, machine, staged, store, trust, unit};
+use crate::{control, fetch, front, generation, handing, held, history, identity, logs, machine, staged, store, trust, unit};
 
 /// Bytes of the signatures of one request: twice those of 1 GiB in blocks of 704 bytes, which is the most that df asks for.
 const SIGNATURES_LEN: u64 = 64 << 20;
@@ -119,6 +119,8 @@ impl<R: Read, W: Write> Node<'_, R, W> {
                     return Err(fault(FaultKind::Locked(holder), format!("an activation of {app} is in progress")));
                 }
                 self.lock = Some(lock);
+                // Without it the node is nobody to others, and does all else as before.
+                let _ = identity::ensure(self.layout);
                 Ok(Reply::Done)
             }
             Err(LockError::Held(_)) if self.lock.is_some() => Ok(Reply::Done),
@@ -313,6 +315,7 @@ fn survey(layout: &Layout) -> Result<Survey, Box<Fault>> {
         hands_out: true,
         proxy: Some(front::find().map(|path| path.display().to_string()).unwrap_or_default()),
         boot: Some(unit::boot(layout, &unit::look())),
+        identity: identity::find(layout),
         apps,
     })
 }

@@ -497,6 +497,7 @@ impl Supervisor {
             hands_out: false,
             proxy: None,
             boot: None,
+            identity: None,
             apps: states.collect(),
         }))
     }

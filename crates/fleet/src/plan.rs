@@ -195,6 +195,7 @@ mod tests {
             hands_out: true,
             proxy: None,
             boot: None,
+            identity: None,
             apps: apps.collect(),
         }
     }

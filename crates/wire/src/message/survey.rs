@@ -43,6 +43,9 @@ pub struct Survey {
     /// What starts its supervisor after a boot; `None` from a node that is too old to say.
     #[serde(default)]
     pub boot: Option<Boot>,
+    /// Which node this is, whatever it is called; `None` where nobody changed anything yet, and from a node that is too old to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Digest>,
     /// Applications, by name.
     pub apps: Vec<AppState>,
 }
