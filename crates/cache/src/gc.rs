@@ -61,12 +61,12 @@ pub fn perform(store: &dyn Store, plan: &Plan) -> Result<Collected, PutError> {
 }
 
 impl Plan {
-    /// Returns what of this plan still holds for a store as it is now: what was put or pinned again since stays.
+    /// Returns what of this plan still holds for a store as it is now: what was put, pinned or leased again since stays.
     pub fn still_valid(&self, now: &Contents) -> (Vec<StoredRelease>, Vec<ImageId>) {
-        let goes = |stored: &&StoredRelease| self.releases.contains(stored) && !now.pins.contains(&stored.release.image);
+        let goes = |stored: &&StoredRelease| self.releases.contains(stored) && !now.is_claimed(stored.release.image);
         let releases: Vec<StoredRelease> = now.releases.iter().filter(goes).cloned().collect();
         let wanted = |image: &ImageId| {
-            now.pins.contains(image)
+            now.is_claimed(*image)
                 || now.releases.iter().any(|stored| stored.release.image == *image && !releases.contains(stored))
         };
         let images = now.images.iter().map(|s| s.image).filter(|image| self.images.contains(image) && !wanted(image)).collect();
@@ -94,7 +94,7 @@ mod tests {
             .map(|&(app, sequence, n, at)| StoredRelease::new(release(app, n, image(n)), sequence, Timestamp(at)))
             .collect();
         let images = rows.iter().map(|&(_, _, n, at)| StoredImage { image: image(n), stored: Timestamp(at) }).collect();
-        Contents { releases, images, pins: [].into() }
+        Contents { releases, images, ..Contents::default() }
     }
 
     fn gone(plan: &Plan) -> Vec<u64> {

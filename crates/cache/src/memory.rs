@@ -51,7 +51,7 @@ impl State {
         let mut releases: Vec<_> = self.releases.values().cloned().collect();
         releases.sort_by_key(|stored| stored.sequence);
         let images = self.images.iter().map(|(&image, &(_, stored))| StoredImage { image, stored }).collect();
-        Contents { releases, images, pins: self.pins.clone() }
+        Contents { releases, images, pins: self.pins.clone(), ..Contents::default() }
     }
 
     fn hurt(&self, digest: Digest) -> Vec<ImageId> {

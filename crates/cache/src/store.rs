@@ -6,7 +6,7 @@
 //! - Putting twice changes nothing and costs little. Whoever is killed in a put leaves nothing that counts.
 //! - Only [`Store::collect`], [`Store::repair`] and [`Store::flush`] remove anything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -55,6 +55,15 @@ pub struct Contents {
     pub images: Vec<StoredImage>,
     /// Images that somebody wants kept.
     pub pins: BTreeSet<ImageId>,
+    /// Images that nodes have in generations, and what these are called: foreign text.
+    pub leases: BTreeMap<ImageId, BTreeSet<String>>,
+}
+
+impl Contents {
+    /// Returns whether somebody pinned an image, or leased it.
+    pub fn is_claimed(&self, image: ImageId) -> bool {
+        self.pins.contains(&image) || self.leases.contains_key(&image)
+    }
 }
 
 /// What a put did.

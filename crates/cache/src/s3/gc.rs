@@ -87,9 +87,10 @@ impl S3Store {
         let (releases, images) = plan.still_valid(&view.roots.contents());
         let mut roots = (*view.roots).clone();
         roots.releases.retain(|row| !releases.contains(&row.stored));
-        let named: HashSet<ImageId> =
-            roots.contents().pins.into_iter().chain(roots.releases.iter().map(|row| row.stored.release.image)).collect();
-        roots.images.retain(|image, row| !images.contains(image) && (row.whole || named.contains(image)));
+        let claimed = roots.contents();
+        let named: HashSet<ImageId> = roots.releases.iter().map(|row| row.stored.release.image).collect();
+        let is_named = |image: &ImageId| claimed.is_claimed(*image) || named.contains(image);
+        roots.images.retain(|image, row| !images.contains(image) && (row.whole || is_named(image)));
         let index = self.index(view)?;
         let live = self.mark(view, &roots, &index)?;
         let dead: HashMap<Digest, u64> = index

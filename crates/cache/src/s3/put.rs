@@ -10,6 +10,7 @@ use super::failure::BucketError;
 use super::format::name::Reference;
 use super::format::roots::{DocumentRow, ImageRow, Roots, TEXT_LEN};
 use super::index::Index;
+use super::lease::Lease;
 use super::prefix::{Choice, Older};
 use super::sending::Sending;
 use super::swap::{Change, Plan, Run, View};
@@ -40,6 +41,14 @@ impl S3Store {
     /// # Errors
     /// As [`crate::Store::put_image`], [`crate::Store::put_release`] and [`crate::Store::attach`]; then none of them is there, and what was sent is found again.
     pub fn put_items(&self, items: &[Item<'_>], blobs: &dyn Blobs, now: Timestamp) -> Result<Added, PutError> {
+        self.put_leased(items, &[], blobs, now)
+    }
+
+    /// As [`S3Store::put_items`]. Images that were not there and that a holder has are leased to it in the same commit, besides what it has.
+    ///
+    /// # Errors
+    /// As [`S3Store::put_items`].
+    pub fn put_leased(&self, items: &[Item<'_>], leases: &[Lease], blobs: &dyn Blobs, now: Timestamp) -> Result<Added, PutError> {
         let texts: HashMap<Digest, Vec<u8>> =
             items.iter().map(|item| item.manifest.encode()).map(|text| (Digest::of(&text), text)).collect();
         let images: Vec<ImageId> = items.iter().map(|item| item.manifest.image()).collect();
@@ -70,6 +79,8 @@ impl S3Store {
                 let row = ImageRow { stored: now, manifest_len: texts[&images[i].0].len() as u64, whole: true };
                 roots.images.insert(images[i], row);
             }
+            let new: Vec<ImageId> = lacking.iter().map(|&i| images[i]).collect();
+            leases.iter().for_each(|lease| lease.add_new(&mut roots, &new));
             for item in items {
                 if let Some(release) = item.release.filter(|release| !is_newest(&roots, release, now)) {
                     roots.put_release(release, now);
@@ -175,27 +186,6 @@ impl S3Store {
                 return Ok(Plan::Leave(false));
             }
             Ok(change_roots(view, true, |roots| drop(roots.pins.remove(&image))))
-        })
-    }
-
-    /// Keeps exactly these images for a holder, a node for instance, until it says otherwise. Leases do not expire.
-    ///
-    /// # Errors
-    /// [`PutError::NoImage`]: the cache lacks one of them.
-    pub fn lease(&self, holder: &str, images: &[ImageId]) -> Result<(), PutError> {
-        let holder = df_core::text::shorten(&df_core::text::escape(holder.as_bytes()), TEXT_LEN / 4);
-        // Not over what the holder says after it was done.
-        self.commit_once(|view, _| {
-            if let Some(&image) = images.iter().find(|image| !view.roots.images.contains_key(image)) {
-                return Err(PutError::NoImage { image });
-            }
-            let mut roots = (*view.roots).clone();
-            roots.leases.retain(|(other, _)| *other != holder);
-            roots.leases.extend(images.iter().map(|&image| (holder.clone(), image)));
-            if roots == *view.roots {
-                return Ok(Plan::Leave(()));
-            }
-            Ok(Plan::Commit(Box::new(Change { roots: Some(roots), ..Change::default() }), ()))
         })
     }
 

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use df_core::Timestamp;
+use df_core::{Digest, ImageId, Timestamp};
 use tempfile::TempDir;
 
 use super::format::head::KEPT_LEN;
 use super::memory::MemoryObjects;
-use super::{Options, S3Store};
+use super::{Holder, Lease, Options, S3Store};
 
 /// A moment.
 const NOW: Timestamp = Timestamp(1_000);
@@ -22,6 +22,11 @@ fn options(seed: u8) -> Options {
     let grace = Duration::ZERO;
     let pause = Arc::new(|_| {});
     Options { who: "a test".into(), now: NOW, grace, single_writer: false, uploads: 1, kept_len: 0, seed: [seed; 32], pause }
+}
+
+/// What a node has.
+fn lease(name: &str, images: &[ImageId]) -> [Lease; 1] {
+    [Lease { holder: Holder { identity: Digest::of(name.as_bytes()), name: name.to_owned() }, images: images.to_vec() }]
 }
 
 /// A bucket, and writers that each have a directory of their own.
@@ -83,6 +88,7 @@ mod healing;
 mod hostile;
 mod keeping;
 mod killed;
+mod leased;
 mod losing;
 mod mending;
 mod overtaken;

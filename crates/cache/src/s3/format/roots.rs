@@ -21,6 +21,7 @@ use super::head::SEQUENCE;
 use super::name::Reference;
 use super::{BODY_LEN, FormatError, Reader, Writer, open, seal};
 use crate::document::{self, Document};
+use crate::s3::lease;
 use crate::store::{Contents, StoredImage, StoredRelease};
 
 const MAGIC: [u8; 4] = *b"dft\x01";
@@ -73,8 +74,12 @@ pub(crate) struct Roots {
 }
 
 impl Roots {
-    /// Returns what a collection decides upon; what is leased is as good as pinned.
+    /// Returns what a collection decides upon.
     pub(crate) fn contents(&self) -> Contents {
+        let mut leases: BTreeMap<ImageId, BTreeSet<String>> = BTreeMap::new();
+        for (holder, image) in &self.leases {
+            leases.entry(*image).or_default().insert(lease::parts(holder).1.to_owned());
+        }
         Contents {
             releases: self.releases.iter().map(|row| row.stored.clone()).collect(),
             images: self
@@ -83,7 +88,8 @@ impl Roots {
                 .filter(|(_, row)| row.whole)
                 .map(|(&image, row)| StoredImage { image, stored: row.stored })
                 .collect(),
-            pins: self.pins.keys().copied().chain(self.leases.iter().map(|(_, image)| *image)).collect(),
+            pins: self.pins.keys().copied().collect(),
+            leases,
         }
     }
 
@@ -265,7 +271,8 @@ mod tests {
         roots.put_release(&release("greeter", 1, image(1)), Timestamp(9));
         let rows: Vec<_> = roots.releases.iter().map(|row| (row.stored.sequence, row.documents.len())).collect();
         assert_eq!(rows, [(8, 0), (9, 1)]);
-        assert_eq!(roots.contents().pins, [image(1), image(2)].into());
+        assert_eq!(roots.contents().pins, [image(1)].into());
+        assert_eq!(roots.contents().leases, [(image(2), ["node-a".to_owned()].into())].into());
         assert_eq!(roots.contents().images.len(), 1, "what is not whole is not there");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::memory::{Action, MemoryObjects};
 use super::super::objects::{Body, Condition, Etag, Key, Listed, Object, ObjectError, Objects, Requests};
 use super::super::{BucketError, Options, S3Store};
-use super::{BOTH, Bench, NOW, options};
+use super::{BOTH, Bench, NOW, lease, options};
 use crate::contract::{self, assert_whole, image, release};
 use crate::store::{PutError, Store};
 
@@ -135,12 +135,15 @@ fn a_lease_keeps_an_image_until_the_holder_says_otherwise() {
             let plan = crate::gc::plan(&store.contents().expect("read"), &crate::gc::NOTHING);
             store.collect(&plan).expect("collected").n_images
         };
-        store.lease("node-a", &images[..1]).expect("leased");
-        store.lease("node-b", &images).expect("leased");
+        store.lease(&lease("node-a", &images[..1])).expect("leased");
+        store.lease(&lease("node-b", &images)).expect("leased");
         assert_eq!(collect(&bench.store()), 0);
-        store.lease("node-b", &[]).expect("ended");
+        store.lease(&lease("node-b", &[])).expect("ended");
         assert_eq!(collect(&bench.store()), 1);
         assert_whole(&bench.store(), &rows[0].0, &rows[0].1);
-        assert!(matches!(store.lease("node-a", &images), Err(PutError::NoImage { .. })));
+        let written = bench.bucket.calls().len();
+        store.lease(&lease("node-a", &images)).expect("what is not here is nobody's to keep");
+        let calls = bench.bucket.calls();
+        assert!(calls[written..].iter().all(|call| call.action == Action::Get), "nothing changed: {calls:?}");
     }
 }

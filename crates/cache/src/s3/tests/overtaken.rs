@@ -9,7 +9,7 @@ use df_core::{Digest, Timestamp};
 use super::super::memory::{Action, Fate};
 use super::super::{Options, S3Store};
 use super::killed::{assert_there, example, put};
-use super::{BOTH, Bench, NOW};
+use super::{BOTH, Bench, NOW, lease};
 use crate::contract::{assert_whole, image, release};
 use crate::document::Document;
 use crate::gc;
@@ -386,8 +386,8 @@ fn a_lease_whose_reply_was_lost_is_not_taken_over_a_newer_one() {
     for kept_len in BOTH {
         let (bench, images) = (Bench::keeping(kept_len), [1, 2].map(|n| example(n).0.image()));
         (1..3).for_each(|n| put(&bench.store(), n).expect("put"));
-        let newer = move |other: &S3Store| other.lease("node-a", &images[1..]).expect("leased");
-        is_unsure(doubted(&bench, newer, |store| store.lease("node-a", &images[..1])));
+        let newer = move |other: &S3Store| other.lease(&lease("node-a", &images[1..])).expect("leased");
+        is_unsure(doubted(&bench, newer, |store| store.lease(&lease("node-a", &images[..1]))));
         let leases = bench.store().view().expect("read").expect("a head").roots.leases.clone();
         assert_eq!(leases.into_iter().map(|(_, image)| image).collect::<Vec<_>>(), images[1..]);
     }
