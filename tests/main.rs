@@ -24,6 +24,7 @@ mod ipv6;
 mod journey;
 mod keep_alive;
 mod kills;
+mod leases;
 mod leavings;
 mod limits;
 mod live_connections;

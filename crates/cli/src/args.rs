@@ -129,7 +129,7 @@ pub enum Command {
     /// Put a node at the end of the list of nodes
     #[command(after_help = nodes::ADD_EXAMPLES)]
     Add(Add),
-    /// Take a node off the list of nodes; nothing on it changes
+    /// Take a node off the list of nodes, and end what cache.remote keeps for it; nothing on it changes
     #[command(visible_alias = "rm")]
     Remove(Remove),
     /// List the nodes, or the versions known here and on the nodes

@@ -1,7 +1,7 @@
 //! The commands: each resolves what its words mean, calls the rooms, and renders what they say.
 
 mod build;
-mod cache;
+pub mod cache;
 mod check;
 mod checksums;
 mod complete;

@@ -26,6 +26,7 @@ mod failure;
 mod hook;
 mod init;
 mod interrupt;
+mod leases;
 mod man;
 mod name;
 mod next;

@@ -7,19 +7,19 @@
 //! ```json
 //! {"format":1,"nodes":[{"address":"root@web1","at":1767225600,
 //!   "link":{"bytes_per_second":12500000,"round_trip":0.02,"together":50000000},
-//!   "apps":{"greeter":["<image>","<image>"]}}]}
+//!   "apps":{"greeter":["<image>","<image>"]},"generations":{"identity":"<digest>","images":["<image>"]}}]}
 //! ```
 //!
-//! The node seen last is the last; an application's images are those most like its next version first. Written by rename, under a lock. It is a memory in the
-//! loose sense: whatever is missing, damaged or of another format counts as nothing seen, and nothing but time depends on it.
+//! The node seen last is the last; an application's images are those most like its next version first. Who a node is and what its generations hold is there where a cache elsewhere is told. Written by rename, under a lock. It is a memory in the
+//! loose sense: whatever is missing, damaged or of another format counts as nothing seen, and nothing but time depends on it, and by which words a cache elsewhere is told that a node is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use df_core::{AppName, ImageId, Timestamp};
+use df_core::{AppName, Digest, ImageId, Timestamp};
 use df_wire::message::Survey;
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,27 @@ pub struct SeenNode {
     /// Images by application, what serves first.
     #[serde(default)]
     pub apps: BTreeMap<AppName, Vec<ImageId>>,
+    /// Who it is and what its generations hold, where a cache elsewhere is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generations: Option<Generations>,
+}
+
+/// Which node it is, and what its generations hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generations {
+    /// Which node.
+    pub identity: Digest,
+    /// The images of all its applications' generations, in order.
+    pub images: Vec<ImageId>,
+}
+
+impl Generations {
+    /// Takes from what a node said; `None` when it does not say who it is.
+    pub fn of(survey: &Survey) -> Option<Self> {
+        let generations = survey.apps.iter().flat_map(|app| &app.generations);
+        let images: BTreeSet<ImageId> = generations.map(|generation| generation.image).collect();
+        Some(Self { identity: survey.identity?, images: images.into_iter().collect() })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -123,6 +144,11 @@ impl Seen {
         images.truncate(N_IMAGES);
     }
 
+    /// Remembers who a node is and what its generations hold.
+    pub fn has(&mut self, address: &Address, generations: Generations, now: Timestamp) {
+        self.renew(address, now).generations = Some(generations);
+    }
+
     /// Remembers how a line was; what was known of it counts half.
     pub fn measured(&mut self, address: &Address, link: Link, now: Timestamp) {
         if ![link.bytes_per_second, link.round_trip, link.together].iter().all(|number| number.is_finite()) {
@@ -145,7 +171,13 @@ impl Seen {
     /// Returns the record of a node, which is the last from now on.
     fn renew(&mut self, address: &Address, now: Timestamp) -> &mut SeenNode {
         let old = self.nodes.iter().position(|node| node.address == *address).map(|at| self.nodes.remove(at));
-        let node = old.unwrap_or_else(|| SeenNode { address: address.clone(), at: now, link: None, apps: BTreeMap::new() });
+        let node = old.unwrap_or_else(|| SeenNode {
+            address: address.clone(),
+            at: now,
+            link: None,
+            apps: BTreeMap::new(),
+            generations: None,
+        });
         self.nodes.push(SeenNode { at: now, ..node });
         self.nodes.last_mut().expect("pushed above")
     }
@@ -161,7 +193,6 @@ fn read(path: &Path) -> Option<Seen> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use df_core::Digest;
 
     fn survey(images: &[ImageId]) -> Survey {
         let survey = r#"{"arch":"x86_64","kernel":"6","libc":null,"free":1,"now":0,"images":[],"lock":null,"apps":[]}"#;

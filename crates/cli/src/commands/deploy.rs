@@ -13,10 +13,11 @@ pub use watching::watch;
 use crate::across::{self, current_of, state_of};
 use crate::args;
 use crate::asking;
-use crate::commands::{cp, listing};
+use crate::commands::{cp, listing, rollback};
 use crate::copying::{self, Freight, Gathered};
 use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::Failure;
+use crate::leases::{self, Ledger};
 use crate::pipeline;
 use crate::render::units;
 use crate::rolling::{self, Orders};
@@ -30,7 +31,9 @@ pub fn run(args: &args::Deploy, session: &Session) -> Result<Exit, Failure> {
     let shelf = Shelf::open(session)?;
     let (version, revision) = (args.version.as_deref(), args.commit_hash.as_deref());
     if session.is_dry_run() {
-        return plan(session, &shelf, args);
+        let planned = plan(session, &shelf, args)?;
+        leases::plan(session);
+        return Ok(planned);
     }
     confirm(session, n_nodes)?;
     let release = pipeline::release(session, &shelf, version, revision)?;
@@ -54,6 +57,8 @@ pub fn run(args: &args::Deploy, session: &Session) -> Result<Exit, Failure> {
         ends.push(end);
         reached.extend(node);
     }
+    let reached = surveyed(session, reached);
+    tell(session, &reached, &orders);
     summarize(session, reached);
     session.output().table(&[], &orders.proof.lines());
     Ok(exit(session, &ends))
@@ -99,21 +104,36 @@ fn confirm(session: &Session, n_nodes: usize) -> Result<(), Failure> {
     }
 }
 
+/// Asks the nodes once more what they hold and run; those that do not answer are left out.
+fn surveyed(session: &Session, reached: Vec<Reached>) -> Vec<Reached> {
+    let jobs = reached.into_iter().map(|mut reached| async move {
+        let survey = df_fleet::survey::again(&mut reached.connection).await.ok()?;
+        // The lock is our own.
+        reached.survey = Survey { lock: None, ..survey };
+        Some(reached)
+    });
+    session.call.block_on(across::all(jobs.collect(), session.parallel())).into_iter().flatten().collect()
+}
+
+/// Tells a bucket what the nodes have, as long as they are ours.
+fn tell(session: &Session, reached: &[Reached], orders: &Orders) {
+    let ledger = Ledger::of(session);
+    reached.iter().for_each(|reached| ledger.note(&reached.connection.node, &reached.survey));
+    let again = match ledger.serving(session.app()) {
+        Some(commit) if commit == *orders.commit() => format!("df deploy --version {}", commit.short()),
+        serving => rollback::again(serving.as_ref()),
+    };
+    ledger.tell(session, &again);
+}
+
 /// Shows what the nodes themselves say at the end, and ends the sessions.
 fn summarize(session: &Session, reached: Vec<Reached>) {
     let app = session.app().clone();
-    let jobs = reached.into_iter().map(|mut reached| {
-        let app = app.clone();
-        async move {
-            let node = reached.connection.node.clone();
-            let survey = df_fleet::survey::again(&mut reached.connection).await.ok()?;
-            // The lock is our own.
-            reached.survey = Survey { lock: None, ..survey };
-            Some(listing::look(node, reached, &app).await.0)
-        }
+    let jobs = reached.into_iter().map(|reached| {
+        let (app, node) = (app.clone(), reached.connection.node.clone());
+        async move { listing::look(node, reached, &app).await.0 }
     });
     let states = session.call.block_on(across::all(jobs.collect(), session.parallel()));
-    let states: Vec<_> = states.into_iter().flatten().collect();
     session.output().progress().finish();
     if !states.is_empty() {
         listing::show(session, &states);

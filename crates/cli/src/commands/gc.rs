@@ -17,6 +17,7 @@ use crate::bucket::failure;
 use crate::event::{Event, Placed};
 use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::Failure;
+use crate::leases::{self, Ledger};
 use crate::output::Output;
 use crate::render::units;
 use crate::session::{Session, now};
@@ -62,14 +63,18 @@ fn collect_on_nodes(session: &Session, args: &args::Gc) -> Result<(Vec<NodeEnd>,
     let (dry_run, says_why) = (session.is_dry_run(), args.why);
     let crew = across::reach(session, "gc", !dry_run)?;
     let mut ends = crew.ends;
+    let ledger = Ledger::of(session);
     let (tell, told) = std::sync::mpsc::channel();
     ends.extend(across::run(session, "gc", crew.reached, |work: Work| {
-        let tell = tell.clone();
+        let (tell, ledger) = (tell.clone(), ledger.clone());
         async move {
             let Work { label, app, mut reached, output } = work;
             let most = u32::try_from(count).unwrap_or(u32::MAX);
             let reply = reached.connection.ask(&Request::Collect { app: app.clone(), count: most, older, dry_run }).await?;
-            reached.connection.close().await;
+            match dry_run {
+                true => reached.connection.close().await,
+                false => ledger.close(reached.connection).await,
+            }
             let Reply::Collected { collected } = reply else { return Err(NodeError::Answer) };
             if says_why && let Some(state) = across::state_of(&reached.survey, &app) {
                 tell_why(&output, &why::of_node(&label, state, &collected, count, older));
@@ -88,6 +93,10 @@ fn collect_on_nodes(session: &Session, args: &args::Gc) -> Result<(Vec<NodeEnd>,
             Ok(NodeEnd::Done)
         }
     }));
+    match dry_run {
+        true => leases::plan(session),
+        false => ledger.tell(session, "df gc"),
+    }
     let mut on_nodes = OnNodes::default();
     for (held, any) in told.try_iter() {
         on_nodes.held.extend(held);

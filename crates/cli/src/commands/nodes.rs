@@ -8,6 +8,7 @@ use crate::commands::listing;
 use crate::event::Event;
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::leases;
 use crate::session::Session;
 
 /// Puts a node at the end of the list.
@@ -66,6 +67,7 @@ pub fn remove(args: &args::Remove, session: &Session) -> Result<Exit, Failure> {
             changes: true,
         };
         session.output().result(&event);
+        leases::plan(session);
         return Ok(session.planned(true));
     }
     let here = &session.call.here;
@@ -79,6 +81,7 @@ pub fn remove(args: &args::Remove, session: &Session) -> Result<Exit, Failure> {
     })?;
     let line = format!("removed {}; what it serves stays", removed.label());
     session.output().table(&[listing::node(&removed)], &[df_core::text::escape(line.as_bytes())]);
+    leases::end(session, &removed);
     Ok(Exit::Done)
 }
 

@@ -6,6 +6,7 @@ mod withdraw;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use df_core::CommitId;
 use df_fleet::going_back::{self, Epochs};
 use df_fleet::message::{AppState, Generation, Reply, Request, RollbackTarget};
 use df_fleet::{NodeError, Reached};
@@ -15,6 +16,7 @@ use crate::args::{self, RollbackTo};
 use crate::event::Event;
 use crate::exit::{Exit, NodeEnd, of_nodes};
 use crate::failure::Failure;
+use crate::leases::{self, Ledger};
 use crate::node_event::Teller;
 use crate::rolling;
 use crate::session::{Session, who};
@@ -60,7 +62,9 @@ pub fn run(args: &args::Rollback, session: &Session) -> Result<Exit, Failure> {
     };
     let app = session.app();
     if session.is_dry_run() {
-        return across::plan(session, "rollback", |node, survey| intent(node, state_of(survey, app), &aim, args.force));
+        let planned = across::plan(session, "rollback", |node, survey| intent(node, state_of(survey, app), &aim, args.force))?;
+        leases::plan(session);
+        return Ok(planned);
     }
     let crew = withdraw::reach(session, &aim)?;
     let refusal = |reached: &Reached| refusal(&reached.connection.node.label(), state_of(&reached.survey, app), &aim, args.force);
@@ -69,12 +73,18 @@ pub fn run(args: &args::Rollback, session: &Session) -> Result<Exit, Failure> {
         return Ok(refuse(session, crew, &refusals));
     }
     let order = Order { force: args.force, ..Order::new(session, "rollback") };
-    let mut ends = crew.ends;
+    let (mut ends, ledger) = (crew.ends, Ledger::of(session));
     ends.extend(across::run(session, "rollback", crew.reached, |work: Work| {
-        let (target, order) = (aim.of(&work.label), order.clone());
-        async move { perform(work, target, &order).await }
+        let (target, order, ledger) = (aim.of(&work.label), order.clone(), ledger.clone());
+        async move { perform(work, target, &order, &ledger).await }
     }));
+    ledger.tell(session, &again(ledger.serving(app).as_ref()));
     Ok(of_nodes(&ends))
+}
+
+/// Returns what to type so that a cache elsewhere is told what nodes have, which changes nothing else where all serve one commit.
+pub fn again(serving: Option<&CommitId>) -> String {
+    serving.map_or_else(|| "df gc".to_owned(), |commit| format!("df rollback --to {}", commit.short()))
 }
 
 impl Aim {
@@ -87,7 +97,7 @@ impl Aim {
 }
 
 /// Makes an earlier generation serve on a node.
-async fn perform(work: Work, target: Option<RollbackTarget>, order: &Order) -> Result<NodeEnd, NodeError> {
+async fn perform(work: Work, target: Option<RollbackTarget>, order: &Order, ledger: &Ledger) -> Result<NodeEnd, NodeError> {
     let Work { label, app, mut reached, output } = work;
     let teller = Teller::new(label, app.clone(), &reached.survey, None, order.reason);
     let from = current_of(&reached.survey, &app);
@@ -109,7 +119,7 @@ async fn perform(work: Work, target: Option<RollbackTarget>, order: &Order) -> R
         }
     };
     let reply = reached.connection.ask_with(&request, order.silence, &mut { told }).await?;
-    reached.connection.close().await;
+    ledger.close(reached.connection).await;
     let Reply::Serving(serving) = reply else { return Err(NodeError::Answer) };
     output.result(&Event::RolledBack(teller.served(&serving)));
     Ok(if serving.generation == from { NodeEnd::Done } else { NodeEnd::Moved })

@@ -13,6 +13,7 @@ use crate::bucket::failure;
 use crate::event::{Event, Placed};
 use crate::exit::Exit;
 use crate::failure::Failure;
+use crate::leases;
 use crate::render::units::count;
 use crate::session::{Session, now};
 use crate::store::Shelf;
@@ -131,8 +132,9 @@ impl<'a> Freight<'a> {
     }
 
     fn commit(&self, session: &Session, bucket: &S3Store, source: &Counting<'_>) -> Result<(), Failure> {
-        let added =
-            self.with_items(|items| bucket.put_items(items, source, now())).map_err(|error| self.place.unwritten(&error))?;
+        let leases = leases::remembered(session, &self.place.name);
+        let added = self.with_items(|items| bucket.put_leased(items, &leases, source, now()));
+        let added = added.map_err(|error| self.place.unwritten(&error))?;
         let Some(newest) = self.releases.last() else { return Ok(()) };
         let why = match self.releases.len() {
             1 => format!("release of {}", newest.commit.short()),
