@@ -23,6 +23,7 @@ mod hostile_operator;
 mod ipv6;
 mod journey;
 mod keep_alive;
+mod killed_requests;
 mod kills;
 mod leases;
 mod leavings;

@@ -81,10 +81,10 @@ impl Exchange {
                 let _ = tokio::task::spawn_blocking(move || raw::say(&socket, &first, &then)).await;
                 Err(self.end())
             }
-            Act::Hold => std::future::pending().await,
+            Act::Hold => self.shared.hold().await,
             Act::HoldDone => {
                 self.done(request).await?;
-                std::future::pending().await
+                self.shared.hold().await
             }
             _ if list.is_some() => {
                 let mut request: HttpRequest = request.map(Body::from);

@@ -125,6 +125,11 @@ impl Server {
         self.shared.past().struck
     }
 
+    /// Returns how many requests were ever held: what was to be done before that is done.
+    pub fn held(&self) -> u64 {
+        self.shared.past().held
+    }
+
     /// Returns how often the faults struck that are set for keys of exactly this pattern.
     pub fn struck_at(&self, pattern: &str) -> u64 {
         self.shared.past().faults.iter().filter(|fault| fault.pattern() == pattern).map(|fault| fault.struck).sum()
@@ -195,6 +200,7 @@ struct Past {
     forgotten: usize,
     faults: Vec<Fault>,
     struck: u64,
+    held: u64,
     stale: Vec<(String, u64)>,
 }
 
@@ -216,6 +222,12 @@ impl Shared {
             request.status = Some(status);
             request.bytes_down = bytes_down;
         }
+    }
+
+    /// Never answers.
+    pub(super) async fn hold<T>(&self) -> T {
+        self.past().held += 1;
+        std::future::pending().await
     }
 
     pub(super) fn stale(&self) -> Vec<(String, u64)> {
