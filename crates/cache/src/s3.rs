@@ -82,7 +82,7 @@ pub struct Options {
     pub grace: Duration,
     /// Nobody else writes: then the server need not know conditions.
     pub single_writer: bool,
-    /// How many packs are on their way at once; each has up to 64 MiB.
+    /// How many packs are on their way at once at most, each of up to 64 MiB: fewer as long as the bucket says that this is too much.
     pub uploads: usize,
     /// Root tables and segments of up to so many bytes lie in the head, as long as it has room (12 KiB each, 24 KiB in all): a request less for whoever writes one, and one for whoever
     /// reads it.

@@ -48,11 +48,11 @@ impl Schedule {
         state.waiting.pop_front();
         state.in_flight += 1;
         state.bytes_in_flight += len;
-        let full = state.in_flight >= state.pace.limit();
+        let (in_flight, full) = (state.in_flight, state.in_flight >= state.pace.limit());
         drop(state);
         // The next in line may fit too.
         self.changed.notify_all();
-        Permit { schedule: self, len, full, begun: Instant::now(), answer: Answer::Nothing }
+        Permit { schedule: self, len, in_flight, full, begun: Instant::now(), answer: Answer::Nothing }
     }
 
     /// Returns how many requests may be in flight now.
@@ -84,6 +84,8 @@ impl fmt::Debug for Schedule {
 pub struct Permit<'a> {
     schedule: &'a Schedule,
     len: u64,
+    /// How many there were when it began, itself included.
+    in_flight: usize,
     full: bool,
     begun: Instant,
     answer: Answer,
@@ -99,14 +101,15 @@ impl Permit<'_> {
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let schedule = self.schedule;
+        let mut state = schedule.lock();
         let outcome = Outcome {
             begun: self.begun.duration_since(schedule.epoch),
             ended: schedule.epoch.elapsed(),
             len: self.len,
+            in_flight: self.in_flight.max(state.in_flight),
             full: self.full,
             answer: self.answer,
         };
-        let mut state = schedule.lock();
         state.pace.learn(&outcome);
         state.in_flight -= 1;
         state.bytes_in_flight -= self.len;
@@ -193,10 +196,22 @@ mod tests {
         threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
     }
 
+    /// Has as many requests in flight at once as `most` threads would have, all answered alike; returns how many that were.
+    fn round(schedule: &Schedule, most: usize, answer: Answer) -> usize {
+        let n = schedule.limit().min(most);
+        let permits: Vec<_> = (0..n).map(|_| schedule.enter(1)).collect();
+        permits.into_iter().for_each(|permit| permit.done(answer));
+        n
+    }
+
     #[test]
-    fn a_refusal_halves_what_may_be_in_flight() {
+    fn refusals_leave_fewer_packs_in_flight_at_once_and_success_brings_all_of_them_back() {
         let schedule = Schedule::new(32, 64, u64::MAX);
-        schedule.enter(1).done(Answer::SlowDown);
-        assert_eq!(schedule.limit(), 16);
+        let rounds = |n: usize, answer| (0..n).map(|_| round(&schedule, 3, answer)).collect::<Vec<_>>();
+        assert_eq!(rounds(2, Answer::Served), [3, 3]);
+        assert_eq!(rounds(3, Answer::SlowDown), [3, 1, 1]);
+        // In how many rounds depends on how long each took.
+        let back = rounds(1000, Answer::Served);
+        assert!(back[0] == 1 && back.is_sorted() && back.last() == Some(&3), "{back:?}");
     }
 }

@@ -1,7 +1,8 @@
 //! How many requests may be in flight: fewer at once when the bucket is overrun, more little by little while it is not.
 //!
 //! Multiplicative decrease and additive increase, as TCP does (Chiu and Jain, 1989): halved on 503 and on timeouts, three quarters when requests take twice
-//! as long as they did, one more per round of requests that filled the bound. A request that was sent before the last decrease says nothing new: a storm of 503s that
+//! as long as they did, one more per round of requests that filled the bound. What is halved is what was in flight (RFC 5681, 3.1), not what might have been: a put has three packs on their
+//! way, and a bound of thirty-two would have to be refused four times before that is less. A request that was sent before the last decrease says nothing new: a storm of 503s that
 //! answers one round counts once.
 
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct Outcome {
     pub ended: Duration,
     /// The length of its body, in bytes.
     pub len: u64,
+    /// How many were in flight with it, itself included: when it was sent, or when it ended if they were more then.
+    pub in_flight: usize,
     /// Whether as many were in flight as might be: only then does success say that more are possible.
     pub full: bool,
     /// How it ended.
@@ -75,11 +78,11 @@ impl Pace {
         let news = self.lowered.is_none_or(|lowered| outcome.begun >= lowered);
         match outcome.answer {
             Answer::Nothing => {}
-            Answer::SlowDown | Answer::Late if news => self.lower(0.5, 1.0, outcome.ended),
+            Answer::SlowDown | Answer::Late if news => self.lower(0.5, 1.0, outcome),
             Answer::SlowDown | Answer::Late => {}
             Answer::Served => {
                 if self.is_slower(outcome) && news {
-                    self.lower(0.75, FLOOR_OF_SLOWNESS, outcome.ended);
+                    self.lower(0.75, FLOOR_OF_SLOWNESS, outcome);
                 } else if outcome.full {
                     self.bound = (self.bound + 1.0 / self.bound).min(self.most);
                 }
@@ -87,9 +90,10 @@ impl Pace {
         }
     }
 
-    fn lower(&mut self, factor: f64, floor: f64, now: Duration) {
-        self.bound = (self.bound * factor).max(floor.min(self.bound));
-        self.lowered = Some(now);
+    fn lower(&mut self, factor: f64, floor: f64, outcome: &Outcome) {
+        let used = self.bound.min(outcome.in_flight as f64);
+        self.bound = (used * factor).max(floor.min(self.bound));
+        self.lowered = Some(outcome.ended);
         // What was measured under the old bound is no measure of the new one.
         self.mean = None;
     }
@@ -114,7 +118,8 @@ mod tests {
         let mut round = || {
             let in_flight = pace.limit();
             let ended = now + took(in_flight);
-            (0..in_flight).for_each(|_| pace.learn(&Outcome { begun: now, ended, len: 16 << 20, full: true, answer }));
+            let outcome = Outcome { begun: now, ended, len: 16 << 20, in_flight, full: true, answer };
+            (0..in_flight).for_each(|_| pace.learn(&outcome));
             now = ended;
             pace.limit()
         };
@@ -136,6 +141,25 @@ mod tests {
         let mut pace = Pace::new(32, 64);
         assert_eq!(rounds(&mut pace, ms(0), 7, Answer::SlowDown, |_| ms(100)), [16, 8, 4, 2, 1, 1, 1]);
         assert_eq!(rounds(&mut pace, ms(9000), 3, Answer::Served, |_| ms(100)), [2, 2, 3], "and it recovers");
+    }
+
+    #[test]
+    fn a_refusal_halves_what_was_in_flight_however_much_might_have_been() {
+        let refused = |in_flight: usize| {
+            let mut pace = Pace::new(32, 64);
+            pace.learn(&Outcome { begun: ms(0), ended: ms(1), len: 1, in_flight, full: false, answer: Answer::SlowDown });
+            pace.limit()
+        };
+        assert_eq!([1, 2, 3, 6, 32].map(refused), [1, 1, 1, 3, 16]);
+    }
+
+    #[test]
+    fn slowness_alone_never_brings_few_requests_down_to_fewer() {
+        let mut pace = Pace::new(32, 64);
+        for took in [10, 10, 10, 100_000, 100_000] {
+            pace.learn(&Outcome { begun: ms(0), ended: ms(took), len: 1, in_flight: 3, full: false, answer: Answer::Served });
+        }
+        assert_eq!(pace.limit(), 4);
     }
 
     #[test]
@@ -167,7 +191,8 @@ mod tests {
     fn success_while_little_is_in_flight_proves_nothing() {
         let mut pace = Pace::new(8, 64);
         for i in 0..1000 {
-            pace.learn(&Outcome { begun: ms(i), ended: ms(i + 1), len: 1, full: false, answer: Answer::Served });
+            let outcome = Outcome { begun: ms(i), ended: ms(i + 1), len: 1, in_flight: 1, full: false, answer: Answer::Served };
+            pace.learn(&outcome);
         }
         assert_eq!(pace.limit(), 8);
     }
@@ -179,7 +204,7 @@ mod tests {
             // 30 ms and 33 MB/s: what one request costs, whatever its length.
             let len = if i % 2 == 0 { 1 << 10 } else { 32 << 20 };
             let ended = ms(i) + ms(30) + Duration::from_secs_f64(len as f64 / 33e6);
-            pace.learn(&Outcome { begun: ms(i), ended, len, full: true, answer: Answer::Served });
+            pace.learn(&Outcome { begun: ms(i), ended, len, in_flight: 8, full: true, answer: Answer::Served });
         }
         assert!(pace.limit() > 8, "{}", pace.limit());
     }
