@@ -88,6 +88,7 @@ impl S3Store {
     pub(super) fn fetch_within(&self, blobs: &[(Digest, u64)], room: Room) -> Result<Fetch, ReadError> {
         let Placed { index, cache, places, blobs: known } = self.place(blobs)?;
         let (ranges, of) = plan(&places, range_len(&places));
+        let (ranges, of) = biggest_first(ranges, of, room.ahead);
         let mut left = vec![0; ranges.len()];
         let mut pieces = HashMap::new();
         for ((_, Place { slot, .. }), range) in places.into_iter().zip(of) {
@@ -233,6 +234,22 @@ fn plan(places: &[(usize, Place)], most: u64) -> (Vec<Range>, Vec<usize>) {
     (by_need.iter().map(|&old| ranges[old].1).collect(), of.into_iter().map(|old| place[old]).collect())
 }
 
+/// Puts those of the first requests whose answers have room at once in the order of their length, so that none of them is still on its way alone when the others are done; what comes after them
+/// is needed in its order, because there is no room for it before.
+fn biggest_first(ranges: Vec<Range>, of: Vec<usize>, room: u64) -> (Vec<Range>, Vec<usize>) {
+    let mut sum = 0_u64;
+    let fits = |range: &&Range| {
+        sum = sum.saturating_add(range.len());
+        sum <= room
+    };
+    let n_first = ranges.iter().take_while(fits).count();
+    let mut order: Vec<usize> = (0..ranges.len()).collect();
+    order[..n_first].sort_by_key(|&range| std::cmp::Reverse(ranges[range].len()));
+    let mut place = vec![0; ranges.len()];
+    order.iter().enumerate().for_each(|(new, &old)| place[old] = new);
+    (order.iter().map(|&old| ranges[old]).collect(), of.into_iter().map(|old| place[old]).collect())
+}
+
 impl Inner {
     /// Returns a piece, checked.
     fn piece(&self, digest: Digest, part: u32) -> io::Result<Vec<u8>> {
@@ -353,6 +370,26 @@ mod tests {
         let expected =
             [(2, 0, 10 + 31 * mib), (1, 100, 160 + gap), (1, 161 + 2 * gap, 171 + 2 * gap), (2, 10 + 31 * mib, 10 + 33 * mib)];
         assert_eq!((rows.as_slice(), of.as_slice()), (&expected[..], &[0, 1, 1, 2, 0, 3, 1][..]));
+    }
+
+    #[test]
+    fn of_what_has_room_at_once_the_biggest_is_asked_for_first() {
+        let range = |n: u32, len: u64| Range { pack: reference(n), start: 5, end: 5 + len };
+        let lens = [3, 1, 9, 4, 9, 100, 1, 50];
+        let ranges: Vec<_> = (0..).zip(lens).map(|(n, len)| range(n, len)).collect();
+        // Room, and the order of requests.
+        for (room, expected) in [
+            (0, [0, 1, 2, 3, 4, 5, 6, 7]),
+            (3, [0, 1, 2, 3, 4, 5, 6, 7]),
+            (16, [2, 0, 1, 3, 4, 5, 6, 7]),
+            (26, [2, 4, 3, 0, 1, 5, 6, 7]),
+            (1000, [5, 7, 2, 4, 3, 0, 1, 6]),
+        ] {
+            let of: Vec<usize> = (0..lens.len()).collect();
+            let (sorted, of) = biggest_first(ranges.clone(), of, room);
+            assert_eq!(sorted.iter().map(|range| range.pack.name.n).collect::<Vec<_>>(), expected, "{room}");
+            assert!(of.iter().zip(&ranges).all(|(&at, range)| sorted[at] == *range), "each place is where it was");
+        }
     }
 
     #[test]
