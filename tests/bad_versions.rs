@@ -6,9 +6,16 @@ use df_testkit::repo::Repo;
 
 use crate::support::{World, shared, versions};
 
-#[test]
-fn each_bad_version_leaves_the_old_one_serving_and_says_why() {
-    let (versions, world) = (versions(), World::new(1));
+on_both! {
+    each_bad_version_leaves_the_old_one_serving_and_says_why on &versions().repo;
+    a_first_version_that_is_bad_answers_nobody_and_leaves_nothing_running on &versions().repo;
+    a_version_that_dies_in_its_soak_is_taken_back on &versions().repo;
+    a_deploy_while_the_old_version_is_down_leaves_no_listener_behind on &versions().repo;
+    a_crashed_version_starts_again_by_itself on &versions().repo;
+}
+
+fn each_bad_version_leaves_the_old_one_serving_and_says_why(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
     let pid_before = world.get(1, "/").1;
     for (bad, said) in [(&versions.exits, "status 3"), (&versions.never_ready, "ready"), (&versions.sick, "/health")] {
@@ -22,15 +29,14 @@ fn each_bad_version_leaves_the_old_one_serving_and_says_why() {
     world.expect_serving(&versions.v2);
 }
 
-#[test]
-fn a_first_version_that_is_bad_answers_nobody_and_leaves_nothing_running() {
-    let (versions, world) = (versions(), World::new(1));
+fn a_first_version_that_is_bad_answers_nobody_and_leaves_nothing_running(world: &World) {
+    let versions = versions();
     let deploy = world.df(["deploy", "--commit-hash", &versions.never_ready]).spawn();
     let mut answered = 0;
     df_testkit::process::wait_until(std::time::Duration::from_secs(60), || {
         let asked = df_testkit::net::http_get(world.at(1), "/", std::time::Duration::from_millis(50));
         answered += u32::from(asked.is_ok());
-        deploy_ended(&world).then_some(())
+        deploy_ended(world).then_some(())
     });
     deploy.finish(std::time::Duration::from_secs(60)).expect_code(1);
     assert_eq!(answered, 0, "a client reached a version on trial");
@@ -40,9 +46,8 @@ fn a_first_version_that_is_bad_answers_nobody_and_leaves_nothing_running() {
     world.expect_serving(&versions.v1);
 }
 
-#[test]
-fn a_version_that_dies_in_its_soak_is_taken_back() {
-    let (versions, world) = (versions(), World::new(1));
+fn a_version_that_dies_in_its_soak_is_taken_back(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
     let config = world.path("soaking.yaml");
     // Everything but build, run and verify comes from the file on disk.
@@ -66,11 +71,10 @@ fn what_certainly_cannot_start_is_refused_before_the_old_version_is_stopped() {
     assert_eq!(history.stdout.matches("activate").count(), 1, "nothing was attempted: {}", history.stdout);
 }
 
-#[test]
-fn a_deploy_while_the_old_version_is_down_leaves_no_listener_behind() {
-    let (versions, world) = (versions(), World::new(1));
+fn a_deploy_while_the_old_version_is_down_leaves_no_listener_behind(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
-    kill_service(&world, &versions.v1);
+    kill_service(world, &versions.v1);
     world.deploy(&versions.v2);
     for _ in 0..50 {
         assert!(world.get(1, "/").1.contains(&versions.v2), "a client waits where nobody takes it");
@@ -79,12 +83,11 @@ fn a_deploy_while_the_old_version_is_down_leaves_no_listener_behind() {
     assert!(std::net::TcpStream::connect(world.at(1)).is_err(), "a listener is left");
 }
 
-#[test]
-fn a_crashed_version_starts_again_by_itself() {
-    let (versions, world) = (versions(), World::new(1));
+fn a_crashed_version_starts_again_by_itself(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
     let before = world.get(1, "/").1;
-    kill_service(&world, &versions.v1);
+    kill_service(world, &versions.v1);
     // Clients that come meanwhile wait in the listener, which the supervisor holds.
     let after = world.get(1, "/").1;
     assert!(after.contains(&versions.v1) && after != before, "{after}");
@@ -95,12 +98,7 @@ fn a_crashed_version_starts_again_by_itself() {
 fn kill_service(world: &World, commit: &str) {
     let body = world.get(1, "/").1;
     assert!(body.contains(commit), "{body}");
-    let pid = body
-        .split("pid=")
-        .nth(1)
-        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-        .expect("the greeter tells its pid");
-    df_testkit::survivors::send(pid, libc::SIGKILL);
+    df_testkit::survivors::send(world.process(&body), libc::SIGKILL);
 }
 
 #[test]

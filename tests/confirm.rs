@@ -3,13 +3,22 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use df_testkit::process::{Child, Run, wait_until};
+use df_testkit::process::{Child, wait_until};
 use df_testkit::{net, survivors};
 
 use crate::support::odd_versions::odd;
 use crate::support::{self, World, shorten, versions};
 
 const SOON: Duration = Duration::from_secs(60);
+
+on_both! {
+    when_the_operator_is_killed_the_node_goes_back_by_itself on odd().repo();
+    when_operator_and_supervisor_are_killed_the_next_supervisor_waits_and_goes_back on odd().repo();
+    a_version_that_fails_after_its_supervisor_was_killed_in_the_soak_goes_back_and_is_not_good on odd().repo();
+    a_version_that_stays_well_though_its_supervisor_was_killed_in_the_soak_is_confirmed_at_its_end on odd().repo();
+    after_a_boot_what_nobody_confirmed_is_not_started_again on odd().repo();
+    a_first_version_that_nobody_confirms_is_gone_and_its_port_refuses on odd().repo();
+}
 
 /// A df.yaml whose nodes soak so long, and then wait so long to be confirmed.
 fn waiting(world: &World, soak: &str, confirm: &str) -> String {
@@ -39,27 +48,6 @@ fn deploy_until_it_serves(world: &World, config: &str, commit: &str) -> Child {
     wait_for_commit(world, commit);
     assert!(armed(world).exists(), "what to go back to is on disk before the new version serves");
     df
-}
-
-/// Kills the supervisor, and the holder that would start another one.
-fn kill_supervisor(world: &World) {
-    world.kill_both(1);
-    wait_for_its_end(world);
-}
-
-/// A process that was killed holds its locks until it is gone, and a supervisor that finds the lock taken leaves the node to the other.
-fn wait_for_its_end(world: &World) {
-    let lock = std::fs::File::open(world.node(1).join("run/supervisor.lock")).expect("there was one");
-    assert!(wait_until(SOON, || lock.try_lock().ok()).is_some(), "the supervisor does not end");
-}
-
-/// Starts the supervisor as a unit file or a crontab does.
-fn boot(world: &World) -> Child {
-    let node = world.node(1);
-    let program = std::fs::read_dir(node.join("bin")).expect("df-node is there").flatten().next().expect("one program").path();
-    let directory = |name: &str| node.join(name).display().to_string();
-    let root = node.display().to_string();
-    Run::new(program).args(["supervise", "--root", &root, "--data", &directory("data"), "--tmp", &directory("tmp")]).spawn()
 }
 
 #[track_caller]
@@ -128,33 +116,31 @@ fn a_stop_now_ends_a_deploy_that_waits_to_be_confirmed() {
     world.expect_serving(odd.good());
 }
 
-#[test]
-fn when_the_operator_is_killed_the_node_goes_back_by_itself() {
-    let (odd, world) = (odd(), World::of(odd().repo(), 1));
+fn when_the_operator_is_killed_the_node_goes_back_by_itself(world: &World) {
+    let odd = odd();
     world.deploy(odd.good());
     let next = odd.commit("good", "env: { N: \"1\" }", "");
-    let mut df = deploy_until_it_serves(&world, &waiting(&world, "10s", "1s"), &next);
+    let mut df = deploy_until_it_serves(world, &waiting(world, "10s", "1s"), &next);
     df.kill();
-    expect_went_back(&world, odd.good());
+    expect_went_back(world, odd.good());
     world.deploy(&next);
     world.expect_serving(&next);
 }
 
-#[test]
-fn when_operator_and_supervisor_are_killed_the_next_supervisor_waits_and_goes_back() {
-    let (odd, world) = (odd(), World::of(odd().repo(), 1));
+fn when_operator_and_supervisor_are_killed_the_next_supervisor_waits_and_goes_back(world: &World) {
+    let odd = odd();
     world.deploy(odd.good());
-    let before = body(&world).expect("it serves");
+    let before = body(world).expect("it serves");
     let next = odd.commit("good", "env: { N: \"2\" }", "");
-    let mut df = deploy_until_it_serves(&world, &waiting(&world, "10s", "1s"), &next);
+    let mut df = deploy_until_it_serves(world, &waiting(world, "10s", "1s"), &next);
     df.kill();
-    kill_supervisor(&world);
+    world.kill_both(1);
     // The time it was given is not over: it is no fault of the new version that its supervisor was killed.
-    assert!(body(&world).is_some_and(|body| body.contains(&next)), "it serves meanwhile");
-    shorten(&armed(&world), 1500);
-    let _supervisor = boot(&world);
-    expect_went_back(&world, odd.good());
-    assert_eq!(body(&world).as_ref(), Some(&before), "the same process, which had only waited");
+    assert!(body(world).is_some_and(|body| body.contains(&next)), "it serves meanwhile");
+    shorten(&armed(world), 1500);
+    world.boot();
+    expect_went_back(world, odd.good());
+    assert_eq!(body(world).as_ref(), Some(&before), "the same process, which had only waited");
 }
 
 /// Lets df do nothing until it is told to go on.
@@ -162,57 +148,52 @@ fn hold(df: &Child) {
     survivors::send(df.pid(), libc::SIGSTOP);
 }
 
-#[test]
-fn a_version_that_fails_after_its_supervisor_was_killed_in_the_soak_goes_back_and_is_not_good() {
-    let (odd, world) = (odd(), World::of(odd().repo(), 1));
+fn a_version_that_fails_after_its_supervisor_was_killed_in_the_soak_goes_back_and_is_not_good(world: &World) {
+    let odd = odd();
     world.deploy(odd.good());
     let next = odd.commit("told", "env: { N: \"6\" }", "");
-    let df = deploy_until_it_serves(&world, &waiting(&world, "8s", "60s"), &next);
+    let df = deploy_until_it_serves(world, &waiting(world, "8s", "60s"), &next);
     hold(&df);
     world.kill(1, "supervise");
-    std::fs::write(world.node(1).join("data/odd/sick"), "").expect("written");
+    std::fs::write(world.data(1).join("odd/sick"), "").expect("written");
     survivors::send(df.pid(), libc::SIGCONT);
     // It would confirm as soon as somebody lets it.
     df.finish(SOON).expect_code(7);
-    wait_for_commit(&world, odd.good());
-    assert!(wait_until(SOON, || (!armed(&world).exists()).then_some(())).is_some(), "it could still be taken back");
+    wait_for_commit(world, odd.good());
+    assert!(wait_until(SOON, || (!armed(world).exists()).then_some(())).is_some(), "it could still be taken back");
     let record = std::fs::read_to_string(world.node(1).join("apps/odd/generations/2/record.json")).expect("its record");
     assert!(record.contains("\"bad\"") && record.contains("after the soak"), "{record}");
 }
 
-#[test]
-fn a_version_that_stays_well_though_its_supervisor_was_killed_in_the_soak_is_confirmed_at_its_end() {
-    let (odd, world) = (odd(), World::of(odd().repo(), 1));
+fn a_version_that_stays_well_though_its_supervisor_was_killed_in_the_soak_is_confirmed_at_its_end(world: &World) {
+    let odd = odd();
     world.deploy(odd.good());
     let next = odd.commit("good", "env: { N: \"7\" }", "");
-    let df = deploy_until_it_serves(&world, &waiting(&world, "8s", "60s"), &next);
+    let df = deploy_until_it_serves(world, &waiting(world, "8s", "60s"), &next);
     // It serves, and has done so for a moment: what came before is not its soak.
     let serves = std::time::Instant::now();
     world.kill(1, "supervise");
     df.finish(SOON).expect_code(0);
     assert!(serves.elapsed() > Duration::from_secs(6), "its soak was cut short: {:?}", serves.elapsed());
-    assert!(!armed(&world).exists());
+    assert!(!armed(world).exists());
     world.expect_serving(&next);
 }
 
-#[test]
-fn after_a_boot_what_nobody_confirmed_is_not_started_again() {
-    let (odd, world) = (odd(), World::of(odd().repo(), 1));
+fn after_a_boot_what_nobody_confirmed_is_not_started_again(world: &World) {
+    let odd = odd();
     world.deploy(odd.good());
     let next = odd.commit("good", "env: { N: \"3\" }", "");
-    let mut df = deploy_until_it_serves(&world, &waiting(&world, "20s", "20s"), &next);
+    let mut df = deploy_until_it_serves(world, &waiting(world, "20s", "20s"), &next);
     df.kill();
-    survivors::kill_under(&world.node(1));
-    wait_for_its_end(&world);
-    assert_eq!(body(&world), None, "everything is gone");
-    let _supervisor = boot(&world);
-    expect_went_back(&world, odd.good());
+    world.shut_down();
+    assert_eq!(body(world), None, "everything is gone");
+    world.boot();
+    expect_went_back(world, odd.good());
 }
 
-#[test]
-fn a_first_version_that_nobody_confirms_is_gone_and_its_port_refuses() {
-    let (odd, world) = (odd(), World::of(odd().repo(), 1));
-    let mut df = deploy_until_it_serves(&world, &waiting(&world, "10s", "1s"), odd.good());
+fn a_first_version_that_nobody_confirms_is_gone_and_its_port_refuses(world: &World) {
+    let odd = odd();
+    let mut df = deploy_until_it_serves(world, &waiting(world, "10s", "1s"), odd.good());
     df.kill();
     let refused = wait_until(SOON, || std::net::TcpStream::connect(world.at(1)).is_err().then_some(()));
     assert!(refused.is_some(), "it serves on");

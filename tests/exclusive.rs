@@ -17,16 +17,24 @@ const SOON: Duration = Duration::from_secs(60);
 /// One that leaves a word when it meets another.
 const ALONE: &str = "exclusive: true\n  env: { ALONE: \"1\", N: \"";
 
+on_both! {
+    a_supervisor_killed_while_the_new_one_is_on_trial_brings_the_old_one_back_and_clients_have_waited on odd().repo();
+    a_supervisor_killed_before_the_new_one_has_begun_brings_the_old_one_back_and_clients_have_waited on odd().repo();
+    a_supervisor_killed_together_with_the_one_on_trial_brings_the_old_one_back_and_clients_have_waited on odd().repo();
+    a_supervisor_killed_while_it_brings_the_old_one_back_does_so_the_next_time_and_clients_have_waited on odd().repo();
+    a_version_that_ends_after_its_supervisor_was_killed_in_the_soak_gives_its_clients_back on odd().repo();
+    a_version_that_nobody_can_confirm_any_more_ends_before_the_old_one_starts on odd().repo();
+}
+
 /// A node where one version serves that must be alone.
-struct Node {
-    world: World,
+struct Node<'a> {
+    world: &'a World,
     old: String,
 }
 
-impl Node {
-    fn new(n: &str) -> Self {
-        let (odd, n) = (odd(), format!("{ALONE}{n}-old\" }}"));
-        let (world, old) = (World::of(odd.repo(), 1), odd.commit("good", &n, ""));
+impl<'a> Node<'a> {
+    fn new(world: &'a World, n: &str) -> Self {
+        let old = odd().commit("good", &format!("{ALONE}{n}-old\" }}"), "");
         world.deploy(&old);
         Self { world, old }
     }
@@ -41,7 +49,7 @@ impl Node {
     }
 
     fn data(&self, name: &str) -> PathBuf {
-        self.world.node(1).join("data/odd").join(name)
+        self.world.data(1).join("odd").join(name)
     }
 
     /// Waits until the supervisor has written something down, and returns it.
@@ -55,11 +63,12 @@ impl Node {
     /// Waits until the supervisor has written down that the second generation does one of these; returns its process.
     #[track_caller]
     fn wait_for_state(&self, states: &[&str]) -> u32 {
-        self.wait_for(|record| {
+        let pid = self.wait_for(|record| {
             let of_new = record["versions"].as_array()?.iter().find(|version| version["generation"] == 2)?;
             let is_so = states.iter().any(|state| of_new["state"] == *state);
             is_so.then(|| of_new["process"]["pid"].as_u64())?.and_then(|pid| u32::try_from(pid).ok())
-        })
+        });
+        self.world.here(pid)
     }
 
     /// Waits until the supervisor has written down that nothing runs, and that a run has the socket.
@@ -119,9 +128,8 @@ impl Node {
     }
 }
 
-#[test]
-fn a_supervisor_killed_while_the_new_one_is_on_trial_brings_the_old_one_back_and_clients_have_waited() {
-    let node = Node::new("1");
+fn a_supervisor_killed_while_the_new_one_is_on_trial_brings_the_old_one_back_and_clients_have_waited(world: &World) {
+    let node = Node::new(world, "1");
     let df = node.deploy("hangs", "1");
     node.wait_for_state(&["starting", "trial"]);
     let clients = node.clients();
@@ -130,9 +138,8 @@ fn a_supervisor_killed_while_the_new_one_is_on_trial_brings_the_old_one_back_and
     assert_ne!(df.finish(SOON).code, Some(0));
 }
 
-#[test]
-fn a_supervisor_killed_before_the_new_one_has_begun_brings_the_old_one_back_and_clients_have_waited() {
-    let node = Node::new("4");
+fn a_supervisor_killed_before_the_new_one_has_begun_brings_the_old_one_back_and_clients_have_waited(world: &World) {
+    let node = Node::new(world, "4");
     let log = node.block_log(2);
     let df = node.deploy("good", "4");
     node.wait_for_socket_of(2);
@@ -142,9 +149,8 @@ fn a_supervisor_killed_before_the_new_one_has_begun_brings_the_old_one_back_and_
     assert_ne!(df.finish(SOON).code, Some(0));
 }
 
-#[test]
-fn a_supervisor_killed_together_with_the_one_on_trial_brings_the_old_one_back_and_clients_have_waited() {
-    let node = Node::new("5");
+fn a_supervisor_killed_together_with_the_one_on_trial_brings_the_old_one_back_and_clients_have_waited(world: &World) {
+    let node = Node::new(world, "5");
     let df = node.deploy("hangs", "5");
     let new = node.wait_for_state(&["starting", "trial"]);
     let clients = node.clients();
@@ -153,9 +159,8 @@ fn a_supervisor_killed_together_with_the_one_on_trial_brings_the_old_one_back_an
     assert_ne!(df.finish(SOON).code, Some(0));
 }
 
-#[test]
-fn a_supervisor_killed_while_it_brings_the_old_one_back_does_so_the_next_time_and_clients_have_waited() {
-    let node = Node::new("6");
+fn a_supervisor_killed_while_it_brings_the_old_one_back_does_so_the_next_time_and_clients_have_waited(world: &World) {
+    let node = Node::new(world, "6");
     let log = node.block_log(1);
     let df = node.deploy("good", "6");
     survivors::send(node.wait_for_state(&["serving"]), libc::SIGKILL);
@@ -166,9 +171,8 @@ fn a_supervisor_killed_while_it_brings_the_old_one_back_does_so_the_next_time_an
     assert_ne!(df.finish(SOON).code, Some(0));
 }
 
-#[test]
-fn a_version_that_ends_after_its_supervisor_was_killed_in_the_soak_gives_its_clients_back() {
-    let node = Node::new("2");
+fn a_version_that_ends_after_its_supervisor_was_killed_in_the_soak_gives_its_clients_back(world: &World) {
+    let node = Node::new(world, "2");
     let df = node.deploy("told", "2");
     node.wait_for_state(&["serving"]);
     node.world.kill(1, "supervise");
@@ -180,9 +184,8 @@ fn a_version_that_ends_after_its_supervisor_was_killed_in_the_soak_gives_its_cli
     df.finish(SOON).expect_code(7);
 }
 
-#[test]
-fn a_version_that_nobody_can_confirm_any_more_ends_before_the_old_one_starts() {
-    let node = Node::new("3");
+fn a_version_that_nobody_can_confirm_any_more_ends_before_the_old_one_starts(world: &World) {
+    let node = Node::new(world, "3");
     let mut df = node.deploy("told", "3");
     node.wait_for_state(&["serving"]);
     df.kill();

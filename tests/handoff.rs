@@ -5,7 +5,11 @@ use std::time::Duration;
 use df_testkit::load::{Load, Plan};
 
 use crate::support::odd_versions::odd;
-use crate::support::{World, counts, versions};
+use crate::support::{World, versions};
+
+on_both! {
+    every_bad_version_leaves_the_old_one_serving_and_no_request_is_lost on odd().repo();
+}
 
 /// The only event of a kind.
 #[track_caller]
@@ -97,9 +101,8 @@ const BAD: [(&str, &str); 22] = [
     ("closes-later", "lost in the switch"),
 ];
 
-#[test]
-fn every_bad_version_leaves_the_old_one_serving_and_no_request_is_lost() {
-    let (odd, world) = (odd(), World::of(odd().repo(), 1));
+fn every_bad_version_leaves_the_old_one_serving_and_no_request_is_lost(world: &World) {
+    let odd = odd();
     world.deploy(odd.good());
     let before = world.get(1, "/").1;
     // The versions that failed after they served are taken back by a switch, and lose what they had taken: they are not among those that serve here.
@@ -108,7 +111,7 @@ fn every_bad_version_leaves_the_old_one_serving_and_no_request_is_lost() {
     let load = Load::run(rate);
     for (how, said) in trial {
         // Where nobody counts, each process may map so much; then the program itself gives up.
-        let said = if how == "eats-memory" && !counts() { "signal 6" } else { said };
+        let said = if how == "eats-memory" && !world.counts() { "signal 6" } else { said };
         let failed = world.df(["deploy", "--commit-hash", &odd.bad(how)]).output().expect_code(1);
         assert!(failed.stderr.contains(said), "{how}: expected \"{said}\" in: {}", failed.stderr);
         assert_eq!(world.get(1, "/").1, before, "{how}: the same process goes on");
@@ -121,15 +124,16 @@ fn every_bad_version_leaves_the_old_one_serving_and_no_request_is_lost() {
         assert!(failed.stderr.contains(said), "{how}: expected \"{said}\" in: {}", failed.stderr);
         assert_eq!(world.get(1, "/").1, before, "{how}: the same process serves again");
     }
-    nothing_is_left_of(&world, &before);
+    nothing_is_left_of(world, &before);
 }
 
 /// Of what was tried only what serves runs.
 #[track_caller]
 fn nothing_is_left_of(world: &World, before: &str) {
     let programs = || {
-        let pids = df_testkit::survivors::running_under(&world.node(1)).into_iter();
-        let odd = pids
+        let odd = world
+            .processes(1)
+            .into_iter()
             .filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("bin/odd\0")));
         odd.collect::<Vec<_>>()
     };
@@ -137,5 +141,5 @@ fn nothing_is_left_of(world: &World, before: &str) {
     let lines =
         || programs().iter().map(|pid| (*pid, std::fs::read_to_string(format!("/proc/{pid}/cmdline")))).collect::<Vec<_>>();
     assert!(alone.is_some(), "{:?} run", lines());
-    assert!(before.contains(&format!("pid={}\n", programs()[0])), "{before}");
+    assert_eq!(programs(), [world.process(before)], "{before}");
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use df_testkit::load::{Load, Plan};
-use df_testkit::process::{Child, Output, Run, wait_until};
+use df_testkit::process::{Output, wait_until};
 use df_testkit::{net, survivors};
 
 use crate::support::odd_versions::odd;
@@ -15,9 +15,23 @@ use crate::support::{World, versions};
 
 const SOON: Duration = Duration::from_secs(60);
 
+on_both! {
+    killed_supervisors_and_holders_lose_no_request_and_the_program_goes_on on &versions().repo;
+    killed_while_a_deploy_goes_on_they_lose_no_request_and_the_next_deploy_works on &versions().repo;
+    killed_at_once_both_come_back_with_the_next_command_and_adopt on &versions().repo;
+    when_nothing_is_wanted_both_end on &versions().repo;
+    the_supervisor_becomes_a_newer_program_under_load_and_nothing_else_changes on &versions().repo;
+    a_version_that_was_ready_in_time_is_not_taken_for_a_bad_one_when_the_supervisor_stood_still_meanwhile on odd().repo();
+}
+
 /// Clients that come steadily, and few enough for two busy cores.
 fn clients(world: &World) -> Load {
     Load::run(Plan { per_second: Some(200), n_workers: 4, deadline: SOON, ..Plan::to(world.at(1), "/") })
+}
+
+/// What holds the sockets of a node: where systemd does, there is no holder.
+fn keepers(world: &World) -> &'static [&'static str] {
+    if world.has_systemd() { &["supervise"] } else { &["supervise", "hold"] }
 }
 
 /// The only process of a node that does this, other than those.
@@ -50,34 +64,31 @@ fn deploy_once_it_is_over(world: &World, commit: &str) {
     world.expect_serving(commit);
 }
 
-#[test]
-fn killed_supervisors_and_holders_lose_no_request_and_the_program_goes_on() {
-    let (versions, world) = (versions(), World::new(1));
+fn killed_supervisors_and_holders_lose_no_request_and_the_program_goes_on(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
-    let load = clients(&world);
-    for (round, victims) in
-        [["supervise"].as_slice(), &["hold"], &["hold", "supervise"], &["supervise", "hold"]].into_iter().enumerate()
-    {
-        let before = serves(&world);
-        for doing in victims {
-            let victim = only(&world, doing, &[]);
+    let load = clients(world);
+    let rounds = [["supervise"].as_slice(), &["hold"], &["hold", "supervise"], &["supervise", "hold"]];
+    for (round, victims) in rounds.into_iter().enumerate() {
+        let before = serves(world);
+        for doing in victims.iter().filter(|doing| keepers(world).contains(doing)) {
+            let victim = only(world, doing, &[]);
             assert_eq!(world.kill(1, doing), 1);
-            only(&world, doing, &[victim]);
+            only(world, doing, &[victim]);
         }
-        assert_eq!(serves(&world), before, "{victims:?} killed: the same process goes on");
+        assert_eq!(serves(world), before, "{victims:?} killed: the same process goes on");
         let next = if round % 2 == 0 { &versions.v2 } else { &versions.v1 };
-        deploy_once_it_is_over(&world, next);
+        deploy_once_it_is_over(world, next);
     }
     let report = load.finish().expect_no_loss();
     println!("{} requests, 0 lost, worst {} ms", report.requests, report.worst_ms);
 }
 
-#[test]
-fn killed_while_a_deploy_goes_on_they_lose_no_request_and_the_next_deploy_works() {
-    let (versions, world) = (versions(), World::new(1));
+fn killed_while_a_deploy_goes_on_they_lose_no_request_and_the_next_deploy_works(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
-    let load = clients(&world);
-    for doing in ["supervise", "hold"] {
+    let load = clients(world);
+    for doing in keepers(world) {
         let record = world.node(1).join("run/greeter.json");
         let df = world.df(["deploy", "--commit-hash", &versions.v2]).spawn();
         // The new version is there, on trial or just serving.
@@ -88,8 +99,8 @@ fn killed_while_a_deploy_goes_on_they_lose_no_request_and_the_next_deploy_works(
         assert!(begun.is_some(), "it does not begin");
         assert_eq!(world.kill(1, doing), 1);
         df.finish(SOON);
-        deploy_once_it_is_over(&world, &versions.v2);
-        deploy_once_it_is_over(&world, &versions.v1);
+        deploy_once_it_is_over(world, &versions.v2);
+        deploy_once_it_is_over(world, &versions.v1);
     }
     load.finish().expect_no_loss();
 }
@@ -108,7 +119,7 @@ fn a_program_that_dies_beside_its_dead_supervisor_comes_back_and_its_clients_wai
     let holder = only(&world, "hold", &[]);
     survivors::send(holder, libc::SIGSTOP);
     world.kill(1, "supervise");
-    kill_program(&before);
+    world.kill_program(&before);
     // Nobody looks after it, and its listener is still there.
     let client = ask(&world);
     let queued = TcpStream::connect(world.at(1)).expect("clients wait");
@@ -125,56 +136,30 @@ fn beside_a_supervisor_that_holds_alone_the_same_clients_are_refused() {
     let (versions, world) = (versions(), World::new(1));
     world.deploy(&versions.v1);
     world.kill_both(1);
-    let _alone = supervise(&world, &["--alone"]);
+    let _alone = world.df_node(&world.program(), "supervise").arg("--alone").spawn();
     only(&world, "supervise", &[]);
     // It answers, so it has adopted what runs.
     world.df(["verify"]).ok();
     let before = serves(&world);
     world.kill(1, "supervise");
-    kill_program(&before);
+    world.kill_program(&before);
     let refused = wait_until(SOON, || TcpStream::connect(world.at(1)).is_err().then_some(()));
     assert!(refused.is_some(), "somebody held its listener");
     assert!(world.pids(1, "supervise").is_empty() && world.pids(1, "hold").is_empty(), "somebody came");
 }
 
-/// Starts the supervisor as a unit file or a crontab does.
-fn supervise(world: &World, more: &[&str]) -> Child {
-    let node = world.node(1);
-    let program =
-        std::fs::read_dir(node.join("bin")).expect("df-node is there").next().expect("one program").expect("readable").path();
-    let directory = |name: &str| node.join(name).display().to_string();
-    let words = [
-        "supervise".into(),
-        "--root".into(),
-        directory(""),
-        "--data".into(),
-        directory("data"),
-        "--tmp".into(),
-        directory("tmp"),
-    ];
-    Run::new(program).args(words.map(|word| word.trim_end_matches('/').to_owned())).args(more).spawn()
-}
-
-/// Kills the program that said this of itself.
-#[track_caller]
-fn kill_program(said: &str) {
-    let pid: u32 = said.rsplit_once("pid=").and_then(|(_, pid)| pid.parse().ok()).expect("its number");
-    survivors::send(pid, libc::SIGKILL);
-    assert!(wait_until(SOON, || survivors::has_ended(pid).then_some(())).is_some(), "it does not die");
-}
-
-#[test]
-fn killed_at_once_both_come_back_with_the_next_command_and_adopt() {
-    let (versions, world) = (versions(), World::new(1));
+fn killed_at_once_both_come_back_with_the_next_command_and_adopt(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
-    let (before, load) = (serves(&world), clients(&world));
+    let (before, load) = (serves(world), clients(world));
     world.kill_both(1);
     assert!(world.pids(1, "supervise").is_empty() && world.pids(1, "hold").is_empty());
     world.df(["verify"]).ok();
-    only(&world, "supervise", &[]);
-    only(&world, "hold", &[]);
-    assert_eq!(serves(&world), before, "it was adopted");
-    deploy_once_it_is_over(&world, &versions.v2);
+    for doing in keepers(world) {
+        only(world, doing, &[]);
+    }
+    assert_eq!(serves(world), before, "it was adopted");
+    deploy_once_it_is_over(world, &versions.v2);
     load.finish().expect_no_loss();
 }
 
@@ -204,13 +189,14 @@ fn sigterm_ends_both_and_programs_run_on() {
     deploy_once_it_is_over(&world, &versions.v2);
 }
 
-#[test]
-fn when_nothing_is_wanted_both_end() {
-    let (versions, world) = (versions(), World::new(1));
+fn when_nothing_is_wanted_both_end(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
-    only(&world, "hold", &[]);
+    for doing in keepers(world) {
+        only(world, doing, &[]);
+    }
     world.df(["stop"]).ok();
-    expect_none(&world);
+    expect_none(world);
     assert!(TcpStream::connect(world.at(1)).is_err(), "a listener is held by nobody");
     world.df(["start"]).ok();
     world.expect_serving(&versions.v1);
@@ -240,54 +226,49 @@ fn by_another(world: &World, name: &str, words: [&str; 1]) -> Output {
     world.df(words).env("DF_NODE_PROGRAMS", dir).ok()
 }
 
-#[test]
-fn the_supervisor_becomes_a_newer_program_under_load_and_nothing_else_changes() {
-    let (versions, world) = (versions(), World::new(1));
+fn the_supervisor_becomes_a_newer_program_under_load_and_nothing_else_changes(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
-    let (supervisor, holder, before) = (only(&world, "supervise", &[]), only(&world, "hold", &[]), serves(&world));
+    let (supervisor, holders, before) = (only(world, "supervise", &[]), world.pids(1, "hold"), serves(world));
     let mut seen = BTreeSet::from([program(supervisor)]);
-    let load = clients(&world);
+    let load = clients(world);
     for name in ["newer", "newest"] {
-        by_another(&world, name, ["start"]);
-        assert_eq!(only(&world, "supervise", &[]), supervisor, "the process is the same");
+        by_another(world, name, ["start"]);
+        assert_eq!(only(world, "supervise", &[]), supervisor, "the process is the same");
         assert!(seen.insert(program(supervisor)), "its program is not");
-        assert_eq!(serves(&world), before, "and what serves was not touched");
-        let renewed = wait_until(SOON, || {
-            let pids = world.pids(1, "hold");
-            (pids.len() == 1 && pids[0] != holder && program(pids[0]) == program(supervisor)).then_some(())
-        });
-        assert!(renewed.is_some(), "its holder is of the former program");
+        assert_eq!(serves(world), before, "and what serves was not touched");
+        let renewed = |holder: &u32| holders.iter().all(|former| former != holder) && program(*holder) == program(supervisor);
+        let is_renewed =
+            || (world.pids(1, "hold").iter().filter(|holder| renewed(holder)).count() == holders.len()).then_some(());
+        assert!(wait_until(SOON, is_renewed).is_some(), "its holder is of the former program");
     }
     // An older one is no reason to go back.
     let newest = program(supervisor);
     world.df(["start"]).ok();
-    by_another(&world, "newer", ["start"]);
+    by_another(world, "newer", ["start"]);
     assert_eq!(program(supervisor), newest);
     // Unless somebody says so.
     let older = seen.iter().find(|program| **program != newest).expect("older ones");
-    let node = world.node(1).display().to_string();
-    let (data, tmp) = (format!("{node}/data"), format!("{node}/tmp"));
-    Run::new(older).args(["replace", "--root", &node, "--data", &data, "--tmp", &tmp]).ok();
-    assert_eq!((only(&world, "supervise", &[]), &program(supervisor)), (supervisor, older));
-    assert_eq!(serves(&world), before);
+    world.df_node(older, "replace").ok();
+    assert_eq!((only(world, "supervise", &[]), &program(supervisor)), (supervisor, older));
+    assert_eq!(serves(world), before);
     load.finish().expect_no_loss();
     // The programs are still its children.
-    kill_program(&before);
+    world.kill_program(&before);
     let again = wait_until(SOON, || net::http_get(world.at(1), "/", SOON).ok().filter(|(_, body)| !body.starts_with(&before)));
     assert!(again.is_some(), "it is started again");
     let history = world.df(["history"]).ok().stdout;
     assert!(history.contains("signal 9"), "it is known how it ended: {history}");
-    deploy_once_it_is_over(&world, &versions.v2);
+    deploy_once_it_is_over(world, &versions.v2);
 }
 
-#[test]
-fn a_version_that_was_ready_in_time_is_not_taken_for_a_bad_one_when_the_supervisor_stood_still_meanwhile() {
-    let (waits, world) = (odd().commit("waits", "", ""), World::of(odd().repo(), 1));
-    let word = |name: &str| world.node(1).join("data/odd").join(name);
+fn a_version_that_was_ready_in_time_is_not_taken_for_a_bad_one_when_the_supervisor_stood_still_meanwhile(world: &World) {
+    let waits = odd().commit("waits", "", "");
+    let word = |name: &str| world.data(1).join("odd").join(name);
     let deploy = world.df(["deploy", "--commit-hash", &waits]).spawn();
     assert!(wait_until(SOON, || word("waits").exists().then_some(())).is_some(), "it does not start");
     // As one that waits for a disk that stands still.
-    let (supervisor, stopped) = (only(&world, "supervise", &[]), Instant::now());
+    let (supervisor, stopped) = (only(world, "supervise", &[]), Instant::now());
     survivors::send(supervisor, libc::SIGSTOP);
     std::fs::write(word("go"), "").expect("written");
     assert!(wait_until(SOON, || word("said").exists().then_some(())).is_some(), "it does not say that it is ready");

@@ -4,9 +4,20 @@ use crate::support::{World, versions};
 
 #[test]
 fn a_commit_is_built_deployed_upgraded_rolled_back_and_stopped() {
-    let (versions, world) = (versions(), World::new(3));
+    whole(&World::new(3));
+}
+
+#[test]
+fn with_systemd_a_commit_is_built_deployed_upgraded_rolled_back_and_stopped() {
+    if let Some(world) = World::with_systemd(&versions().repo, "root") {
+        whole(&world);
+    }
+}
+
+fn whole(world: &World) {
+    let (versions, n_nodes) = (versions(), world.addresses.len());
     let deployed = world.df(["--json", "deploy", "--commit-hash", &versions.v1]).ok();
-    assert_eq!(deployed.events("activated").len(), 3, "{}", deployed.stdout);
+    assert_eq!(deployed.events("activated").len(), n_nodes, "{}", deployed.stdout);
     assert_eq!(deployed.events("result")[0]["exit"], 0);
     world.expect_serving(&versions.v1);
 
@@ -38,7 +49,7 @@ fn a_commit_is_built_deployed_upgraded_rolled_back_and_stopped() {
     assert!(history.stdout.contains("rollback"), "{}", history.stdout);
 
     world.df(["stop"]).ok();
-    for n in 1..=3 {
+    for n in 1..=n_nodes {
         let refused = std::net::TcpStream::connect(world.at(n)).expect_err("a stopped service refuses clients");
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     }

@@ -1,5 +1,6 @@
 //! Promises to the people who use df, one file each, in one program: linking it once is cheaper than once a file.
 
+#[macro_use]
 mod support;
 
 mod architecture;
@@ -10,6 +11,7 @@ mod cache;
 mod cache_on_nodes;
 mod checked_builds;
 mod confirm;
+mod crashes;
 mod data_epoch;
 mod docs;
 mod exclusive;

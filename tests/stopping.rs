@@ -8,8 +8,15 @@ use std::time::{Duration, Instant};
 use df_testkit::load::Load;
 use df_testkit::process::wait_until;
 
-use crate::support::{DEADLINE, World, df, versions};
+use crate::support::{DEADLINE, World, versions};
 use crate::withdrawn::deploy_with_a_long_soak;
+
+on_both! {
+    a_stop_lets_requests_finish_and_a_stop_now_does_not on &versions().repo;
+    a_stop_of_all_ends_versions_that_drain_too on &versions().repo;
+    a_restart_is_noticed_by_nobody_also_without_the_cache_here on &versions().repo;
+    what_an_application_may_lose_is_gone_when_it_starts_and_stays_while_a_version_runs on &versions().repo;
+}
 
 /// Asks for an answer that takes its time; returns the thread that waits for it once the program works on it.
 fn slow(at: SocketAddr, ms: u64) -> JoinHandle<std::io::Result<String>> {
@@ -31,9 +38,8 @@ fn is_cut(asked: JoinHandle<std::io::Result<String>>) -> bool {
     !asked.join().expect("no panic").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 "))
 }
 
-#[test]
-fn a_stop_lets_requests_finish_and_a_stop_now_does_not() {
-    let (versions, world) = (versions(), World::new(1));
+fn a_stop_lets_requests_finish_and_a_stop_now_does_not(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
     let asked = slow(world.at(1), 4000);
     world.df(["stop"]).ok();
@@ -91,9 +97,8 @@ fn a_stop_now_while_somebody_has_the_lock_for_something_else_is_told_to_wait() {
     assert!(TcpStream::connect(world.at(1)).is_err(), "nobody listens");
 }
 
-#[test]
-fn a_stop_of_all_ends_versions_that_drain_too() {
-    let (versions, world) = (versions(), World::new(1));
+fn a_stop_of_all_ends_versions_that_drain_too(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
     let asked = slow(world.at(1), 30_000);
     world.deploy(&versions.v2);
@@ -104,16 +109,15 @@ fn a_stop_of_all_ends_versions_that_drain_too() {
     assert!(is_cut(asked));
 }
 
-#[test]
-fn a_restart_is_noticed_by_nobody_also_without_the_cache_here() {
-    let (versions, world) = (versions(), World::new(1));
+fn a_restart_is_noticed_by_nobody_also_without_the_cache_here(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
     let before = world.get(1, "/").1;
     let load = Load::start(world.at(1), "/", 4);
     let bare = world.path("bare");
     std::fs::create_dir(&bare).expect("made");
     std::fs::write(bare.join("df.yaml"), "app: greeter\nbuild: { include: { a: a } }\nrollout: { soak: 0s }\n").expect("written");
-    let restarted = df(&bare, &world.path("state")).args(["restart"]).env("XDG_CACHE_HOME", world.path("empty")).ok();
+    let restarted = world.df_in(&bare).args(["restart"]).env("XDG_CACHE_HOME", world.path("empty")).ok();
     assert!(restarted.stdout.contains("generation 2 serves"), "{restarted}");
     load.finish().expect_no_loss();
     let after = world.get(1, "/").1;
@@ -126,11 +130,10 @@ fn a_restart_is_noticed_by_nobody_also_without_the_cache_here() {
     assert!(load.finish().n_lost > 0, "the control lost nothing: the harness would not see a loss");
 }
 
-#[test]
-fn what_an_application_may_lose_is_gone_when_it_starts_and_stays_while_a_version_runs() {
-    let (versions, world) = (versions(), World::new(1));
+fn what_an_application_may_lose_is_gone_when_it_starts_and_stays_while_a_version_runs(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
-    let scratch = world.node(1).join("tmp/greeter/scratch");
+    let scratch = world.tmp(1).join("greeter/scratch");
     std::fs::create_dir(&scratch).expect("made");
     std::fs::write(scratch.join("file"), "").expect("written");
     // The version that serves may still read it.

@@ -5,19 +5,22 @@ use df_testkit::process::{Output, wait_until};
 use crate::live_connections::{Clients, counters, generation_at};
 use crate::support::{DEADLINE, World};
 
+on_both! {
+    connections_of_a_version_that_is_taken_back_live_on_in_the_old_one on &counters().repo;
+    connections_that_are_not_handed_over_end_with_the_version_that_is_taken_back on &counters().repo;
+}
+
 /// Clients of the version that is taken back.
 const N_CLIENTS: usize = 10;
 
-#[test]
-fn connections_of_a_version_that_is_taken_back_live_on_in_the_old_one() {
+fn connections_of_a_version_that_is_taken_back_live_on_in_the_old_one(world: &World) {
     let counters = counters();
-    let world = World::of(&counters.repo, 1);
     world.deploy(&counters.hand_over[0]);
     let faithful = Clients::start(world.at(1), N_CLIENTS);
     // The version that takes them back has taken some before.
     world.deploy(&counters.hand_over[1]);
     faithful.await_answers_of(2);
-    let clients = take_back(&world, &counters.sick[0]);
+    let clients = take_back(world, &counters.sick[0]);
     clients.await_answers_of(2);
     for (whose, seen) in [("its own", clients.stop()), ("the old one's", faithful.stop())] {
         assert!(seen.dropped.is_empty(), "{whose}: {:?}", seen.dropped);
@@ -27,12 +30,10 @@ fn connections_of_a_version_that_is_taken_back_live_on_in_the_old_one() {
     assert_eq!(generation_at(world.at(1)), Some(4));
 }
 
-#[test]
-fn connections_that_are_not_handed_over_end_with_the_version_that_is_taken_back() {
+fn connections_that_are_not_handed_over_end_with_the_version_that_is_taken_back(world: &World) {
     let counters = counters();
-    let world = World::of(&counters.repo, 1);
     world.deploy(&counters.drain[0]);
-    let clients = take_back(&world, &counters.sick[1]);
+    let clients = take_back(world, &counters.sick[1]);
     clients.await_the_end();
     assert_eq!(clients.stop().dropped.len(), N_CLIENTS, "the control dropped nothing: the harness would not see it");
 }
@@ -49,7 +50,7 @@ fn take_back(world: &World, sick: &str) -> Clients {
     assert!(serves.is_some(), "it never serves");
     let clients = Clients::start(world.at(1), N_CLIENTS);
     clients.await_answers_of(before + 1);
-    std::fs::write(world.node(1).join("data/counter/go"), "").expect("written");
+    std::fs::write(world.data(1).join("counter/go"), "").expect("written");
     let failed: Output = deploy.finish(DEADLINE).expect_code(7);
     assert!(failed.stderr.contains("probe/later") || failed.stdout.contains("probe/later"), "{failed}");
     assert_eq!(generation_at(world.at(1)), Some(before), "the old one serves again");

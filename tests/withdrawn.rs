@@ -5,13 +5,17 @@ use df_testkit::process::wait_until;
 
 use crate::support::{DEADLINE, World, versions};
 
-#[test]
-fn a_rollback_in_the_soak_is_not_told_to_wait_and_loses_no_request() {
-    let (versions, world) = (versions(), World::new(1));
+on_both! {
+    a_rollback_in_the_soak_is_not_told_to_wait_and_loses_no_request on &versions().repo;
+    a_rollback_that_names_its_target_waits_for_who_has_the_lock on &versions().repo;
+}
+
+fn a_rollback_in_the_soak_is_not_told_to_wait_and_loses_no_request(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
     let before = world.get(1, "/").1;
     let load = Load::start(world.at(1), "/", 4);
-    let deploying = deploy_with_a_long_soak(&world, &versions.v2);
+    let deploying = deploy_with_a_long_soak(world, &versions.v2);
 
     let rolled = world.df(["--json", "rollback"]).ok();
     let event = &rolled.events("rolled_back")[0];
@@ -28,11 +32,10 @@ fn a_rollback_in_the_soak_is_not_told_to_wait_and_loses_no_request() {
     world.expect_serving(&versions.v2);
 }
 
-#[test]
-fn a_rollback_that_names_its_target_waits_for_who_has_the_lock() {
-    let (versions, world) = (versions(), World::new(1));
+fn a_rollback_that_names_its_target_waits_for_who_has_the_lock(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
-    let deploying = deploy_with_a_long_soak(&world, &versions.v2);
+    let deploying = deploy_with_a_long_soak(world, &versions.v2);
     // With a target of its own a rollback is no word about the soak, and waits for who has the lock.
     let refused = world.df(["rollback", "--to", "1"]).output().expect_code(4);
     assert!(refused.stderr.contains("wait for"), "{refused}");

@@ -17,7 +17,12 @@ const KEPT: usize = 4;
 /// Clients that wait five seconds for each answer.
 const SLOW: usize = 4;
 /// Nobody waits longer, whatever else the machine does.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+on_both! {
+    deploys_and_rollbacks_lose_no_request_though_who_owns_the_sockets_is_killed_again_and_again on &versions().repo;
+    a_version_on_trial_never_answers_a_client on &versions().repo;
+}
 
 /// Deploys and rollbacks in turn.
 struct Campaign {
@@ -32,17 +37,14 @@ struct Campaign {
 }
 
 impl Campaign {
-    fn run(&self) -> Report {
-        let (versions, world) = (versions(), World::new(1));
+    fn run(&self, world: &World) -> Report {
+        let versions = versions();
         world.deploy(&versions.v1);
         let (started, load) = (Instant::now(), mixed_load(world.at(1), self.per_second));
         let mut n_killed = 0;
         for round in 0..self.n_rounds {
             if self.kill_every > 0 && round % self.kill_every == self.kill_every - 1 {
-                // In turn: who owns the sockets, and who holds them for him.
-                let holder = (round / self.kill_every) % 2 == 1;
-                let holds = holder && world.kill(1, "hold") > 0;
-                n_killed += if holds { 1 } else { world.kill(1, "supervise") };
+                n_killed += world.disturb(round / self.kill_every);
             }
             if round % 2 == 0 {
                 world.deploy(&versions.v2);
@@ -53,7 +55,8 @@ impl Campaign {
         }
         let took = started.elapsed();
         let report = load.finish().expect_no_loss();
-        tell(self.what, self.n_rounds, n_killed, took, &report);
+        let place = if world.has_systemd() { " on a machine with systemd" } else { "" };
+        tell(&format!("{}{place}", self.what), self.n_rounds, n_killed, took, &report);
         assert_eq!(n_killed > 0, self.kill_every > 0, "somebody was there to be killed");
         assert!(report.n_kept > 0 && report.n_slow > 0, "the load was not mixed: {} kept, {} slow", report.n_kept, report.n_slow);
         report
@@ -61,7 +64,7 @@ impl Campaign {
 }
 
 /// Says what a campaign came to, and adds it to the report.
-pub fn tell(what: &str, n_rounds: u64, n_killed: usize, took: Duration, report: &Report) {
+fn tell(what: &str, n_rounds: u64, n_killed: usize, took: Duration, report: &Report) {
     let a_second = report.requests as f64 / took.as_secs_f64();
     let (requests, kept, slow) = (report.requests, report.n_kept, report.n_slow);
     let most = report.of_a_thousand(999).as_secs_f64() * 1000.0;
@@ -82,9 +85,14 @@ pub fn tell(what: &str, n_rounds: u64, n_killed: usize, took: Duration, report: 
 }
 
 /// Clients of every kind, together so many requests a second.
-pub fn mixed_load(at: SocketAddr, per_second: u32) -> Load {
+fn mixed_load(at: SocketAddr, per_second: u32) -> Load {
     let (slow, per_second) = ((SLOW, "/slow?ms=5000".to_owned()), Some(per_second));
     Load::run(Plan { n_workers: WORKERS, n_kept: KEPT, slow, per_second, deadline: PATIENCE, ..Plan::to(at, "/") })
+}
+
+/// How many deploys and rollbacks make a long campaign; `DF_SWITCH_ROUNDS` says otherwise.
+fn rounds() -> u64 {
+    std::env::var("DF_SWITCH_ROUNDS").map_or(1000, |rounds| rounds.parse().expect("a number"))
 }
 
 fn is_full() -> bool {
@@ -93,14 +101,13 @@ fn is_full() -> bool {
 
 #[test]
 fn deploys_and_rollbacks_under_load_lose_no_request() {
-    let (n_rounds, requests_a_round, per_second) = if is_full() { (1000, 1000, 6000) } else { (50, 50, 1000) };
-    Campaign { what: "switches", n_rounds, requests_a_round, per_second, kill_every: 0 }.run();
+    let (n_rounds, requests_a_round, per_second) = if is_full() { (rounds(), 1000, 6000) } else { (50, 50, 1000) };
+    Campaign { what: "switches", n_rounds, requests_a_round, per_second, kill_every: 0 }.run(&World::new(1));
 }
 
-#[test]
-fn deploys_and_rollbacks_lose_no_request_though_who_owns_the_sockets_is_killed_again_and_again() {
-    let (n_rounds, requests_a_round, per_second) = if is_full() { (1000, 1000, 6000) } else { (21, 50, 1000) };
-    Campaign { what: "switches with kill -9", n_rounds, requests_a_round, per_second, kill_every: 10 }.run();
+fn deploys_and_rollbacks_lose_no_request_though_who_owns_the_sockets_is_killed_again_and_again(world: &World) {
+    let (n_rounds, requests_a_round, per_second) = if is_full() { (rounds(), 1000, 6000) } else { (21, 50, 1000) };
+    Campaign { what: "switches with kill -9", n_rounds, requests_a_round, per_second, kill_every: 10 }.run(world);
 }
 
 #[test]
@@ -120,9 +127,8 @@ fn a_version_that_binds_by_itself_loses_some_in_the_same_harness() {
     assert!(lost > 0, "the control lost nothing: the harness would not see a loss");
 }
 
-#[test]
-fn a_version_on_trial_never_answers_a_client() {
-    let (versions, world) = (versions(), World::new(1));
+fn a_version_on_trial_never_answers_a_client(world: &World) {
+    let versions = versions();
     world.deploy(&versions.v1);
     let load = mixed_load(world.at(1), 500);
     for bad in [&versions.sick, &versions.never_ready, &versions.exits] {

@@ -1,15 +1,21 @@
 //! What the promises share: a repository with versions of the greeter, and worlds of nodes to deploy them to.
 
+mod machine;
+#[macro_use]
+mod places;
+
 pub mod odd_versions;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use df_testkit::process::{Output, Run};
+use df_testkit::process::{Child, Output, Run};
 use df_testkit::repo::Repo;
 use df_testkit::{net, survivors};
+
+use machine::Machine;
 
 /// The port of every application here; each node has an address of its own.
 pub const PORT: u16 = 8080;
@@ -95,12 +101,15 @@ pub fn write_node_program(dir: &Path, first: &str) {
     std::fs::write(digest, df_core::Digest::of(script.as_bytes()).to_string()).expect("written");
 }
 
-/// Nodes in directories of their own, for one test.
+/// Nodes for one test: in directories of their own, or one that is a machine with systemd (`places`).
 pub struct World {
     dir: tempfile::TempDir,
     repo: PathBuf,
     /// The node's addresses, in order: named n1, n2, ...
     pub addresses: Vec<Ipv4Addr>,
+    machine: Option<Machine>,
+    /// Supervisors that were started as a boot starts them.
+    booted: Mutex<Vec<Child>>,
 }
 
 impl World {
@@ -111,8 +120,7 @@ impl World {
 
     /// Makes nodes and adds them, for another repository.
     pub fn of(repo: &Path, n_nodes: usize) -> Self {
-        let dir = tempfile::Builder::new().prefix("df-world").tempdir().expect("a directory");
-        let mut world = Self { dir, repo: repo.to_owned(), addresses: vec![] };
+        let mut world = Self::empty(repo, None);
         for n in 1..=n_nodes {
             let address = net::own_loopback();
             let local = format!("local:{}", world.node(n).display());
@@ -122,9 +130,23 @@ impl World {
         world
     }
 
+    fn empty(repo: &Path, machine: Option<Machine>) -> Self {
+        let dir = tempfile::Builder::new().prefix("df-world").tempdir().expect("a directory");
+        Self { dir, repo: repo.to_owned(), addresses: vec![], machine, booted: Mutex::default() }
+    }
+
     /// Returns `df` with these words.
     pub fn df<const N: usize>(&self, words: [&str; N]) -> Run {
-        df(&self.repo, &self.dir.path().join("state")).args(words)
+        self.df_in(&self.repo).args(words)
+    }
+
+    /// Returns `df` in another repository, for the same nodes.
+    pub fn df_in(&self, repo: &Path) -> Run {
+        let df = df(repo, &self.dir.path().join("state"));
+        match &self.machine {
+            Some(machine) => machine.reached_by(df),
+            None => df,
+        }
     }
 
     /// Returns a directory for this test alone.
@@ -132,9 +154,9 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// Returns where a node lies, counted from 1.
+    /// Returns where a node lies, counted from 1; as seen from here, while a machine runs.
     pub fn node(&self, n: usize) -> PathBuf {
-        self.path(&format!("n{n}"))
+        self.machine.as_ref().map_or_else(|| self.path(&format!("n{n}")), |machine| machine.path(machine::ROOT))
     }
 
     /// Returns where a node's application is reached.
@@ -159,7 +181,7 @@ impl World {
             let mut words = line.split(|&byte| byte == 0).map(String::from_utf8_lossy);
             words.next().is_some_and(|program| program.contains("df-node")) && words.next().is_some_and(|word| word == doing)
         };
-        survivors::running_under(&self.node(n)).into_iter().filter(does).collect()
+        self.processes(n).into_iter().filter(does).collect()
     }
 
     /// Kills every df-node of a node that does this, and waits for its end: until then it holds its locks. Returns how many there were.
@@ -173,6 +195,9 @@ impl World {
     /// Kills the supervisor of a node and its holder, neither of which can start the other again.
     #[track_caller]
     pub fn kill_both(&self, n: usize) {
+        if let Some(machine) = &self.machine {
+            return machine.kill_for_good();
+        }
         loop {
             let pids: Vec<u32> = ["supervise", "hold"].into_iter().flat_map(|doing| self.pids(n, doing)).collect();
             if pids.is_empty() {
@@ -208,6 +233,9 @@ impl Drop for World {
 impl World {
     /// Lists the cgroups that the supervisors have written down.
     fn cgroups(&self) -> Vec<PathBuf> {
+        if self.machine.is_some() {
+            return vec![];
+        }
         (1..=self.addresses.len()).flat_map(|n| cgroups_of(&self.node(n))).collect()
     }
 }

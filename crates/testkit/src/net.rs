@@ -84,17 +84,17 @@ pub fn http_get(addr: SocketAddr, path: &str, deadline: Duration) -> io::Result<
     }
 }
 
-/// Returns a loopback address that no other caller in this process gets, and rarely one in another: 127.128.0.0/10 by process id.
+/// Returns a loopback address that no other caller in this process gets, and rarely one in another: 127.128.0.0/9 by process id.
 ///
 /// Tests run side by side in processes and threads; an address of one's own makes every port free.
 pub fn own_loopback() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    assert!(number < 250, "a test program asked for more than 250 addresses");
-    // 14 bits of process id, then the counter. 127.77.0.N is left to nodes in directories.
+    assert!(number < 500, "a test program asked for more than 500 addresses");
+    // One bit of the counter, 14 bits of process id, then the rest of the counter. 127.77.0.N is left to nodes in directories.
     let process = std::process::id() & 0x3fff;
     let [high, low] = [(process >> 8) as u8, process as u8];
-    Ipv4Addr::new(127, 128 + high, low, 2 + number as u8)
+    Ipv4Addr::new(127, 128 + 64 * (number / 250) as u8 + high, low, 2 + (number % 250) as u8)
 }
 
 /// Returns a port that was free on `ip` a moment ago.
