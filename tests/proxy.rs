@@ -60,7 +60,7 @@ const CHECK: &str = "#!/bin/sh\ntest \"$PORT\" = \"$(cat \"$DF_DATA/port\")\"\n"
 fn a_program_that_only_knows_a_port_loses_nothing_behind_a_proxy() {
     let versions = Versions::new("http");
     let commits = ["[]", "[--early]"].map(|args| versions.commit(args, "proxy", HTTP));
-    let world = World::of(versions.0.dir(), 1);
+    let world = World::of(versions.dir(), 1);
     let n_rounds = if std::env::var_os("DF_FULL").is_some() { 100 } else { 4 };
     let report = campaign(&world, &commits, n_rounds, 3).expect_no_loss();
     assert!(report.n_kept > 0 && report.n_slow > 0, "the load was not mixed");
@@ -77,7 +77,7 @@ fn a_program_that_only_knows_a_port_loses_nothing_behind_a_proxy() {
 fn a_program_that_speaks_anything_else_loses_nothing_behind_a_proxy() {
     let versions = Versions::new("tcp");
     let commits = ["[]", "[--early]"].map(|args| versions.commit(args, "proxy", "verify:\n  - tcp: { port: http }\n"));
-    let world = World::of(versions.0.dir(), 1);
+    let world = World::of(versions.dir(), 1);
     campaign(&world, &commits, 2, 0).expect_no_loss();
     assert_eq!(world.get(1, "/who").1, "None", "nothing is put into what is not known to be HTTP");
 }
@@ -86,7 +86,7 @@ fn a_program_that_speaks_anything_else_loses_nothing_behind_a_proxy() {
 fn the_same_program_alone_loses_some_in_the_same_harness() {
     let versions = Versions::new("alone");
     let commits = ["[]", "[--again]"].map(|args| versions.commit(args, "restart", HTTP));
-    let world = World::of(versions.0.dir(), 1);
+    let world = World::of(versions.dir(), 1);
     let report = campaign(&world, &commits, 1, 3);
     assert!(report.n_lost > 0, "the control lost nothing: the harness would not see a loss");
 }
@@ -95,7 +95,7 @@ fn the_same_program_alone_loses_some_in_the_same_harness() {
 fn a_version_that_never_opens_its_port_gets_no_client_and_leaves_nothing() {
     let versions = Versions::new("never");
     let commits = ["[]", "[--early, --never]"].map(|args| versions.commit(args, "proxy", HTTP));
-    let world = World::of(versions.0.dir(), 1);
+    let world = World::of(versions.dir(), 1);
     world.deploy(&commits[0]);
     let load =
         Load::run(Plan { n_workers: 2, n_kept: 1, per_second: Some(100), deadline: DEADLINE, ..Plan::to(world.at(1), "/") });
@@ -111,7 +111,7 @@ fn a_version_that_never_opens_its_port_gets_no_client_and_leaves_nothing() {
 fn whoever_is_killed_of_a_proxied_version_the_rest_ends_with_it_and_it_is_started_again() {
     let versions = Versions::new("killed");
     let commit = versions.commit("[]", "proxy", HTTP);
-    let world = World::of(versions.0.dir(), 1);
+    let world = World::of(versions.dir(), 1);
     world.deploy(&commit);
     for victim in ["haproxy", "df-front", "serve"] {
         let before = processes(&world);
@@ -131,7 +131,7 @@ fn whoever_is_killed_of_a_proxied_version_the_rest_ends_with_it_and_it_is_starte
 fn who_comes_before_the_program_accepts_waits_for_it() {
     let versions = Versions::new("late");
     let commit = versions.commit("[]", "proxy", HTTP);
-    let world = World::of(versions.0.dir(), 1);
+    let world = World::of(versions.dir(), 1);
     world.deploy(&commit);
     let closed = world.node(1).join("data/proxied/closed");
     std::fs::write(&closed, "").expect("written");
@@ -177,7 +177,7 @@ fn a_program_behind_a_proxy_may_be_another_user_and_hide_what_it_has_open() {
     }
     let versions = Versions::new("nobody");
     let commits = ["[--early]", "[--hidden]"].map(|args| versions.commit(args, "proxy\n  user: nobody", HTTP));
-    let world = World::of(versions.0.dir(), 1);
+    let world = World::of(versions.dir(), 1);
     // That user has to get at its image.
     std::fs::set_permissions(world.path(""), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
     for commit in &commits {
@@ -200,7 +200,8 @@ fn uids(pid: u32) -> String {
     line.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-const HTTP: &str = "verify:\n  - http: { port: http, path: / }\n";
+/// How it is asked whether it is well.
+pub const HTTP: &str = "verify:\n  - http: { port: http, path: / }\n";
 
 /// Deploys the first, then deploys the second and goes back in turn while clients ask; the supervisor is killed once.
 fn campaign(world: &World, commits: &[String; 2], n_rounds: usize, n_kept: usize) -> Report {
@@ -229,16 +230,23 @@ fn campaign(world: &World, commits: &[String; 2], n_rounds: usize, n_kept: usize
 }
 
 /// A repository of the server, one commit a version.
-struct Versions(Repo);
+pub struct Versions(Repo);
 
 impl Versions {
-    fn new(name: &str) -> Self {
+    /// Makes one.
+    pub fn new(name: &str) -> Self {
         let dir = shared().join(format!("proxied-{name}"));
         let _ = std::fs::remove_dir_all(&dir);
         Self(Repo::new(&dir))
     }
 
-    fn commit(&self, args: &str, handoff: &str, verify: &str) -> String {
+    /// Returns where it is.
+    pub fn dir(&self) -> &Path {
+        self.0.dir()
+    }
+
+    /// Makes a version.
+    pub fn commit(&self, args: &str, handoff: &str, verify: &str) -> String {
         let tree = tempfile::tempdir_in(shared()).expect("a directory");
         // Only who never is ready is not waited for long.
         let ready = if args.contains("--never") { "5s" } else { "30s" };
@@ -274,7 +282,7 @@ fn processes(world: &World) -> Vec<(String, u32)> {
 fn doctor_says_where_a_node_has_the_proxy_that_is_asked_for() {
     let versions = Versions::new("doctor");
     versions.commit("[]", "proxy", HTTP);
-    let world = World::of(versions.0.dir(), 1);
+    let world = World::of(versions.dir(), 1);
     let doctor = |handoff: &str| {
         let config = world.path("df.yaml");
         let text = format!(
@@ -294,7 +302,7 @@ fn a_command_is_told_the_port_of_a_program_behind_a_proxy_also_by_a_supervisor_t
     let versions = Versions::new("asked");
     // Nobody else knows the port: it is drawn at each start.
     let commit = versions.commit("[]", "proxy", "verify:\n  - command: bin/check\n");
-    let world = World::of(versions.0.dir(), 1);
+    let world = World::of(versions.dir(), 1);
     world.deploy(&commit);
     world.df(["verify"]).ok();
     assert!(world.kill(1, "supervise") > 0, "somebody was there to be killed");
