@@ -4,8 +4,9 @@
 //! probing it, switching and confirming. Each row is the time from the start of `df` until that event was first and last printed.
 //!
 //! Then: one client asks one node all the time, and the longest time without an answer in the midst of a switch is its length for clients. The same once more under the load of
-//! clients that open new connections and clients that keep theirs, where lost requests are counted. Other ways with the same program: it is ended and started again, as
-//! `systemctl restart` does; and haproxy in front of it is reloaded for the next version, which is on a port of its own (Debian: haproxy; left out where it is not).
+//! clients that open new connections and clients that keep theirs, where lost requests are counted. Other ways with the same program: it is ended and started again by hand; it has a
+//! unit of systemd's and `systemctl restart` is typed, with and without a socket unit (left out where there is no machine with systemd: ci/fetch-systemd makes one, and DF_SYSTEMD_DIR says
+//! where it lies); and haproxy in front of it is reloaded for the next version, which is on a port of its own (Debian: haproxy; left out where it is not).
 //!
 //!     cargo bench --bench switch              all
 //!     cargo bench --bench switch -- steps     the first alone
@@ -21,6 +22,8 @@ mod timing;
 
 #[path = "switch/page.rs"]
 mod page;
+#[path = "switch/systemd.rs"]
+mod systemd;
 #[path = "switch/watching.rs"]
 mod watching;
 #[path = "switch/ways.rs"]
@@ -34,6 +37,7 @@ use std::time::{Duration, Instant};
 use df_testkit::load::{Load, Plan};
 use df_testkit::survivors;
 use support::{World, versions};
+use systemd::Systemctl;
 use timing::{Row, command, report};
 use watching::Watcher;
 use ways::{Df, Haproxy, Restart, Way};
@@ -63,6 +67,8 @@ fn main() {
         page::Row { name: "taken back while it soaks".into(), gaps_ms: taken_back(&world), load: None },
         seen("ended and started again", &mut Restart::new(&program)),
     ];
+    rows.extend(Systemctl::new(&program).map(|mut way| seen("`systemctl restart`", &mut way)));
+    rows.extend(Systemctl::with_socket(&program).map(|mut way| seen("`systemctl restart`, with a socket unit", &mut way)));
     rows.extend(Haproxy::new(&program).map(|mut way| seen("haproxy reloaded", &mut way)));
     page::report(&rows, steps_on_one_node(&world));
 }

@@ -25,7 +25,8 @@ pub struct Load {
 
 /// What stands before the table on the page.
 const HOW: &str = "What clients notice, measured by `cargo bench --bench switch` with the program of the tests: one client that opens a connection for each request asks all the time, and the longest time without an
-answer in the midst of a switch is given; then the same switches under 5,000 requests a second, a third of them over kept connections.
+answer in the midst of a switch is given; then the same switches under 5,000 requests a second, a third of them over kept connections. `systemctl restart` is that of systemd 252, in a container that shares the network, with the
+same program in a unit of its own: it binds by itself, or a socket unit holds its socket.
 
 ";
 

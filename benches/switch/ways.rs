@@ -42,7 +42,7 @@ impl Way for Df<'_> {
     }
 }
 
-/// The program is ended and started again, as `systemctl restart` does it, or a unit of any supervisor that holds no socket.
+/// The program is ended and started again at once, as by any supervisor that holds no socket.
 pub struct Restart {
     program: PathBuf,
     at: SocketAddr,
