@@ -17,6 +17,8 @@ use crate::session::{Session, now};
 const CELL_LEN: usize = 120;
 /// Bytes of a program's status that scripts are told; a node of ours sends no more.
 const STATUS_LEN: usize = 256;
+/// Bytes of why a node has given up that people and scripts are told: how a program ended is its own words.
+const GIVEN_UP_LEN: usize = 512;
 
 /// Lists the nodes in the order added, without asking them anything.
 pub fn nodes(session: &Session) -> Result<Exit, Failure> {
@@ -115,7 +117,7 @@ fn known(node: &Node, app: &AppName, found: Option<&AppState>) -> NodeState {
         commit: generation.map(|g| g.commit.clone()),
         state: Some(word_of(found).into()),
         since: running.map(|r| r.since).or(generation.map(|g| g.since)),
-        detail: found.given_up.clone(),
+        detail: found.given_up.as_deref().map(|why| shorten(why, GIVEN_UP_LEN)),
         ports: running.map(|r| r.ports.iter().map(|(name, at)| format!("{name}={at}")).collect()).unwrap_or_default(),
         status: running.map(|r| shorten(&r.status, STATUS_LEN)).filter(|status| !status.is_empty()),
         ..blank(node)
@@ -283,6 +285,8 @@ mod tests {
         assert_eq!(next_of_down(&shown), Some(format!("local:/n1: {why}; {next}")));
         assert_eq!(next_of_down(&known(&node, &app, Some(&state(7, None)))), None, "it will be started again");
         assert_eq!(next_of_down(&known(&node, &app, None)), None);
+        let endless = known(&node, &app, Some(&state(7, Some(&format!("given up: {}", "x".repeat(1 << 20))))));
+        assert!(next_of_down(&endless).is_some_and(|words| words.len() < 700), "whatever a node says fits on a screen");
     }
 
     fn running(state: RunState, status: &str, stopping: bool) -> AppState {
