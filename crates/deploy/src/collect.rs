@@ -162,16 +162,7 @@ mod tests {
     use crate::fixture;
 
     fn record(number: u64, since: i64, result: GenerationResult) -> Record {
-        Record {
-            number,
-            release: fixture::release("greeter", number),
-            from: 0,
-            who: String::new(),
-            since: Timestamp(since),
-            result,
-            why: String::new(),
-            says_ready: false,
-        }
+        Record { since: Timestamp(since), ..fixture::record(number, fixture::release("greeter", number), result) }
     }
 
     #[test]

@@ -7,6 +7,9 @@ use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
 
 use df_core::{Digest, ImageId, RecipeKey, Release, Timestamp, spec::Sandbox};
 
+use df_wire::message::GenerationResult;
+
+use crate::generation::Record;
 use crate::layout::Layout;
 
 /// Returns an empty node in a directory that goes away.
@@ -24,6 +27,12 @@ pub(crate) fn nobody() -> (OwnedFd, SocketAddr) {
     bind(&socket, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
     let address = getsockname(&socket).expect("bound").try_into().expect("what was bound");
     (socket, address)
+}
+
+/// Returns what is known of a generation of a release.
+pub(crate) fn record(number: u64, release: Release, result: GenerationResult) -> Record {
+    let (who, why) = (String::new(), String::new());
+    Record { number, release, from: 0, who, since: Timestamp(0), result, why, says_ready: false }
 }
 
 /// Returns a release of files only; `n` makes it another one.

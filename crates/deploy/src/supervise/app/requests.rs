@@ -333,21 +333,11 @@ fn no_target(to: Option<&RollbackTarget>) -> String {
 mod tests {
     use super::*;
     use crate::fixture;
-    use df_core::Timestamp;
 
     #[test]
     fn a_rollback_goes_to_the_newest_good_generation_before_or_where_it_is_told() {
         use GenerationResult::{Bad, Good, Unknown};
-        let record = |number: u64, commit: u64, result| Record {
-            number,
-            release: fixture::release("greeter", commit),
-            from: 0,
-            who: String::new(),
-            since: Timestamp(0),
-            result,
-            why: String::new(),
-            says_ready: false,
-        };
+        let record = |number: u64, commit: u64, result| fixture::record(number, fixture::release("greeter", commit), result);
         let records = [
             record(1, 0xaaaa, Good),
             record(2, 0xbbbb, Good),
@@ -379,16 +369,7 @@ mod tests {
             let run = format!(r#"{{"exec":"a","ready":1,"drain":1,"data_epoch":{epoch}}}"#);
             let run = serde_json::from_str(&run).expect("a section");
             let release = Release { run: Some(run), ..fixture::release("greeter", number) };
-            Record {
-                number,
-                release,
-                from: 0,
-                who: String::new(),
-                since: Timestamp(0),
-                result,
-                why: String::new(),
-                says_ready: false,
-            }
+            fixture::record(number, release, result)
         };
         let records = [record(1, 7, Good), record(2, 8, Good), record(3, 8, Bad), record(4, 8, Good)];
         let check = |current, to: usize, expected| {
